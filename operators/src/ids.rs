@@ -1,0 +1,77 @@
+//! The names of things: small types that keep an epoch from being taken for a view number.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+number! {
+    /// The outer part of a job's timestamp: the unit in which input is committed.
+    Epoch(u64), ""
+}
+number! {
+    /// A fixed slot of the key space: the unit of ownership, checkpoint and takeover.
+    PartitionId(u32), ""
+}
+number! {
+    /// The stable identity of one process of the cluster, the same across its restarts.
+    NodeId(u64), ""
+}
+number! {
+    /// One start of a node's process: a restarted node is a stranger until it is admitted.
+    Incarnation(u64), ""
+}
+number! {
+    /// The number of an agreed membership. Numbers start at 1, only grow and have no gaps.
+    ViewNumber(u64), ""
+}
+
+/// One worker thread of one node, the same across generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId {
+    /// The node whose process runs the thread.
+    pub node: NodeId,
+    /// The index of the thread within its process.
+    pub worker: u32,
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.worker)
+    }
+}
+
+/// The name of a protected operator: the identity of its state across generations and restarts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OperatorName(pub Arc<str>);
+
+impl OperatorName {
+    /// Names an operator.
+    pub fn new(name: &str) -> Self {
+        OperatorName(name.into())
+    }
+}
+
+impl fmt::Display for OperatorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

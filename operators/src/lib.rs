@@ -1,0 +1,3 @@
+//! The operators of Ringfence: everything that runs inside a timely worker.
+
+pub mod ids;

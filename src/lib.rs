@@ -1,0 +1,3 @@
+//! Fault tolerance for timely dataflow and differential dataflow.
+
+pub use ringfence_operators as operators;
