@@ -154,6 +154,8 @@ enum Next {
     End,
     /// Nothing: this was found behind them.
     Broken(LossReason),
+    /// Nothing: the header that ends the stream was handed out, and then more bytes came.
+    BrokenAfterEnd,
 }
 
 /// The reading half of a link: takes bytes from a source, hands out whole frames.
@@ -211,6 +213,11 @@ impl Frames {
         self.whole > 0
     }
 
+    /// Whether the header that ends the stream was handed out.
+    pub(crate) fn end_shown(&self) -> bool {
+        self.whole == 0 && matches!(self.next, Next::End | Next::BrokenAfterEnd)
+    }
+
     /// Hands out bytes of whole frames, at least one; `Ok(0)` is the clean end.
     ///
     /// An error comes only where a frame would begin, after every whole frame before it.
@@ -227,6 +234,7 @@ impl Frames {
         }
         match &self.next {
             Next::Broken(reason) => return Err(reason.clone()),
+            Next::BrokenAfterEnd => return Err(HeaderFault::AfterEnd.into()),
             Next::End => return self.read_end(source),
             Next::Frames => {}
         }
@@ -329,9 +337,8 @@ impl Frames {
     fn read_end(&mut self, source: &mut impl Read) -> Result<usize, LossReason> {
         match source.read(&mut [0]) {
             Ok(count) if count > 0 => {
-                let reason = LossReason::from(HeaderFault::AfterEnd);
-                self.next = Next::Broken(reason.clone());
-                Err(reason)
+                self.next = Next::BrokenAfterEnd;
+                Err(HeaderFault::AfterEnd.into())
             }
             // All was said: a reset after the end is an end.
             _ => Ok(0),

@@ -125,14 +125,20 @@ impl<S: Stream> Read for Link<S> {
         if let Reading::Frames(frames) = &mut self.reading {
             // SUBTLE: a close may come after a part of a large frame was handed out. The rest of it
             // is here and must follow, or the pretended header would land inside the frame.
-            if frames.has_whole() || !self.shared.ended.load(Ordering::SeqCst) {
+            let read = if frames.has_whole() || !self.shared.ended.load(Ordering::SeqCst) {
                 let mut source = Counted { stream: &mut self.stream, count: &self.shared.received };
-                match frames.read(&mut source, out) {
-                    Ok(count) => return Ok(count),
-                    Err(why) => self.lose(why),
-                }
+                Some(frames.read(&mut source, out))
+            } else {
+                None
+            };
+            // After the true end a second one would be bytes too many.
+            let given = if frames.end_shown() { HEADER_BYTES } else { 0 };
+            match read {
+                Some(Ok(count)) => return Ok(count),
+                Some(Err(why)) => self.lose(why),
+                None => {}
             }
-            self.reading = Reading::Pretence(0);
+            self.reading = Reading::Pretence(given);
         }
         let Reading::Pretence(given) = &mut self.reading else { return Ok(0) };
         let count = (HEADER_BYTES - *given).min(out.len());
