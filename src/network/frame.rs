@@ -21,10 +21,13 @@ pub const FRAME_BYTES_MAX: usize = 256 << 20;
 pub const CHANNEL_MAX: u64 = u32::MAX as u64;
 
 /// A read that offers at least this much room goes straight into timely's buffer.
-const DIRECT_BYTES_MIN: usize = 64 << 10;
+///
+/// Timely reads into what is left of a slab of 1 MiB, so that nearly every read has the room.
+const DIRECT_BYTES_MIN: usize = 16 << 10;
 
-/// What is read at once where timely offers less room than [`DIRECT_BYTES_MIN`].
-const BUFFER_BYTES: usize = 256 << 10;
+/// What is read at once where timely offers less room than [`DIRECT_BYTES_MIN`]: all of it is copied
+/// once more, so it is not larger than a read should be.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// A buffer that a large frame has grown beyond this is given back once it is empty.
 const RETAINED_BYTES_MAX: usize = 4 << 20;

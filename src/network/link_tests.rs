@@ -46,7 +46,7 @@ impl Read for Script {
             state.chunks.pop_front();
         }
         // A reader may not rely on what lies behind the bytes it was given.
-        out[count..].fill(0xEE);
+        out[count..].iter_mut().take(100).for_each(|byte| *byte = 0xEE);
         Ok(count)
     }
 }
@@ -409,7 +409,7 @@ fn link_cost() {
     }
     for size in [200, 8 << 10, 100 << 10, 3 << 20] {
         let mut best = [0f64; 2];
-        for _ in 0..5 {
+        for _ in 0..10 {
             for (best, wrapped) in best.iter_mut().zip([false, true]) {
                 *best = best.max(throughput(size, wrapped));
             }
