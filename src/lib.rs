@@ -1,3 +1,5 @@
 //! Fault tolerance for timely dataflow and differential dataflow.
 
 pub use ringfence_operators as operators;
+
+pub mod network;
