@@ -2,6 +2,7 @@
 
 pub use ringfence_operators as operators;
 
+pub mod chaos;
 pub mod error;
 
 pub use error::{Error, Result};
