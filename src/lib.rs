@@ -3,6 +3,8 @@
 pub use ringfence_operators as operators;
 
 pub mod chaos;
+pub mod config;
 pub mod error;
 
+pub use config::{Config, Mode};
 pub use error::{Error, Result};
