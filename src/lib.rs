@@ -5,6 +5,7 @@ pub use ringfence_operators as operators;
 pub mod chaos;
 pub mod config;
 pub mod error;
+pub mod report;
 
 pub use config::{Config, Mode};
 pub use error::{Error, Result};
