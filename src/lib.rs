@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod config;
 pub mod error;
 pub mod report;
+pub mod runtime;
 
 pub use config::{Config, Mode};
 pub use error::{Error, Result};
