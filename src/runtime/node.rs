@@ -35,7 +35,7 @@ use crate::protocol::message::{Event as Decision, Input, Message, Output, Regist
 use crate::protocol::message::{ProtocolError, Suspicion};
 use crate::protocol::plan::PlanError;
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
-use crate::register::{Created, Register, RegisterError, RunRecord};
+use crate::register::{Creation, DoneRecord, Register, RegisterError};
 use crate::report::What;
 
 /// How often a node tells how far it is.
@@ -489,7 +489,7 @@ impl Node {
     // The run and its register.
 
     fn join_run(&mut self, run: Run) -> Result<()> {
-        let state = run.register.latest().and_then(|latest| Ok((latest, run.register.is_done()?)));
+        let state = run.register.latest().and_then(|latest| Ok((latest, run.register.done()?)));
         let (latest, done) = state.map_err(register_failed)?;
         let others = self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default();
         self.machine = Some(Machine::new(MemberConfig {
@@ -521,7 +521,7 @@ impl Node {
         };
         Input::Register(match question(run.register.as_ref()) {
             Ok(answer) => reply(answer),
-            Err(error) if error.is_unavailable() => {
+            Err(error @ RegisterError::Unavailable { .. }) => {
                 RegisterReply::Unavailable { why: error.to_string() }
             }
             Err(error) => RegisterReply::Unusable { message: error.to_string() },
@@ -560,20 +560,22 @@ impl Node {
                 return Ok(Some(self.ask(
                     |register| register.create_view(&view),
                     |created| match created {
-                        Created::Won => RegisterReply::Created { number },
-                        Created::Lost => RegisterReply::Exists { number },
+                        Creation::Created => RegisterReply::Created { number },
+                        Creation::Exists => RegisterReply::Exists { number },
                     },
                 )));
             }
             Output::ReadView(number) => {
                 return Ok(Some(self.ask(
-                    |register| Ok((register.read_view(number)?, register.is_done()?)),
+                    |register| Ok((register.read_view(number)?, register.done()?)),
                     |(view, done)| RegisterReply::Read { number, view, done },
                 )));
             }
             Output::MarkDone(view) => {
+                let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
+                let record = DoneRecord { run, view };
                 return Ok(Some(self.ask(
-                    |register| register.mark_done(view),
+                    |register| register.mark_done(&record),
                     |()| RegisterReply::DoneMarked,
                 )));
             }

@@ -20,7 +20,8 @@ pub(crate) struct RecoveryLog {
     sources_behind: usize,
     records_replayed: u64,
     keys_rewound: u64,
-    partitions_restored: u32,
+    /// By worker; the same partitions are opened by every operator.
+    partitions_restored: BTreeMap<usize, u32>,
 }
 
 impl RecoveryLog {
@@ -60,7 +61,8 @@ impl RecoveryLog {
         let watch = self.watch.as_mut()?;
         match notice {
             Notice::Restored { worker, opened, keys_rewound, elapsed, .. } => {
-                self.partitions_restored += *opened as u32;
+                let restored = self.partitions_restored.entry(*worker).or_default();
+                *restored = (*restored).max(*opened as u32);
                 self.keys_rewound += *keys_rewound as u64;
                 let total = self.restoring.entry(*worker).or_default();
                 *total += *elapsed;
@@ -93,7 +95,7 @@ impl RecoveryLog {
             phases_ms,
             records_replayed: self.records_replayed,
             keys_rewound: self.keys_rewound,
-            partitions_restored: self.partitions_restored,
+            partitions_restored: self.partitions_restored.values().sum(),
         })
     }
 }
