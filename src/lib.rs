@@ -34,6 +34,9 @@
 //! | [`chaos`] | failures on purpose |
 //! | [`config`] | flags and settings |
 
+pub mod protocol;
+pub mod register;
+
 pub use ringfence_operators as operators;
 
 pub mod chaos;
