@@ -34,9 +34,6 @@
 //! | [`chaos`] | failures on purpose |
 //! | [`config`] | flags and settings |
 
-pub mod protocol;
-pub mod register;
-
 pub use ringfence_operators as operators;
 
 pub mod chaos;

@@ -14,6 +14,7 @@ mod protect;
 mod replicate;
 mod route;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
 pub mod state;
 pub mod stateful;

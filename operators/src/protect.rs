@@ -15,7 +15,9 @@ use crate::fence::Fence;
 use crate::frames::Frames;
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::state::keyed::KeyedTable;
+use crate::codec::{Postcard, fingerprint};
+use crate::snapshot::Subject;
+use crate::state::KeyedTable;
 use crate::time::EpochTime;
 
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
@@ -29,6 +31,7 @@ pub(crate) struct Partitions<K: Data + Eq, V: Data> {
     fence: Fence,
     name: OperatorName,
     id: u64,
+    fingerprint: u32,
     tables: Vec<Option<KeyedTable<K, V>>>,
     owned: Vec<PartitionId>,
     /// The lowest partition that may still have keys to decode.
@@ -46,8 +49,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
     pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V>) -> Self {
         let begun = Instant::now();
         let generation = fence.generation();
-        let fingerprint = KeyedTable::<K, V>::fingerprint();
-        let id = match generation.vault.register(name, fingerprint) {
+        let fingerprint = fingerprint::<K, V, Postcard>();
+        let partition_count = generation.routes.partitions();
+        let id = match generation.vault.register(name, fingerprint, partition_count) {
             Ok(id) => id,
             Err(error) => fence
                 .fail(JobError::Vault { operator: name.clone(), what: error.to_string() }),
@@ -59,6 +63,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             fence: fence.clone(),
             name: name.clone(),
             id,
+            fingerprint,
             tables,
             owned,
             undecoded: 0,
@@ -67,7 +72,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         let (mut rewound, mut opened, mut keys_rewound) = (0, 0, 0);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
-            let mut table = KeyedTable::new(id, partition, generation.settings.hasher);
+            let mut table = KeyedTable::new(generation.settings.hasher);
             if let Some(live) = generation.vault.take_live(id, partition) {
                 table = match live.state.downcast::<KeyedTable<K, V>>() {
                     Ok(table) => *table,
@@ -82,7 +87,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             } else if let Some(resume) = generation.resume {
                 match generation.vault.open_replica(id, partition) {
                     Ok(Some(replica)) => {
-                        table.attach(replica.base, replica.last);
+                        if let Err(error) = table.attach(replica.base, Some(resume)) {
+                            partitions.refuse(partition, error.to_string());
+                        }
                         opened += 1;
                     }
                     Ok(None) => fence.fail(JobError::NoCopy {
@@ -144,7 +151,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             let Some(&first) = backups.first() else { continue };
             let buffer = self.buffers.entry(first).or_default();
             let begin = buffer.len();
-            let sealed = table.seal(epoch, buffer);
+            let subject =
+                Subject { operator: self.id, fingerprint: self.fingerprint, partition };
+            let sealed = table.seal(epoch, subject, buffer);
             match sealed {
                 Ok(None) => continue,
                 Ok(Some(_entries)) => {}
@@ -178,11 +187,10 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
     /// Decodes some keys of opened replicas; returns whether all are decoded.
     pub(crate) fn decode_some(&mut self, keys_max: usize) -> bool {
         while let Some(&partition) = self.owned.get(self.undecoded) {
-            if !self.table(partition).decode_some(keys_max).unwrap_or_else(|error| {
-                self.refuse(partition, error.to_string())
-            }) {
+            if !self.table(partition).decode_some(keys_max) {
                 return false;
             }
+            self.fence.generation().vault.close_replica(self.id, partition);
             self.undecoded += 1;
         }
         true

@@ -17,6 +17,7 @@ use crate::frames::{Frames, ToTarget};
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
 use crate::time::EpochTime;
+use crate::vault::VaultError;
 
 /// The last epoch that `frontier` has passed.
 pub(crate) fn passed<T: EpochTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
@@ -55,10 +56,7 @@ fn replicate<'scope, T: EpochTime>(
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
                 if let Err(error) = generation.vault.store(generation.view, frames.bytes()) {
-                    fence.fail(JobError::Vault {
-                        operator: name.clone(),
-                        what: error.to_string(),
-                    });
+                    refused(&fence, &name, &error);
                 }
             });
             let passed = passed(&frontiers[0]);
@@ -66,13 +64,19 @@ fn replicate<'scope, T: EpochTime>(
                 through = passed;
                 if let Some(epoch) = passed {
                     for &id in &ids {
-                        generation.vault.complete(generation.view, id, epoch);
+                        if let Err(error) = generation.vault.complete(generation.view, id, epoch) {
+                            refused(&fence, &name, &error);
+                        }
                     }
                 }
             }
         }
     });
     stream
+}
+
+fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
+    fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
 }
 
 /// Holds back what this node has not recorded.
@@ -97,7 +101,9 @@ fn record<'scope, T: EpochTime>(
             let commit = fence.commit();
             if let Some(epoch) = commit.stored(place, passed(&frontiers[0])) {
                 let generation = fence.generation();
-                generation.vault.record(generation.view, epoch);
+                if let Err(error) = generation.vault.record(generation.view, epoch) {
+                    refused(&fence, &name, &error);
+                }
                 commit.set_recorded(epoch);
             }
             match commit.recorded() {

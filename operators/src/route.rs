@@ -4,12 +4,13 @@ use std::marker::PhantomData;
 
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::codec::{Codec, CodecError, Postcard};
+use crate::codec::{CodecError, Postcard};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::hash::KeyHasher;
 use crate::ids::OperatorName;
+use crate::state::hash_key;
 
 /// Hashes keys by their encoded form, so that every build of every node agrees.
 pub(crate) struct KeyRoute<K> {
@@ -26,9 +27,7 @@ impl<K: Data> KeyRoute<K> {
     /// The hash of a key; one hash serves the route, the partition's table and the replicas.
     #[inline]
     pub(crate) fn hash(&mut self, key: &K) -> Result<u64, CodecError> {
-        self.encoded.clear();
-        Postcard::encode(key, &mut self.encoded)?;
-        Ok(self.hasher.hash(&self.encoded))
+        hash_key::<K, Postcard>(self.hasher, key, &mut self.encoded)
     }
 }
 

@@ -224,14 +224,11 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         let mut shards = Partitions::<ShardKey, Bytes>::restore(fence, name, &mut |_| {});
         let mut waiting = BTreeSet::new();
         for partition in shards.owned().to_vec() {
-            let listed = shards.table(partition).for_each(|key, _prepared| {
+            shards.table(partition).for_each(|key, _prepared| {
                 if let ShardKey::Prepared(epoch) = key {
                     waiting.insert((*epoch, partition));
                 }
             });
-            if let Err(error) = listed {
-                shards.refuse(partition, error.to_string());
-            }
         }
         Writing {
             sink,
@@ -265,11 +262,8 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             ));
         };
         let position_hash = self.hash(&ShardKey::Position);
-        let held = match self.shards.table(shard).get(position_hash, &ShardKey::Position) {
-            Ok(held) => held.map(|bytes| Postcard::decode(&bytes.0)),
-            Err(error) => self.shards.refuse(shard, error.to_string()),
-        };
-        let mut position: S::Position = match held {
+        let held = self.shards.table(shard).get(position_hash, &ShardKey::Position);
+        let mut position: S::Position = match held.map(|bytes| Postcard::decode(&bytes.0)) {
             None => S::Position::default(),
             Some(Ok(position)) => position,
             Some(Err(error)) => self.shards.refuse(shard, error.to_string()),
@@ -306,9 +300,8 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
                 view: self.fence.generation().view,
             };
             let result = match self.shards.table(shard).get(hash, &key) {
-                Ok(Some(prepared)) => self.sink.release(&id, &prepared.0),
-                Ok(None) => Err(io::Error::other("what it prepared is gone")),
-                Err(error) => self.shards.refuse(shard, error.to_string()),
+                Some(prepared) => self.sink.release(&id, &prepared.0),
+                None => Err(io::Error::other("what it prepared is gone")),
             };
             if let Err(error) = result {
                 self.fail(format!("epoch {epoch} of shard {shard}: {error}"));

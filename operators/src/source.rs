@@ -218,8 +218,7 @@ impl<S: Source> Reading<S> {
         };
         let mut reached = BTreeMap::new();
         let mut states = Partitions::restore(fence, name, &mut |table| {
-            // A table that cannot be listed is refused by its rewind, which comes next.
-            let _ = table.for_each(|shard: &String, state: &ShardState<S::Position>| {
+            table.for_each(|shard: &String, state: &ShardState<S::Position>| {
                 reached.insert(shard.clone(), state.records);
             });
         });
@@ -242,17 +241,16 @@ impl<S: Source> Reading<S> {
             };
             let table = states.table(partition);
             let state = match table.get(hash, shard) {
-                Ok(Some(state)) => state.clone(),
-                Ok(None) if generation.resume.is_none() => {
+                Some(state) => state.clone(),
+                None if generation.resume.is_none() => {
                     let state = ShardState { position: None, records: 0, done: false };
                     table.insert(hash, shard.clone(), state.clone());
                     state
                 }
-                Ok(None) => fail(format!(
+                None => fail(format!(
                     "shard \"{shard}\" was not there when the run began: the input must not \
                      change during a run"
                 )),
-                Err(error) => states.refuse(partition, error.to_string()),
             };
             if let Some(position) = &state.position {
                 consumed += source.consumed(shard, position);
@@ -275,10 +273,7 @@ impl<S: Source> Reading<S> {
             }
         }
         for partition in states.owned().to_vec() {
-            let held = match states.table(partition).len() {
-                Ok(held) => held,
-                Err(error) => states.refuse(partition, error.to_string()),
-            };
+            let held = states.table(partition).len();
             if held != known[partition.0 as usize] {
                 fail(format!(
                     "partition {partition} had {held} shards when the run began and has {} now: \

@@ -424,12 +424,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         let mut due = BTreeMap::<u64, Vec<Place<K>>>::new();
         for partition in timers.owned().to_vec() {
             let mut found = Vec::new();
-            let listed = timers.table(partition).for_each(|(epoch, key), ()| {
-                found.push((*epoch, key.clone()));
-            });
-            if let Err(error) = listed {
-                timers.refuse(partition, error.to_string());
-            }
+            timers.table(partition).for_each(|(epoch, key), ()| found.push((*epoch, key.clone())));
             for (epoch, key) in found {
                 let hash = match route.hash(&key) {
                     Ok(hash) => hash,

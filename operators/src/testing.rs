@@ -16,8 +16,7 @@ use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Set
 use crate::hash::KeyHasher;
 use crate::ids::ViewNumber;
 use crate::sink::{Release, Sink};
-use crate::vault::Vault;
-use crate::vault::memory::MemoryVault;
+use crate::vault::{MemoryVault, Role, Vault};
 use crate::worker::{WorkerEnd, run_worker};
 
 /// A sink that keeps what is released, once, in memory shared by its clones.
@@ -89,12 +88,12 @@ where
     D: Data,
     F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
 {
-    let vault = Arc::new(MemoryVault::new(KeyHasher::default()));
-    let everything = |_| crate::vault::Role { owner: true, backup: true };
+    let partitions: usize = 16;
+    let vault = Arc::new(MemoryVault::new(partitions as u32));
+    let everything = |_| Role { owner: true, backup: true };
     if let Err(error) = vault.install(ViewNumber(1), None, &everything) {
         panic!("the vault refuses its first view: {error}");
     }
-    let partitions = 16;
     let routes = Routes {
         owners: (0..partitions).map(|partition| partition % workers).collect(),
         backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),

@@ -14,7 +14,9 @@ use super::generation::Job;
 use super::host::Host;
 use super::job_hash::job_hash;
 use super::launcher;
-use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events};
+use super::node::{
+    Events, Node, NodeEvent, NodeSetup, Run, RunSource, events, register_failed,
+};
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::view::ClusterShape;
@@ -185,7 +187,7 @@ fn run_single(config: &Config, job: Job) -> Result<Summary> {
     let id = new_run_id(node);
     let run = match config.register_path() {
         Some(path) => open_directory(config, path, &id)?,
-        None => Run { id, register: Arc::new(MemoryRegister::new()), location: None },
+        None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
     };
     let telling = Arc::clone(&host);
     let nodes = BTreeMap::from([(node, String::new())]);
@@ -287,10 +289,17 @@ fn wait_for_start(supervision: &Supervision, events: Events, address: &str) -> R
 
 /// Opens a register directory and the run in it, making it `id` if there is none.
 fn open_directory(config: &Config, path: &Path, id: &str) -> Result<Run> {
-    let failed = |error: crate::register::RegisterError| {
-        Error::new(Kind::Register, error.to_string())
-    };
-    let register = DirectoryRegister::open(path).map_err(failed)?;
+    let register = DirectoryRegister::open(path).map_err(register_failed)?;
+    let location = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    open_run(config, Arc::new(register), id, Some(location.to_string_lossy().into_owned()))
+}
+
+fn open_run(
+    config: &Config,
+    register: Arc<dyn Register>,
+    id: &str,
+    location: Option<String>,
+) -> Result<Run> {
     let record = RunRecord {
         run: id.to_owned(),
         job: this_job()?,
@@ -301,13 +310,8 @@ fn open_directory(config: &Config, path: &Path, id: &str) -> Result<Run> {
             backups: config.backup_count() as u32,
         },
     };
-    let run = register.open_run(&record).map_err(failed)?;
-    let location = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
-    Ok(Run {
-        id: run.run,
-        register: Arc::new(register),
-        location: Some(location.to_string_lossy().into_owned()),
-    })
+    let run = register.open_run(&record).map_err(register_failed)?;
+    Ok(Run { id: run.run, register, location })
 }
 
 /// A name for a new run, unlike that of any other.

@@ -17,8 +17,7 @@ use ringfence_operators::generation::{
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
-use ringfence_operators::vault::memory::MemoryVault;
-use ringfence_operators::vault::{Role, Vault};
+use ringfence_operators::vault::{MemoryVault, Role, Vault};
 use timely::WorkerConfig;
 
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
@@ -195,7 +194,7 @@ impl Node {
             machine: None,
             early: Vec::new(),
             waiting_links: Vec::new(),
-            vault: Arc::new(MemoryVault::new(KeyHasher::default())),
+            vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
             recovery: RecoveryLog::default(),
@@ -867,18 +866,18 @@ impl Node {
     /// What this node holds, now that its generation has ended.
     fn evidence(&self, view: ViewNumber) -> Evidence {
         let inventory = self.vault.inventory();
-        let copies = inventory.copies.iter().map(|copy| CopyEvidence {
-            partition: copy.partition,
-            replica: copy
+        let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
+            partition,
+            replica: copies
                 .replica
                 .map(|span| ReplicaSpan { from: span.from, through: span.through }),
-            live: copy.live,
+            live: copies.live,
         });
         Evidence {
             view,
             recorded: self.vault.recorded(),
             copies: copies.collect(),
-            operators: inventory.operators,
+            operators: inventory.operators.into_values().collect(),
         }
     }
 
@@ -1017,7 +1016,7 @@ fn job_failed(error: &JobError) -> Error {
     Error::new(kind, error.to_string())
 }
 
-fn register_failed(error: RegisterError) -> Error {
+pub(crate) fn register_failed(error: RegisterError) -> Error {
     Error::new(Kind::Register, error.to_string())
 }
 
@@ -1049,7 +1048,8 @@ impl Compactor {
         let stopping = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
-                if vault.compact(COMPACT_BYTES) == 0 {
+                // What cannot be folded is found again, and reported, when its replica is opened.
+                if vault.compact(COMPACT_BYTES).unwrap_or(0) == 0 {
                     thread::sleep(COMPACT_PAUSE);
                 }
             }

@@ -1,0 +1,14 @@
+//! State: what a protected operator keeps between records, and what is kept to undo it.
+//!
+//! [`KeyedTable`] is the live state of one partition; [`Replica`] is its encoded copy on a backup.
+//! Both follow the same chain of deltas: at every sealed epoch they hold the same entries.
+
+mod image;
+mod keyed;
+mod replica;
+mod table;
+
+pub use image::ReplicaBase;
+pub use keyed::{KeyedTable, Rewound, StateError, hash_key};
+pub use replica::{PENDING_WHILE_SHARED_BYTES_MIN, Replica};
+pub use table::Table;
