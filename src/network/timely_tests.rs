@@ -55,7 +55,9 @@ fn run_worker(worker: &mut Worker, rounds: u64, process: &Arc<Process>, progress
             break;
         }
         for key in 0..100 {
-            input.send((key, "some text that makes the record longer".into()));
+            // Some frames are larger than what timely reads at once.
+            let repeat = if key == 0 && round % 8 == 7 { 50_000 } else { 1 };
+            input.send((key, "some text that makes the record longer".repeat(repeat)));
         }
         input.advance_to(round + 1);
         while probe.less_than(input.time()) && !aborted() {
