@@ -43,7 +43,7 @@ fn lines(count: usize) -> Vec<String> {
 
 #[test]
 fn messages_keep_their_order_and_the_last_one_before_a_close_arrives() {
-    for _ in 0..5 {
+    for _ in 0..4 {
         let (near, far) = socket_pair();
         let (near, near_events) = start(near, ControlLimits::default());
         let (far, far_events) = start(far, ControlLimits::default());
@@ -52,7 +52,7 @@ fn messages_keep_their_order_and_the_last_one_before_a_close_arrives() {
             far.send(&line).unwrap();
         }
         // Large, so that a close that forgets its queue would cut it.
-        let last = "x".repeat(3 << 20);
+        let last = "x".repeat(1 << 20);
         near.send(&last).unwrap();
         near.close();
         let (mut messages, why) = all(&far_events);
@@ -149,9 +149,9 @@ fn lose_to_a_sleeper(limits: ControlLimits, size: usize) -> ControlLoss {
 #[test]
 fn a_peer_that_reads_nothing_is_lost_at_a_named_limit() {
     let full = ControlLimits { queued_messages_max: 4, ..ControlLimits::default() };
-    assert!(matches!(lose_to_a_sleeper(full, 1 << 20), ControlLoss::Overflow { messages: 4, .. }));
+    assert!(matches!(lose_to_a_sleeper(full, 1 << 18), ControlLoss::Overflow { messages: 4, .. }));
     let full = ControlLimits { queued_bytes_max: 3 << 20, ..ControlLimits::default() };
-    assert!(matches!(lose_to_a_sleeper(full, 1 << 20), ControlLoss::Overflow { .. }));
+    assert!(matches!(lose_to_a_sleeper(full, 1 << 18), ControlLoss::Overflow { .. }));
     let limit = Duration::from_millis(50);
     let slow = ControlLimits {
         write_time_max: limit,
@@ -159,7 +159,7 @@ fn a_peer_that_reads_nothing_is_lost_at_a_named_limit() {
         queued_bytes_max: usize::MAX,
         ..ControlLimits::default()
     };
-    assert_eq!(lose_to_a_sleeper(slow, 1 << 20), ControlLoss::WriteTimedOut { limit });
+    assert_eq!(lose_to_a_sleeper(slow, 1 << 18), ControlLoss::WriteTimedOut { limit });
 }
 
 #[test]

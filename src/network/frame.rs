@@ -29,6 +29,10 @@ const DIRECT_BYTES_MIN: usize = 16 << 10;
 /// once more, so it is not larger than a read should be.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// A frame of which more than this is missing is read to its end and not beyond: one read more costs
+/// less than to set aside the beginning of the next frame and to put it back.
+const MISSING_BYTES_MIN: usize = 16 << 10;
+
 /// A buffer that a large frame has grown beyond this is given back once it is empty.
 const RETAINED_BYTES_MAX: usize = 4 << 20;
 
@@ -238,12 +242,12 @@ impl Frames {
         match &self.next {
             Next::Broken(reason) => return Err(reason.clone()),
             Next::BrokenAfterEnd => return Err(HeaderFault::AfterEnd.into()),
-            Next::End => return self.read_end(source),
+            Next::End => return self.await_end(source),
             Next::Frames => {}
         }
         let wanted = scan(&self.buffer[self.start..self.end], &self.ends).wanted;
         if out.len() >= DIRECT_BYTES_MIN && wanted.unwrap_or(0) <= out.len() {
-            self.read_direct(source, out)
+            self.read_direct(source, out, wanted)
         } else {
             self.read_buffered(source, out, wanted)
         }
@@ -270,13 +274,20 @@ impl Frames {
     }
 
     /// Reads into `out` itself. Only an incomplete frame at its end is copied, to the buffer.
-    fn read_direct(&mut self, source: &mut impl Read, out: &mut [u8]) -> Result<usize, LossReason> {
+    fn read_direct(
+        &mut self,
+        source: &mut impl Read,
+        out: &mut [u8],
+        mut wanted: Option<usize>,
+    ) -> Result<usize, LossReason> {
         let mut filled = self.end - self.start;
         out[..filled].copy_from_slice(&self.buffer[self.start..self.end]);
         self.empty();
         loop {
-            filled += read_some(source, &mut out[filled..], filled)?;
-            let Scan { whole, wanted, next } = scan(&out[..filled], &self.ends);
+            let end = read_end(wanted, filled, out.len());
+            filled += read_some(source, &mut out[filled..end], filled)?;
+            let Scan { whole, wanted: size, next } = scan(&out[..filled], &self.ends);
+            wanted = size;
             let room = wanted.unwrap_or(0) <= out.len();
             if whole == 0 && room && matches!(next, Next::Frames) {
                 continue;
@@ -319,7 +330,8 @@ impl Frames {
                 let size = wanted.unwrap_or(0).min(self.end * 2);
                 self.reserve(size);
             }
-            self.end += read_some(source, &mut self.buffer[self.end..], self.end)?;
+            let end = read_end(wanted, self.end, self.buffer.len());
+            self.end += read_some(source, &mut self.buffer[self.end..end], self.end)?;
             if wanted.is_some_and(|size| self.end < size) {
                 continue;
             }
@@ -337,7 +349,7 @@ impl Frames {
     }
 
     /// Waits for the end of file behind the header that ends the stream.
-    fn read_end(&mut self, source: &mut impl Read) -> Result<usize, LossReason> {
+    fn await_end(&mut self, source: &mut impl Read) -> Result<usize, LossReason> {
         match source.read(&mut [0]) {
             Ok(count) if count > 0 => {
                 self.next = Next::BrokenAfterEnd;
@@ -354,6 +366,14 @@ impl Frames {
         if self.buffer.len() < size {
             self.buffer.resize(size, 0);
         }
+    }
+}
+
+/// Returns how far to fill a buffer of `size` bytes that holds `filled` of a frame of `wanted`.
+fn read_end(wanted: Option<usize>, filled: usize, size: usize) -> usize {
+    match wanted {
+        Some(wanted) if wanted > filled + MISSING_BYTES_MIN => wanted.min(size),
+        _ => size,
     }
 }
 
