@@ -529,6 +529,7 @@ fn from_clap(error: clap::Error) -> Error {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let text = text.split("\n\nUsage:").next().unwrap_or(text);
     let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
+    let text = text.replace("\n\n  ", "; ").replace("\n  ", " ");
     Error::usage(format!("{text} (--help lists all flags)"))
 }
 
@@ -630,6 +631,7 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
             assert!(error.to_string().contains(text), "{line}: {error}");
+            assert!(!error.to_string().contains('\n'), "{line}: {error}");
         }
     }
 

@@ -469,6 +469,10 @@ impl RegisterDirectory {
 ///
 /// The signals are blocked in this thread, and in those that it starts from here on; node processes
 /// start without the block. Dropping this lets the signals through again.
+///
+/// SUBTLE: in a program that has started other threads before, the kernel may give the signal to one
+/// of those, and then it ends the launcher at once. The nodes end all the same, since their channel
+/// does; only the fresh register directory is left behind.
 struct Interrupts {
     blocked: SigSet,
     over: Arc<AtomicBool>,
