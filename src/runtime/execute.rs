@@ -190,7 +190,7 @@ fn run_single(config: &Config, job: Job) -> Result<Summary> {
         None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
     };
     let telling = Arc::clone(&host);
-    let nodes = BTreeMap::from([(node, String::new())]);
+    let nodes = BTreeMap::from([(node, "in process".to_owned())]);
     let tell = Box::new(move |what| telling.tell(what));
     let setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
     let result = Node::new(setup, sender, inbox).run();
