@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 /// How often the files are read by default.
-pub const PASSES_DEFAULT: u64 = 20;
+pub const PASSES_DEFAULT: u64 = 100;
 
 /// What a word count was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Options {
 /// The lines about these options for a help text.
 pub const HELP: &str = "\
 Options of the example:
-      --passes <NUM>  Read the files NUM times [default: 20]
+      --passes <NUM>  Read the files NUM times [default: 100]
       --out <DIR>     Write to files in DIR/totals [default: a fresh temporary directory]
       --no-fault      Do without the example's own fault
   -- <FILES>...       Count the words of FILES

@@ -235,10 +235,7 @@ impl Fence {
         let begun = self.inner.commit.committed().map_or(0, |epoch| epoch.next().0).max(first);
         let limit = begun.saturating_add(settings.in_flight_epochs_max);
         let end = Epoch::END.0;
-        ClockEpoch {
-            epoch: Epoch(by_clock.min(limit).min(end)),
-            throttled: by_clock > limit,
-        }
+        ClockEpoch { epoch: Epoch(by_clock.min(limit).min(end)), throttled: by_clock > limit }
     }
 }
 

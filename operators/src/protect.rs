@@ -9,13 +9,13 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::frontier::MutableAntichain;
 
+use crate::codec::{Postcard, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::Frames;
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::codec::{Postcard, fingerprint};
 use crate::snapshot::Subject;
 use crate::state::KeyedTable;
 use crate::time::EpochTime;
@@ -53,8 +53,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         let partition_count = generation.routes.partitions();
         let id = match generation.vault.register(name, fingerprint, partition_count) {
             Ok(id) => id,
-            Err(error) => fence
-                .fail(JobError::Vault { operator: name.clone(), what: error.to_string() }),
+            Err(error) => {
+                fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
+            }
         };
         let owned = fence.owned();
         let mut tables = Vec::new();
@@ -92,11 +93,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
                         }
                         opened += 1;
                     }
-                    Ok(None) => fence.fail(JobError::NoCopy {
-                        operator: name.clone(),
-                        partition,
-                        resume,
-                    }),
+                    Ok(None) => {
+                        fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
+                    }
                     Err(error) => partitions.refuse(partition, error.to_string()),
                 }
             }
@@ -151,8 +150,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             let Some(&first) = backups.first() else { continue };
             let buffer = self.buffers.entry(first).or_default();
             let begin = buffer.len();
-            let subject =
-                Subject { operator: self.id, fingerprint: self.fingerprint, partition };
+            let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
             let sealed = table.seal(epoch, subject, buffer);
             match sealed {
                 Ok(None) => continue,

@@ -187,8 +187,10 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 }
                 outlet.advance(frontier);
                 writing.release(fence.commit().committed());
-                let waiting = writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
-                let next = frontier.frontier().iter().next().cloned().into_iter().chain(waiting).min();
+                let waiting =
+                    writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
+                let next =
+                    frontier.frontier().iter().next().cloned().into_iter().chain(waiting).min();
                 advance(&mut held, next.as_ref());
             }
         });

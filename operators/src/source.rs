@@ -208,9 +208,8 @@ fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionI
 
 impl<S: Source> Reading<S> {
     fn restore(source: S, fence: &Fence, name: &OperatorName) -> Self {
-        let fail = |what: String| -> ! {
-            fence.fail(JobError::Source { operator: name.clone(), what })
-        };
+        let fail =
+            |what: String| -> ! { fence.fail(JobError::Source { operator: name.clone(), what }) };
         let generation = fence.generation();
         let shards = match source.shards(generation.settings.share_count) {
             Ok(shards) => shards,
@@ -229,8 +228,7 @@ impl<S: Source> Reading<S> {
         let mut known = vec![0usize; generation.routes.owners.len()];
         for (index, shard) in shards.iter().enumerate() {
             total += source.extent(shard).unwrap_or(0);
-            let partition =
-                partition_of_shard(index, shards.len(), generation.routes.partitions());
+            let partition = partition_of_shard(index, shards.len(), generation.routes.partitions());
             if generation.routes.owner(partition) != fence.worker() {
                 continue;
             }
@@ -263,13 +261,7 @@ impl<S: Source> Reading<S> {
                 behind.insert(shard.clone(), reached);
             }
             if !state.done {
-                open.push(OpenShard {
-                    shard: shard.clone(),
-                    partition,
-                    hash,
-                    state,
-                    reader: None,
-                });
+                open.push(OpenShard { shard: shard.clone(), partition, hash, state, reader: None });
             }
         }
         for partition in states.owned().to_vec() {

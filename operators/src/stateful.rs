@@ -260,8 +260,7 @@ where
         frames_held.downgrade(&resume);
         let mut held = Some(held);
         let mut outlet = Outlet::new(frames_output, frames_held);
-        let mut output =
-            OutputBuilder::<T, CapacityContainerBuilder<Vec<R>>>::from(output);
+        let mut output = OutputBuilder::<T, CapacityContainerBuilder<Vec<R>>>::from(output);
         let mut turns = Turns::<T, Vec<D>>::new();
         let mut route = KeyRoute::new(fence.generation().settings.hasher);
         let partitions = fence.generation().routes.partitions();
@@ -446,8 +445,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         let key = at.key.clone();
         let table = self.states.table(at.partition);
         table.update(at.hash, key, S::default, |state| {
-            let mut here =
-                At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
+            let mut here = At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
             (logic.borrow_mut())(&mut here, event, out);
         });
         if remove {
@@ -461,8 +459,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             };
             let timers = self.timers.table(at.partition);
             if timers.insert(hash, timer, ()).is_none() {
-                let place =
-                    Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
+                let place = Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
                 self.due.entry(time.to_epoch().0).or_default().push(place);
             }
         }

@@ -14,9 +14,7 @@ use super::generation::Job;
 use super::host::Host;
 use super::job_hash::job_hash;
 use super::launcher;
-use super::node::{
-    Events, Node, NodeEvent, NodeSetup, Run, RunSource, events, register_failed,
-};
+use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events, register_failed};
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::view::ClusterShape;

@@ -263,8 +263,8 @@ impl Node {
             move |connection| drop(inbound.send(NodeEvent::Inbound(connection))),
             move |connection| drop(refused.send(NodeEvent::Refused(connection))),
         );
-        let listener = listener
-            .map_err(|error| Error::new(Kind::Network, "cannot listen").because(error))?;
+        let listener =
+            listener.map_err(|error| Error::new(Kind::Network, "cannot listen").because(error))?;
         self.listener = Some(listener);
         Ok(())
     }
@@ -445,8 +445,7 @@ impl Node {
         stream: TcpStream,
     ) -> Result<()> {
         let events = self.events.clone();
-        let on_event =
-            move |event| drop(events.send(NodeEvent::Control { node, event }));
+        let on_event = move |event| drop(events.send(NodeEvent::Control { node, event }));
         let connection = ControlConnection::start(stream, node, ControlLimits::default(), on_event);
         let connection = connection.map_err(|error| {
             Error::new(Kind::Network, format!("cannot talk to node {node}")).because(error)
@@ -573,10 +572,12 @@ impl Node {
             Output::MarkDone(view) => {
                 let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
                 let record = DoneRecord { run, view };
-                return Ok(Some(self.ask(
-                    |register| register.mark_done(&record),
-                    |()| RegisterReply::DoneMarked,
-                )));
+                return Ok(Some(
+                    self.ask(
+                        |register| register.mark_done(&record),
+                        |()| RegisterReply::DoneMarked,
+                    ),
+                ));
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
@@ -704,7 +705,10 @@ impl Node {
         };
         let reason = if current.digest != digest {
             Some(Refusal::OtherDigest { view, here: current.digest.clone(), yours: digest })
-        } else if current.view.member(node).is_none_or(|m| m.incarnation != inbound.hello.incarnation)
+        } else if current
+            .view
+            .member(node)
+            .is_none_or(|m| m.incarnation != inbound.hello.incarnation)
         {
             Some(Refusal::NotAMember { node })
         } else if current.stop_wanted {
@@ -922,9 +926,7 @@ impl Node {
 
     /// Ends what is left of threads and connections.
     fn close(&mut self, finished: bool) {
-        if !finished
-            && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref())
-        {
+        if !finished && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
             running.stop();
         }
         self.await_joined();

@@ -83,7 +83,8 @@ impl Stopwatch {
         let built = self.built.unwrap_or(connected);
         let replayed = self.replayed.unwrap_or(built);
         let committed = self.committed.unwrap_or(replayed);
-        let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
+        let ms =
+            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
         let restore = self.restoring.as_secs_f64() * 1e3;
         Phases {
             detect: None,

@@ -260,7 +260,8 @@ mod tests {
     fn every_line_is_read_once_a_pass_wherever_the_ranges_cut() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lines.txt");
-        let text: String = (0..40_000).map(|n| format!("line {n}{}\n", "x".repeat(n % 50))).collect();
+        let text: String =
+            (0..40_000).map(|n| format!("line {n}{}\n", "x".repeat(n % 50))).collect();
         fs::write(&path, format!("{text}last line without an end")).unwrap();
         let empty = directory.path().join("empty.txt");
         fs::write(&empty, "").unwrap();
