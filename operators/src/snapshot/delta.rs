@@ -1,0 +1,229 @@
+//! Delta: what changed in one partition between two epochs, as a checksummed frame.
+
+use rapidhash::v3::rapidhash_v3;
+
+use super::entry::{PUT, REMOVE};
+use super::{Entries, SnapshotError, Subject, read_u32, read_u64, with_length, write};
+use crate::codec::CodecError;
+use crate::ids::{Epoch, PartitionId};
+
+/// The length of a delta's header.
+pub const DELTA_HEADER_BYTES: usize = 64;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"RFdl");
+const VERSION: u16 = 1;
+const CHECKSUM_AT: usize = 56;
+const HAS_PREVIOUS: u16 = 1;
+
+/// The header of a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaHeader {
+    /// What it is a delta of.
+    pub subject: Subject,
+    /// The state that it leads to.
+    pub epoch: Epoch,
+    /// The epoch of the delta before it; `None` for the first.
+    pub previous: Option<Epoch>,
+    /// How many entries follow.
+    pub entries: u64,
+    /// How many bytes follow.
+    pub payload_bytes: u64,
+}
+
+/// A delta in a buffer, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct DeltaRef<'a> {
+    header: DeltaHeader,
+    frame: &'a [u8],
+}
+
+/// The checksum of a frame: of everything but the checksum itself.
+fn checksum(header: &[u8], payload: &[u8]) -> u64 {
+    let mut both = [0; 16];
+    write(&mut both, 0, &rapidhash_v3(&header[..CHECKSUM_AT]).to_le_bytes());
+    write(&mut both, 8, &rapidhash_v3(payload).to_le_bytes());
+    rapidhash_v3(&both)
+}
+
+impl DeltaHeader {
+    /// Reads the header at the start of `bytes` without checking the payload.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        if bytes.len() < DELTA_HEADER_BYTES {
+            let (expected, actual) = (DELTA_HEADER_BYTES as u64, bytes.len() as u64);
+            return Err(SnapshotError::Truncated { expected, actual });
+        }
+        let magic = read_u32(bytes, 0);
+        if magic != MAGIC {
+            return Err(SnapshotError::Magic { expected: MAGIC, actual: magic });
+        }
+        let version = read_u32(bytes, 4) as u16;
+        if version != VERSION {
+            return Err(SnapshotError::Version { expected: VERSION, actual: version });
+        }
+        let flags = (read_u32(bytes, 4) >> 16) as u16;
+        Ok(DeltaHeader {
+            subject: Subject {
+                operator: read_u64(bytes, 8),
+                fingerprint: read_u32(bytes, 16),
+                partition: PartitionId(read_u32(bytes, 20)),
+            },
+            epoch: Epoch(read_u64(bytes, 24)),
+            previous: (flags & HAS_PREVIOUS != 0).then(|| Epoch(read_u64(bytes, 32))),
+            entries: read_u64(bytes, 40),
+            payload_bytes: read_u64(bytes, 48),
+        })
+    }
+
+    fn write(&self, bytes: &mut [u8]) {
+        write(bytes, 0, &MAGIC.to_le_bytes());
+        write(bytes, 4, &VERSION.to_le_bytes());
+        let flags = if self.previous.is_some() { HAS_PREVIOUS } else { 0 };
+        write(bytes, 6, &flags.to_le_bytes());
+        write(bytes, 8, &self.subject.operator.to_le_bytes());
+        write(bytes, 16, &self.subject.fingerprint.to_le_bytes());
+        write(bytes, 20, &self.subject.partition.0.to_le_bytes());
+        write(bytes, 24, &self.epoch.0.to_le_bytes());
+        write(bytes, 32, &self.previous.map_or(0, |epoch| epoch.0).to_le_bytes());
+        write(bytes, 40, &self.entries.to_le_bytes());
+        write(bytes, 48, &self.payload_bytes.to_le_bytes());
+    }
+}
+
+impl<'a> DeltaRef<'a> {
+    /// Reads and checks the delta at the start of `bytes`, and returns it with what follows.
+    pub fn parse(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), SnapshotError> {
+        let header = DeltaHeader::parse(bytes)?;
+        let expected = header.payload_bytes.saturating_add(DELTA_HEADER_BYTES as u64);
+        let split =
+            usize::try_from(expected).ok().and_then(|length| bytes.split_at_checked(length));
+        let Some((frame, rest)) = split else {
+            return Err(SnapshotError::Truncated { expected, actual: bytes.len() as u64 });
+        };
+        let (head, payload) = frame.split_at(DELTA_HEADER_BYTES);
+        let (expected, actual) = (read_u64(head, CHECKSUM_AT), checksum(head, payload));
+        if expected != actual {
+            return Err(SnapshotError::Checksum { expected, actual });
+        }
+        Ok((DeltaRef { header, frame }, rest))
+    }
+
+    /// Returns the header.
+    pub fn header(&self) -> &DeltaHeader {
+        &self.header
+    }
+
+    /// Returns the frame itself: header and payload.
+    pub fn frame(&self) -> &'a [u8] {
+        self.frame
+    }
+
+    /// Returns the entries in the order in which they were written: each key once.
+    pub fn entries(&self) -> Entries<'a> {
+        Entries::new(&self.frame[DELTA_HEADER_BYTES..], self.header.entries)
+    }
+}
+
+/// The deltas that stand back to back in a buffer. Ends after the first error.
+#[derive(Clone, Debug)]
+pub struct Frames<'a> {
+    rest: &'a [u8],
+}
+
+/// Returns the deltas that stand back to back in `bytes`, each checked.
+pub fn frames(bytes: &[u8]) -> Frames<'_> {
+    Frames { rest: bytes }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<DeltaRef<'a>, SnapshotError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        match DeltaRef::parse(self.rest) {
+            Ok((delta, rest)) => {
+                self.rest = rest;
+                Some(Ok(delta))
+            }
+            Err(error) => {
+                self.rest = &[];
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+/// Writes one delta straight into a buffer that may already hold others.
+///
+/// The header is completed by [`DeltaWriter::finish`]; a writer dropped before that takes back what
+/// it wrote.
+#[derive(Debug)]
+pub struct DeltaWriter<'a> {
+    bytes: &'a mut Vec<u8>,
+    start: usize,
+    header: DeltaHeader,
+    finished: bool,
+}
+
+impl<'a> DeltaWriter<'a> {
+    /// Begins a delta at the end of `bytes`.
+    pub fn new(
+        bytes: &'a mut Vec<u8>,
+        subject: Subject,
+        epoch: Epoch,
+        previous: Option<Epoch>,
+    ) -> Self {
+        assert!(previous < Some(epoch), "epoch {epoch} does not follow {previous:?}");
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; DELTA_HEADER_BYTES]);
+        let header = DeltaHeader { subject, epoch, previous, entries: 0, payload_bytes: 0 };
+        DeltaWriter { bytes, start, header, finished: false }
+    }
+
+    /// Writes that a key has a value, both as the given functions encode them.
+    #[inline]
+    pub fn put(
+        &mut self,
+        key: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+        value: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        with_length(self.bytes, key)?;
+        self.bytes.push(PUT);
+        with_length(self.bytes, value)?;
+        self.header.entries += 1;
+        Ok(())
+    }
+
+    /// Writes that a key is no longer there.
+    #[inline]
+    pub fn remove(
+        &mut self,
+        key: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        with_length(self.bytes, key)?;
+        self.bytes.push(REMOVE);
+        self.header.entries += 1;
+        Ok(())
+    }
+
+    /// Completes the delta and returns its number of entries.
+    pub fn finish(mut self) -> u64 {
+        self.finished = true;
+        let frame = &mut self.bytes[self.start..];
+        self.header.payload_bytes = (frame.len() - DELTA_HEADER_BYTES) as u64;
+        let (head, payload) = frame.split_at_mut(DELTA_HEADER_BYTES);
+        self.header.write(head);
+        let sum = checksum(head, payload);
+        write(head, CHECKSUM_AT, &sum.to_le_bytes());
+        self.header.entries
+    }
+}
+
+impl Drop for DeltaWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.bytes.truncate(self.start);
+        }
+    }
+}
