@@ -3,6 +3,12 @@
 //! [`KeyedTable`] is the live state of one partition; [`Replica`] is its encoded copy on a backup.
 //! Both follow the same chain of deltas: at every sealed epoch they hold the same entries.
 
+mod image;
+mod keyed;
+mod replica;
 mod table;
 
+pub use image::ReplicaBase;
+pub use keyed::{KeyedTable, Rewound, StateError, hash_key};
+pub use replica::{PENDING_WHILE_SHARED_BYTES_MIN, Replica};
 pub use table::Table;

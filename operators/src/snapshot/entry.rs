@@ -28,7 +28,7 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(payload: &'a [u8], expected: u64) -> Self {
+    pub(crate) fn new(payload: &'a [u8], expected: u64) -> Self {
         Entries { rest: payload, index: 0, expected, ended: false }
     }
 }

@@ -389,9 +389,32 @@ impl<K: Eq, V> Table<K, V> {
         self.control.iter_mut().for_each(|byte| *byte &= !DIRTY);
     }
 
-    /// Returns the number of ghosts.
-    pub(super) fn ghosts(&self) -> usize {
-        self.ghosts
+    /// Returns the value of an occupied slot, made by `init` if it is a ghost.
+    #[inline]
+    pub(super) fn value_or_insert_with(
+        &mut self,
+        position: Position,
+        init: impl FnOnce() -> V,
+    ) -> &mut V {
+        if let Slot::Ghost { .. } = self.slots[position] {
+            self.replace(position, Some(init()));
+        }
+        match &mut self.slots[position] {
+            Slot::Full { value, .. } => value,
+            _ => unreachable!("slot {position} is not full"),
+        }
+    }
+
+    /// Erases the ghosts among ascending positions.
+    pub(super) fn erase_ghosts(&mut self, positions: &[Position]) {
+        // Erasing shifts later entries only, so that going down leaves the positions to come valid.
+        for &position in positions.iter().rev() {
+            if matches!(self.slots[position], Slot::Ghost { .. }) {
+                self.erase(position);
+            }
+        }
+        // A cluster that wraps round the end is the exception: look at every slot, then.
+        self.erase_clean_ghosts();
     }
 
     /// Erases every ghost that is not dirty.

@@ -1,0 +1,343 @@
+//! Replica base: encoded entries in one arena, with an index by the hash of the encoded key.
+//!
+//! A key is looked up, overwritten or removed without decoding anything. The index has the bucket
+//! order of [`Table`](super::Table), so that a delta sealed from a table folds almost sequentially.
+//! Hashes are always [`KeyHasher::Rapid`], whatever the operator routes by.
+//!
+//! INVARIANT: keys are distinct, and less than half of the arena is dead after every fold.
+
+use std::mem;
+
+use crate::codec::push_varint;
+use crate::hash::KeyHasher;
+use crate::ids::Epoch;
+use crate::snapshot::{BaseRef, BaseWriter, Entry, SnapshotError, Subject, push_bytes, take_bytes};
+
+const CAPACITY_MIN: usize = 16;
+/// An entry further than this from its bucket makes an index grow that is at least an eighth full.
+const DISPLACEMENT_MAX: usize = 128;
+/// Entries begin at multiples of this, so that 32 bits address the arena.
+const ALIGNMENT: usize = 4;
+/// The most bytes an arena may hold.
+const ARENA_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * ALIGNMENT as u64;
+/// Fewer dead bytes than this are not worth a compaction.
+const DEAD_BYTES_MIN: usize = 4096;
+
+/// Where an entry stands: 32 bits of its hash, and 1 more than its offset in units of the alignment.
+/// Zero stands for a free place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    bits: u32,
+    at: u32,
+}
+
+/// The encoded entries of one partition at one epoch, indexed by key.
+#[derive(Clone, Debug)]
+pub struct ReplicaBase {
+    subject: Subject,
+    epoch: Option<Epoch>,
+    arena: Vec<u8>,
+    dead_bytes: usize,
+    index: Vec<Place>,
+    len: usize,
+    /// 32 minus the base-2 logarithm of the index's capacity.
+    shift: u32,
+}
+
+#[inline]
+fn padded(length: usize) -> usize {
+    length.next_multiple_of(ALIGNMENT)
+}
+
+/// Reads the entry at the start of `bytes`: key, value, and its length without padding.
+#[inline]
+fn read(bytes: &[u8]) -> (&[u8], &[u8], usize) {
+    let parts = take_bytes(bytes)
+        .and_then(|(key, rest)| take_bytes(rest).map(|(value, rest)| (key, value, rest)));
+    match parts {
+        Some((key, value, rest)) => (key, value, bytes.len() - rest.len()),
+        // Only `append` writes to the arena.
+        None => unreachable!("an arena holds a malformed entry"),
+    }
+}
+
+impl ReplicaBase {
+    /// Makes the base from which every chain of deltas starts: no entries, before any epoch.
+    pub fn new(subject: Subject) -> Self {
+        ReplicaBase {
+            subject,
+            epoch: None,
+            arena: Vec::new(),
+            dead_bytes: 0,
+            index: Vec::new(),
+            len: 0,
+            shift: 32,
+        }
+    }
+
+    /// Returns what it is the state of.
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// Returns the epoch of the last delta in it; `None` before the first.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Returns the number of keys.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the encoded value of an encoded key.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.get_hashed(KeyHasher::Rapid.hash(key), key)
+    }
+
+    /// Returns the encoded value of an encoded key, whose [`KeyHasher::Rapid`] hash is known.
+    #[inline]
+    pub(super) fn get_hashed(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
+        let place = self.find(hash as u32, key)?;
+        let (_, value, _) = read(&self.arena[self.offset(place)..]);
+        Some(value)
+    }
+
+    /// Returns encoded keys and values, in no order that means anything to a caller.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..self.places()).filter_map(|place| self.at(place))
+    }
+
+    /// Returns the number of places, free ones included.
+    pub(super) fn places(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Returns the entry at a place, unless the place is free.
+    #[inline]
+    pub(super) fn at(&self, place: usize) -> Option<(&[u8], &[u8])> {
+        if self.index[place].at == 0 {
+            return None;
+        }
+        let (key, value, _) = read(&self.arena[self.offset(place)..]);
+        Some((key, value))
+    }
+
+    /// Returns about how many bytes it occupies.
+    pub fn memory_bytes(&self) -> usize {
+        self.arena.capacity() + self.index.capacity() * mem::size_of::<Place>()
+    }
+
+    /// Applies one delta's entries, all of them or none, after which the base stands at `epoch`.
+    pub(super) fn apply<'a, I>(
+        &mut self,
+        epoch: Epoch,
+        bytes: usize,
+        entries: I,
+    ) -> Result<(), SnapshotError>
+    where
+        I: Iterator<Item = Result<Entry<'a>, SnapshotError>> + Clone,
+    {
+        assert!(self.epoch < Some(epoch), "epoch {epoch} folded into {:?}", self.epoch);
+        let mut puts = 0;
+        for entry in entries.clone() {
+            puts += usize::from(entry?.value.is_some());
+        }
+        // Each entry grows by less than the alignment.
+        let bytes_max = self.arena.len() as u64 + bytes as u64 + (puts * ALIGNMENT) as u64;
+        if bytes_max > ARENA_BYTES_MAX {
+            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
+        }
+        if puts > self.len {
+            // Entries come in the order of the index, and would crowd in one that is too small.
+            self.reserve(puts);
+        }
+        for entry in entries {
+            let entry = entry?;
+            match entry.value {
+                Some(value) => self.put(entry.key, value),
+                None => self.remove(entry.key),
+            }
+        }
+        self.epoch = Some(epoch);
+        if self.dead_bytes > DEAD_BYTES_MIN && self.dead_bytes * 2 > self.arena.len() {
+            self.compact();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn offset(&self, place: usize) -> usize {
+        (self.index[place].at as usize - 1) * ALIGNMENT
+    }
+
+    #[inline]
+    fn bucket(&self, bits: u32) -> usize {
+        (u64::from(bits) >> self.shift) as usize
+    }
+
+    #[inline]
+    fn find(&self, bits: u32, key: &[u8]) -> Option<usize> {
+        if self.index.is_empty() {
+            return None;
+        }
+        let mask = self.index.len() - 1;
+        let mut place = self.bucket(bits);
+        loop {
+            let Place { bits: there, at } = self.index[place];
+            if at == 0 {
+                return None;
+            }
+            if there == bits {
+                let entry = &self.arena[(at as usize - 1) * ALIGNMENT..];
+                if take_bytes(entry).is_some_and(|(found, _)| found == key) {
+                    return Some(place);
+                }
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        let bits = KeyHasher::Rapid.hash(key) as u32;
+        if let Some(place) = self.find(bits, key) {
+            let offset = self.offset(place);
+            let (_, before, length) = read(&self.arena[offset..]);
+            if before.len() == value.len() {
+                let end = offset + length;
+                self.arena[end - value.len()..end].copy_from_slice(value);
+            } else {
+                self.dead_bytes += padded(length);
+                self.index[place].at = self.append(key, value);
+            }
+            return;
+        }
+        let at = self.append(key, value);
+        self.insert(Place { bits, at });
+    }
+
+    fn append(&mut self, key: &[u8], value: &[u8]) -> u32 {
+        let offset = self.arena.len();
+        push_bytes(key, &mut self.arena);
+        push_varint(value.len() as u64, &mut self.arena);
+        self.arena.extend_from_slice(value);
+        self.arena.resize(padded(self.arena.len()), 0);
+        (offset / ALIGNMENT + 1) as u32
+    }
+
+    fn insert(&mut self, new: Place) {
+        if (self.len + 1) * 4 > self.index.len() * 3 {
+            self.resize((self.index.len() * 2).max(CAPACITY_MIN));
+        }
+        let place = loop {
+            let (place, displacement) = self.free_place(new.bits);
+            if displacement > DISPLACEMENT_MAX && self.len * 8 > self.index.len() {
+                self.resize(self.index.len() * 2);
+                continue;
+            }
+            break place;
+        };
+        self.index[place] = new;
+        self.len += 1;
+    }
+
+    #[inline]
+    fn free_place(&self, bits: u32) -> (usize, usize) {
+        let mask = self.index.len() - 1;
+        let (mut place, mut distance) = (self.bucket(bits), 0);
+        while self.index[place].at != 0 {
+            place = (place + 1) & mask;
+            distance += 1;
+        }
+        (place, distance)
+    }
+
+    fn reserve(&mut self, more: usize) {
+        let wanted = ((self.len + more) * 4 / 3 + 1).next_power_of_two().max(CAPACITY_MIN);
+        if wanted > self.index.len() {
+            self.resize(wanted);
+        }
+    }
+
+    fn resize(&mut self, capacity: usize) {
+        assert!(capacity.is_power_of_two() && capacity <= 1 << 32, "capacity {capacity}");
+        let index = mem::replace(&mut self.index, vec![Place::default(); capacity]);
+        self.shift = 32 - capacity.trailing_zeros();
+        for place in index.into_iter().filter(|place| place.at != 0) {
+            let (free, _) = self.free_place(place.bits);
+            self.index[free] = place;
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        let Some(mut hole) = self.find(KeyHasher::Rapid.hash(key) as u32, key) else {
+            return;
+        };
+        let (_, _, length) = read(&self.arena[self.offset(hole)..]);
+        self.dead_bytes += padded(length);
+        self.len -= 1;
+        let mask = self.index.len() - 1;
+        let mut next = hole;
+        loop {
+            next = (next + 1) & mask;
+            let place = self.index[next];
+            if place.at == 0 {
+                break;
+            }
+            let bucket = self.bucket(place.bits);
+            if (next.wrapping_sub(bucket) & mask) >= (next.wrapping_sub(hole) & mask) {
+                self.index[hole] = place;
+                hole = next;
+            }
+        }
+        self.index[hole] = Place::default();
+    }
+
+    /// Writes the entries that live anew, in the order of the index.
+    fn compact(&mut self) {
+        let mut arena = Vec::with_capacity(self.arena.len() - self.dead_bytes);
+        for place in self.index.iter_mut().filter(|place| place.at != 0) {
+            let entry = &self.arena[(place.at as usize - 1) * ALIGNMENT..];
+            let (_, _, length) = read(entry);
+            place.at = (arena.len() / ALIGNMENT + 1) as u32;
+            arena.extend_from_slice(&entry[..padded(length)]);
+        }
+        self.arena = arena;
+        self.dead_bytes = 0;
+    }
+
+    /// Appends the entries as a base in ascending order of their keys, and returns its digest.
+    pub fn to_base(&self, bytes: &mut Vec<u8>) -> [u8; 20] {
+        let mut entries: Vec<_> = self.iter().collect();
+        entries.sort_unstable();
+        let mut writer = BaseWriter::new(bytes, self.subject, self.epoch);
+        entries.into_iter().for_each(|(key, value)| writer.put(key, value));
+        writer.finish()
+    }
+
+    /// Reads a base that must be of `subject`; its digest is checked.
+    pub fn from_base(subject: Subject, bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let base = BaseRef::parse(bytes)?;
+        let header = base.header();
+        if header.subject != subject {
+            return Err(SnapshotError::Subject { expected: subject, actual: header.subject });
+        }
+        let mut image = ReplicaBase::new(subject);
+        if header.payload_bytes + header.entries.saturating_mul(ALIGNMENT as u64) > ARENA_BYTES_MAX
+        {
+            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
+        }
+        for (index, entry) in base.entries().enumerate() {
+            let entry = entry?;
+            let value = entry.value.ok_or(SnapshotError::Entry { index: index as u64 })?;
+            image.put(entry.key, value);
+        }
+        image.epoch = header.epoch;
+        Ok(image)
+    }
+}
