@@ -6,4 +6,4 @@ pub mod hash;
 pub mod ids;
 pub mod snapshot;
 pub mod state;
-//pub mod vault;
+pub mod vault;

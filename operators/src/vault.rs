@@ -1,0 +1,228 @@
+//! Vault: a node's store of snapshots and of live state between generations.
+//!
+//! One vault serves all workers of a node and outlives every generation. What it holds above the
+//! resume epoch of a view is gone once that view is installed; what it calls a copy is complete: every
+//! delta of every operator up to the epoch it says. A copy that is still being filled is none.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::snapshot::SnapshotError;
+use crate::state::ReplicaBase;
+
+mod memory;
+
+pub use memory::{MemoryVault, PENDING_BYTES_MAX};
+
+/// What a node is to a partition in one view; both where one node has to be its own backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// One of its workers runs the partition.
+    pub owner: bool,
+    /// It is sent the partition's deltas.
+    pub backup: bool,
+}
+
+/// The live state of one partition, as a stopped worker left it.
+pub struct Live {
+    /// The state.
+    pub state: Box<dyn Any + Send>,
+    /// The epoch to which it must be rewound: the least that was installed since the deposit.
+    pub rewind_to: Option<Epoch>,
+}
+
+/// The state of one partition at the view's resume epoch.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its entries.
+    pub base: Arc<ReplicaBase>,
+    /// The epoch of the last delta in it: the predecessor of the next.
+    pub last: Option<Epoch>,
+}
+
+/// The epochs at which a replica can be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The oldest: the latest base over all operators. `None` is before anything.
+    pub from: Option<Epoch>,
+    /// The newest: what the deltas of all operators are complete through.
+    pub through: Option<Epoch>,
+}
+
+/// The copies of one partition in one vault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// The replica, if it is complete.
+    pub replica: Option<Span>,
+    /// Whether the live state of every operator that is registered lies here.
+    pub live: bool,
+}
+
+/// What a vault holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The operators it knows, by their numbers.
+    pub operators: BTreeMap<u64, OperatorName>,
+    /// The partitions of which it has any copy.
+    pub partitions: BTreeMap<PartitionId, Copies>,
+}
+
+/// How much a vault holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many deposits of live state wait to be taken.
+    pub deposits: usize,
+    /// About how many bytes folded replicas occupy.
+    pub replica_bytes: usize,
+    /// How many bytes of deltas are not folded yet.
+    pub pending_bytes: usize,
+    /// How many frames came for partitions of which this node has no complete copy.
+    pub dropped_frames: u64,
+}
+
+/// A vault refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// The call is of another view than the one installed: it came from a generation that is over.
+    #[error("a call of view {actual} came in view {expected:?}")]
+    View {
+        /// The view installed.
+        expected: Option<ViewNumber>,
+        /// The view of the call.
+        actual: ViewNumber,
+    },
+    /// A view is not after the one installed.
+    #[error("view {actual} cannot follow view {installed}")]
+    ViewFell {
+        /// The view installed.
+        installed: ViewNumber,
+        /// The view to be installed.
+        actual: ViewNumber,
+    },
+    /// A view's resume epoch is below what this node resumed from or recorded.
+    #[error("a view resumes from {actual:?}, but epoch {expected:?} is committed")]
+    ResumeFell {
+        /// The epoch known to be committed.
+        expected: Option<Epoch>,
+        /// The resume epoch of the view to be installed.
+        actual: Option<Epoch>,
+    },
+    /// A snapshot was refused.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// No operator of this number is registered.
+    #[error("no operator of the job has the number {0:016x}")]
+    UnknownOperator(u64),
+    /// A frame is of a partition that the operator does not have.
+    #[error("operator {operator} has {partitions} partitions, and no {partition}")]
+    UnknownPartition {
+        /// The operator.
+        operator: OperatorName,
+        /// How many partitions it has.
+        partitions: u32,
+        /// The partition named.
+        partition: PartitionId,
+    },
+    /// Two names have the same number: rename one.
+    #[error("operators {there} and {new} have the same number: rename one of them")]
+    Collision {
+        /// The name registered first.
+        there: OperatorName,
+        /// The name that came now.
+        new: OperatorName,
+    },
+    /// An operator's codec, types or number of partitions are not those of the state it left.
+    #[error(
+        "operator {operator} has changed: its codec, types or partitions were {expected:?} and are {actual:?}"
+    )]
+    Changed {
+        /// The operator.
+        operator: OperatorName,
+        /// Fingerprint and partitions of the state that is here.
+        expected: (u32, u32),
+        /// Fingerprint and partitions of the operator as it is now.
+        actual: (u32, u32),
+    },
+}
+
+/// A node's store of snapshots and of live state.
+///
+/// Partitions are those of an operator; where it has its own number of them, its partition p belongs
+/// to the view's partition p modulo the view's number.
+pub trait Vault: Send + Sync {
+    /// Begins a view that resumes from `resume`, in which this node is `role` to each partition.
+    ///
+    /// Afterwards nothing above `resume` is left, nor anything of partitions to which this node is
+    /// nothing, and only calls of `view` are accepted. A replica goes on as a copy only if it was fed
+    /// all along: a node that begins to back a partition has no copy of it, except where `resume` is
+    /// `None` and there is nothing to have. On an error nothing has changed.
+    fn install(
+        &self,
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError>;
+
+    /// Takes the deltas that stand back to back in `frames`, and returns how many it stored.
+    ///
+    /// Damage in any of them refuses all. A delta that does not follow its predecessor is an error, of
+    /// which those before it are stored. Frames of partitions of which this node has no complete copy
+    /// are dropped and counted.
+    fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
+
+    /// Notes that every delta of `operator` up to `through` has been stored, for all partitions held.
+    fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError>;
+
+    /// Notes that `epoch` is committed. A lower epoch than before changes nothing.
+    fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError>;
+
+    /// Returns the greatest epoch recorded in this view, or the one that it resumed from.
+    fn recorded(&self) -> Option<Epoch>;
+
+    /// Leaves the live state of a partition for the next generation of this process.
+    ///
+    /// Only for state of a worker that stopped between two activations and did not panic. For a
+    /// partition that this node does not own, the state is dropped.
+    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>);
+
+    /// Takes the live state of a partition, if it was left before the view was installed.
+    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live>;
+
+    /// Opens the replica of a partition at the resume epoch; `None` if there is no complete copy.
+    ///
+    /// A partition that never had a delta opens empty.
+    fn open_replica(
+        &self,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Opened>, VaultError>;
+
+    /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
+    fn close_replica(&self, operator: u64, partition: PartitionId);
+
+    /// Returns what copies are here.
+    fn inventory(&self) -> Inventory;
+
+    /// Returns the number of an operator, which the job has in this view.
+    ///
+    /// Called by every worker. The fingerprint is that of its codec and types.
+    fn register(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+    ) -> Result<u64, VaultError>;
+
+    /// Returns the operators that have state here, and that nobody registered in this view.
+    fn unclaimed(&self) -> Vec<OperatorName>;
+
+    /// Folds pending deltas up to the recorded epoch, about `budget_bytes` of them, and returns how many
+    /// bytes were folded.
+    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError>;
+
+    /// Returns how much is here.
+    fn usage(&self) -> Usage;
+}

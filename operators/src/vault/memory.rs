@@ -1,0 +1,537 @@
+//! Memory vault: the vault of a node that keeps everything in memory.
+//!
+//! INVARIANT: a partition's copy is `Fed` only if this node was sent every delta of it since the run
+//! began, or since the epoch at which all of it was known to be complete here.
+//!
+//! Locks are taken in the order view, cells, cell. Storing a delta takes the first two for reading
+//! and one cell, the replica of one partition of one operator, for as long as a copy takes.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Copies, Inventory, Live, Opened, Role, Span, Usage, Vault, VaultError};
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::snapshot::{DeltaRef, Subject, frames, operator_id};
+use crate::state::{Replica, ReplicaBase};
+
+/// The default for the bytes of pending deltas above which storing folds some itself.
+pub const PENDING_BYTES_MAX: usize = 256 << 20;
+
+/// How complete this node's replicas of a partition are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Completeness {
+    /// There is no copy, or one that is being filled.
+    #[default]
+    None,
+    /// Complete, and sent every new delta.
+    Fed,
+    /// Complete through an epoch, and sent nothing since: what a successor opened. It is whole until
+    /// the replica of some operator is closed.
+    Frozen { through: Option<Epoch>, whole: bool },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
+    role: Role,
+    completeness: Completeness,
+}
+
+#[derive(Debug)]
+struct Operator {
+    name: OperatorName,
+    fingerprint: u32,
+    partitions: u32,
+    registered: bool,
+    through: Option<Epoch>,
+}
+
+#[derive(Debug)]
+struct View {
+    number: Option<ViewNumber>,
+    resume: Option<Epoch>,
+    recorded: Option<Epoch>,
+    holdings: Vec<Holding>,
+    operators: BTreeMap<u64, Operator>,
+}
+
+struct Deposit {
+    state: Box<dyn Any + Send>,
+    /// The least resume epoch installed since; outer `None` if no view was.
+    rewind_to: Option<Option<Epoch>>,
+}
+
+/// What is kept of one partition of one operator.
+#[derive(Default)]
+struct Cell {
+    replica: Option<Replica>,
+    live: Option<Deposit>,
+}
+
+type Key = (u64, PartitionId);
+type Cells = BTreeMap<Key, Arc<Mutex<Cell>>>;
+
+/// The vault of a node that keeps everything in memory.
+pub struct MemoryVault {
+    view: RwLock<View>,
+    cells: RwLock<Cells>,
+    /// What installing a view dropped: freed by the compactor, so that no recovery waits for it.
+    discarded: Mutex<Vec<Cell>>,
+    /// Where the next compaction begins, so that all cells get their turn.
+    next: Mutex<Option<Key>>,
+    pending_bytes: AtomicUsize,
+    pending_bytes_max: usize,
+    dropped_frames: AtomicU64,
+}
+
+// A panic while a lock is held leaves what it guards whole: every change is checked before it is made.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl View {
+    fn check(&self, view: ViewNumber) -> Result<(), VaultError> {
+        if self.number == Some(view) {
+            return Ok(());
+        }
+        Err(VaultError::View { expected: self.number, actual: view })
+    }
+
+    /// Returns the index of the view's partition to which an operator's partition belongs.
+    fn index(&self, partition: PartitionId) -> usize {
+        partition.0 as usize % self.holdings.len()
+    }
+
+    fn holding(&self, partition: PartitionId) -> Holding {
+        self.holdings[self.index(partition)]
+    }
+
+    fn operator(&self, operator: u64) -> Result<&Operator, VaultError> {
+        self.operators.get(&operator).ok_or(VaultError::UnknownOperator(operator))
+    }
+
+    /// Returns the completeness of a partition's replicas in the next view.
+    fn next(&self, holding: Holding, role: Role, resume: Option<Epoch>) -> Completeness {
+        let frozen = Completeness::Frozen { through: resume, whole: true };
+        let complete = match holding.completeness {
+            // What is committed was stored by every backup, whatever this node last heard of it.
+            Completeness::Fed => true,
+            Completeness::Frozen { through, whole } => whole && through == resume,
+            Completeness::None => false,
+        };
+        // Before the first commit there is nothing to have.
+        match (complete || resume.is_none(), role) {
+            (true, Role { backup: true, .. }) => Completeness::Fed,
+            (true, Role { owner: true, .. }) => frozen,
+            _ => Completeness::None,
+        }
+    }
+}
+
+impl Cell {
+    /// Lets `change` work on the replica, and keeps count of pending bytes.
+    fn count<T>(
+        &mut self,
+        pending: &AtomicUsize,
+        change: impl FnOnce(&mut Option<Replica>) -> T,
+    ) -> T {
+        let bytes = |replica: &Option<Replica>| replica.as_ref().map_or(0, Replica::pending_bytes);
+        let before = bytes(&self.replica);
+        let result = change(&mut self.replica);
+        let after = bytes(&self.replica);
+        if after >= before {
+            pending.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            pending.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl MemoryVault {
+    /// Makes an empty vault of a cluster with this many partitions, which must not be zero.
+    pub fn new(partitions: u32) -> Self {
+        Self::with_limit(partitions, PENDING_BYTES_MAX)
+    }
+
+    /// Makes an empty vault in which storing folds, itself, above this many pending bytes.
+    pub fn with_limit(partitions: u32, pending_bytes_max: usize) -> Self {
+        assert!(partitions > 0, "a key space needs at least one partition");
+        MemoryVault {
+            view: RwLock::new(View {
+                number: None,
+                resume: None,
+                recorded: None,
+                holdings: vec![Holding::default(); partitions as usize],
+                operators: BTreeMap::new(),
+            }),
+            cells: RwLock::new(Cells::new()),
+            discarded: Mutex::new(Vec::new()),
+            next: Mutex::new(None),
+            pending_bytes: AtomicUsize::new(0),
+            pending_bytes_max,
+            dropped_frames: AtomicU64::new(0),
+        }
+    }
+
+    fn cell(&self, operator: u64, partition: PartitionId) -> Option<Arc<Mutex<Cell>>> {
+        read(&self.cells).get(&(operator, partition)).map(Arc::clone)
+    }
+
+    fn cell_or_new(&self, operator: u64, partition: PartitionId) -> Arc<Mutex<Cell>> {
+        if let Some(cell) = self.cell(operator, partition) {
+            return cell;
+        }
+        Arc::clone(write(&self.cells).entry((operator, partition)).or_default())
+    }
+
+    /// Stores one delta; returns whether this node holds its partition.
+    fn store_one(&self, view: &View, delta: &DeltaRef<'_>) -> Result<bool, VaultError> {
+        let subject = delta.header().subject;
+        let operator = view.operator(subject.operator)?;
+        if subject.partition.0 >= operator.partitions {
+            return Err(VaultError::UnknownPartition {
+                operator: operator.name.clone(),
+                partitions: operator.partitions,
+                partition: subject.partition,
+            });
+        }
+        if view.holding(subject.partition).completeness != Completeness::Fed {
+            self.dropped_frames.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
+        let expected = Subject { fingerprint: operator.fingerprint, ..subject };
+        let cell = self.cell_or_new(subject.operator, subject.partition);
+        let mut cell = lock(&cell);
+        cell.count(&self.pending_bytes, |replica| {
+            replica.get_or_insert_with(|| Replica::new(expected)).push(delta)
+        })?;
+        if self.pending_bytes.load(Ordering::Relaxed) > self.pending_bytes_max
+            && let Some(recorded) = view.recorded
+        {
+            // Twice what came, so that the backlog shrinks while this goes on.
+            let budget_bytes = 2 * delta.frame().len();
+            cell.count(&self.pending_bytes, |replica| match replica {
+                Some(replica) => replica.fold(recorded, budget_bytes),
+                None => Ok(0),
+            })?;
+        }
+        Ok(true)
+    }
+}
+
+impl Vault for MemoryVault {
+    fn install(
+        &self,
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError> {
+        let mut state = write(&self.view);
+        if let Some(installed) = state.number.filter(|installed| *installed >= view) {
+            return Err(VaultError::ViewFell { installed, actual: view });
+        }
+        if resume < state.recorded {
+            return Err(VaultError::ResumeFell { expected: state.recorded, actual: resume });
+        }
+        let holdings: Vec<Holding> = (0_u32..)
+            .zip(&state.holdings)
+            .map(|(partition, before)| {
+                let role = role(PartitionId(partition));
+                Holding { role, completeness: state.next(*before, role, resume) }
+            })
+            .collect();
+
+        let mut cells = write(&self.cells);
+        let kept = |partition: PartitionId| {
+            let holding = holdings[state.index(partition)];
+            (holding.role.owner, holding.completeness != Completeness::None)
+        };
+        // Nothing folds above what is recorded, and no view resumes below it.
+        for (&(_, partition), cell) in cells.iter() {
+            let base = lock(cell).replica.as_ref().and_then(Replica::base_epoch);
+            assert!(
+                !kept(partition).1 || base <= resume,
+                "partition {partition} is folded to {base:?}, and view {view} resumes from {resume:?}"
+            );
+        }
+        let mut discarded = lock(&self.discarded);
+        cells.retain(|&(_, partition), cell| {
+            let mut cell = lock(cell);
+            let (live_kept, replica_kept) = kept(partition);
+            let mut gone = Cell::default();
+            if !live_kept {
+                gone.live = cell.live.take();
+            }
+            if let Some(deposit) = &mut cell.live {
+                deposit.rewind_to =
+                    Some(deposit.rewind_to.map_or(resume, |least| least.min(resume)));
+            }
+            cell.count(&self.pending_bytes, |replica| match replica {
+                Some(copy) if replica_kept => {
+                    let truncated = copy.truncate_above(resume);
+                    debug_assert_eq!(truncated, Ok(()));
+                }
+                _ => gone.replica = replica.take(),
+            });
+            if gone.live.is_some() || gone.replica.is_some() {
+                discarded.push(gone);
+            }
+            cell.live.is_some() || cell.replica.is_some()
+        });
+
+        state.holdings = holdings;
+        state.number = Some(view);
+        state.resume = resume;
+        state.recorded = resume;
+        for operator in state.operators.values_mut() {
+            operator.registered = false;
+            operator.through = None;
+        }
+        Ok(())
+    }
+
+    fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
+        let mut stored = 0;
+        for delta in &deltas {
+            stored += usize::from(self.store_one(&state, delta)?);
+        }
+        Ok(stored)
+    }
+
+    fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
+        let mut state = write(&self.view);
+        state.check(view)?;
+        let operator =
+            state.operators.get_mut(&operator).ok_or(VaultError::UnknownOperator(operator))?;
+        operator.through = operator.through.max(Some(through));
+        Ok(())
+    }
+
+    fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
+        let mut state = write(&self.view);
+        state.check(view)?;
+        state.recorded = state.recorded.max(Some(epoch));
+        Ok(())
+    }
+
+    fn recorded(&self) -> Option<Epoch> {
+        read(&self.view).recorded
+    }
+
+    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
+        let state = read(&self.view);
+        if state.holding(partition).role.owner {
+            let cell = self.cell_or_new(operator, partition);
+            lock(&cell).live = Some(Deposit { state: live, rewind_to: None });
+        }
+    }
+
+    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
+        let _view = read(&self.view);
+        let cell = self.cell(operator, partition)?;
+        let mut cell = lock(&cell);
+        let rewind_to = cell.live.as_ref()?.rewind_to?;
+        cell.live.take().map(|deposit| Live { state: deposit.state, rewind_to })
+    }
+
+    fn open_replica(
+        &self,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Opened>, VaultError> {
+        let state = read(&self.view);
+        let known = state.operator(operator)?;
+        if state.holding(partition).completeness == Completeness::None {
+            return Ok(None);
+        }
+        let empty = || {
+            let subject = Subject { operator, fingerprint: known.fingerprint, partition };
+            Arc::new(ReplicaBase::new(subject))
+        };
+        let base = match self.cell(operator, partition) {
+            None => empty(),
+            Some(cell) => lock(&cell).count(&self.pending_bytes, |replica| match replica {
+                None => Ok(empty()),
+                Some(replica) => replica.open_at(state.resume),
+            })?,
+        };
+        Ok(Some(Opened { last: base.epoch(), base }))
+    }
+
+    fn close_replica(&self, operator: u64, partition: PartitionId) {
+        let mut state = write(&self.view);
+        let index = state.index(partition);
+        if let Completeness::Frozen { whole, .. } = &mut state.holdings[index].completeness {
+            *whole = false;
+            if let Some(cell) = self.cell(operator, partition) {
+                lock(&cell).count(&self.pending_bytes, |replica| *replica = None);
+            }
+        }
+    }
+
+    fn inventory(&self) -> Inventory {
+        let state = read(&self.view);
+        let complete = state
+            .operators
+            .values()
+            .filter(|operator| operator.registered)
+            .map(|operator| operator.through.max(state.resume))
+            .min()
+            .unwrap_or(state.resume);
+        let mut partitions: Vec<Copies> = state
+            .holdings
+            .iter()
+            .map(|holding| {
+                let through = match holding.completeness {
+                    Completeness::Fed => Some(complete),
+                    Completeness::Frozen { through, whole: true } => Some(through),
+                    _ => None,
+                };
+                Copies { replica: through.map(|through| Span { from: None, through }), live: false }
+            })
+            .collect();
+        let mut deposits: BTreeMap<usize, u64> = BTreeMap::new();
+        for (&(operator, partition), cell) in read(&self.cells).iter() {
+            let (cell, index) = (lock(cell), state.index(partition));
+            let base = cell.replica.as_ref().and_then(Replica::base_epoch);
+            if let Some(span) = &mut partitions[index].replica {
+                span.from = span.from.max(base);
+            }
+            let registered =
+                state.operators.get(&operator).is_some_and(|operator| operator.registered);
+            if registered && cell.live.is_some() {
+                *deposits.entry(index).or_default() += 1;
+            }
+        }
+        for (index, count) in deposits {
+            // An operator has as many partitions here as are congruent to this one.
+            let wanted: u64 = state
+                .operators
+                .values()
+                .filter(|operator| operator.registered)
+                .map(|operator| {
+                    let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
+                    beyond.div_ceil(state.holdings.len() as u64)
+                })
+                .sum();
+            partitions[index].live = count == wanted;
+        }
+        Inventory {
+            operators: state
+                .operators
+                .iter()
+                .map(|(number, operator)| (*number, operator.name.clone()))
+                .collect(),
+            partitions: (0_u32..)
+                .map(PartitionId)
+                .zip(partitions)
+                .filter(|(_, copies)| *copies != Copies::default())
+                .collect(),
+        }
+    }
+
+    fn register(
+        &self,
+        name: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+    ) -> Result<u64, VaultError> {
+        let mut state = write(&self.view);
+        let number = operator_id(name);
+        let operator = state.operators.entry(number).or_insert_with(|| Operator {
+            name: name.clone(),
+            fingerprint,
+            partitions,
+            registered: false,
+            through: None,
+        });
+        if operator.name != *name {
+            return Err(VaultError::Collision { there: operator.name.clone(), new: name.clone() });
+        }
+        let (expected, actual) =
+            ((operator.fingerprint, operator.partitions), (fingerprint, partitions));
+        if expected != actual {
+            return Err(VaultError::Changed { operator: name.clone(), expected, actual });
+        }
+        operator.registered = true;
+        Ok(number)
+    }
+
+    fn unclaimed(&self) -> Vec<OperatorName> {
+        let state = read(&self.view);
+        let cells = read(&self.cells);
+        let has_state = |number: u64| {
+            cells.range((number, PartitionId(0))..=(number, PartitionId(u32::MAX))).any(
+                |(_, cell)| {
+                    let cell = lock(cell);
+                    cell.live.is_some() || cell.replica.is_some()
+                },
+            )
+        };
+        let unclaimed = state
+            .operators
+            .iter()
+            .filter(|(number, operator)| !operator.registered && has_state(**number));
+        unclaimed.map(|(_, operator)| operator.name.clone()).collect()
+    }
+
+    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
+        let discarded = std::mem::take(&mut *lock(&self.discarded));
+        drop(discarded);
+        // SUBTLE: a view may be installed while this folds; it never resumes below what is recorded.
+        let Some(recorded) = self.recorded() else {
+            return Ok(0);
+        };
+        let mut next = lock(&self.next);
+        let (first, last): (Vec<_>, Vec<_>) = {
+            let cells = read(&self.cells);
+            cells
+                .iter()
+                .map(|(key, cell)| (*key, Arc::clone(cell)))
+                .partition(|(key, _)| Some(*key) >= *next)
+        };
+        let mut folded = 0;
+        for (key, cell) in first.into_iter().chain(last) {
+            *next = Some(key);
+            if folded >= budget_bytes {
+                break;
+            }
+            folded += lock(&cell).count(&self.pending_bytes, |replica| match replica {
+                Some(replica) => replica.fold(recorded, budget_bytes - folded),
+                None => Ok(0),
+            })?;
+        }
+        Ok(folded)
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = Usage {
+            pending_bytes: self.pending_bytes.load(Ordering::Relaxed),
+            dropped_frames: self.dropped_frames.load(Ordering::Relaxed),
+            ..Usage::default()
+        };
+        for cell in read(&self.cells).values() {
+            let cell = lock(cell);
+            usage.deposits += usize::from(cell.live.is_some());
+            usage.replica_bytes += cell.replica.as_ref().map_or(0, Replica::base_bytes);
+        }
+        usage
+    }
+}
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;
