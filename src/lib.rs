@@ -1,3 +1,51 @@
-//! Fault tolerance for timely dataflow and differential dataflow.
+//! Fault tolerance for timely dataflow and differential dataflow: a job survives the loss of its
+//! workers, exactly once.
+//!
+//! A job is written as for timely, with verbs that end in `_fenced` where something must survive:
+//!
+//! ```no_run
+//! use ringfence::prelude::*;
+//!
+//! fn main() -> ringfence::Result<()> {
+//!     ringfence::execute_from_args(std::env::args(), |worker| {
+//!         worker.dataflow::<u64, _, _>(|scope| {
+//!             TextFiles::new(["a.txt"])
+//!                 .to_stream_fenced(scope, "lines")
+//!                 .flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+//!                 .fold_fenced("counts", |word| word.clone(), 0u64, |count, word, out| {
+//!                     *count += 1;
+//!                     out.give((word, *count));
+//!                 })
+//!                 .sink_fenced("totals", LineFiles::new("out"));
+//!         });
+//!     })?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`operators`] | everything that runs inside a timely worker |
+//! | [`protocol`] | the pure core: ring, assignment, views, the state machine of a member |
+//! | [`register`] | where views are agreed: each number can be written once |
+//! | [`network`] | how nodes talk: handshake, control connections, data links |
+//! | [`runtime`] | threads and processes: node, generation, launcher |
+//! | [`report`] | what happened, told to programs and to people |
+//! | [`chaos`] | failures on purpose |
+//! | [`config`] | flags and settings |
 
 pub use ringfence_operators as operators;
+
+pub mod chaos;
+pub mod config;
+pub mod error;
+pub mod network;
+pub mod prelude;
+pub mod protocol;
+pub mod register;
+pub mod report;
+pub mod runtime;
+
+pub use config::{Config, Mode};
+pub use error::{Error, Kind, Result};
+pub use runtime::{Outcome, execute, execute_from_args};

@@ -1,0 +1,127 @@
+//! The commit of a worker: how far its checkpoints are stored, recorded and committed.
+//!
+//! INVARIANT: committed <= recorded <= stored by every protected operator, at every worker.
+
+use std::cell::{Cell, RefCell};
+
+use timely::scheduling::Activator;
+
+use crate::ids::Epoch;
+
+impl Epoch {
+    /// "All epochs": how far a dataflow that has ended is complete.
+    pub const END: Epoch = Epoch(u64::MAX - 1);
+
+    /// The epoch after this one.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+
+    /// The last epoch that a frontier at `frontier` has passed; `None` where it has passed none.
+    pub fn before(frontier: Option<Epoch>) -> Option<Epoch> {
+        match frontier {
+            None => Some(Epoch::END),
+            Some(Epoch(0)) => None,
+            Some(Epoch(epoch)) => Some(Epoch(epoch - 1).min(Epoch::END)),
+        }
+    }
+}
+
+/// One worker's knowledge of how far its protected dataflow is committed.
+///
+/// The two frontiers of the commit protocol meet here: `replicate` operators tell how far each
+/// protected operator is stored, `record` operators let go of what the worker has recorded and tell
+/// what all have.
+#[derive(Default)]
+pub(crate) struct Commit {
+    stored: RefCell<Vec<Option<Epoch>>>,
+    recorded: Cell<Option<Epoch>>,
+    committed: Cell<Option<Epoch>>,
+    on_recorded: RefCell<Vec<Activator>>,
+    on_committed: RefCell<Vec<Activator>>,
+}
+
+impl Commit {
+    pub(crate) fn resume(resume: Option<Epoch>) -> Self {
+        Commit { recorded: Cell::new(resume), committed: Cell::new(resume), ..Commit::default() }
+    }
+
+    /// Admits a protected operator; returns its place.
+    pub(crate) fn join(&self) -> usize {
+        let mut stored = self.stored.borrow_mut();
+        stored.push(self.recorded.get());
+        stored.len() - 1
+    }
+
+    pub(crate) fn wake_on_recorded(&self, activator: Activator) {
+        self.on_recorded.borrow_mut().push(activator);
+    }
+
+    pub(crate) fn wake_on_committed(&self, activator: Activator) {
+        self.on_committed.borrow_mut().push(activator);
+    }
+
+    /// Notes that every backup has stored the operator at `place` through `through`.
+    ///
+    /// Returns the epoch to record if that completes one for all operators.
+    pub(crate) fn stored(&self, place: usize, through: Option<Epoch>) -> Option<Epoch> {
+        let mut stored = self.stored.borrow_mut();
+        stored[place] = stored[place].max(through);
+        let least = stored.iter().min().copied().flatten();
+        (least > self.recorded.get()).then_some(least).flatten()
+    }
+
+    /// Notes that this node has recorded `epoch`.
+    pub(crate) fn set_recorded(&self, epoch: Epoch) {
+        self.recorded.set(self.recorded.get().max(Some(epoch)));
+        for activator in self.on_recorded.borrow().iter() {
+            activator.activate();
+        }
+    }
+
+    pub(crate) fn recorded(&self) -> Option<Epoch> {
+        self.recorded.get()
+    }
+
+    /// Notes that every node has recorded up to `through`; says whether that is news.
+    pub(crate) fn set_committed(&self, through: Option<Epoch>) -> bool {
+        let news = through > self.committed.get();
+        if news {
+            self.committed.set(through);
+            for activator in self.on_committed.borrow().iter() {
+                activator.activate();
+            }
+        }
+        news
+    }
+
+    pub(crate) fn committed(&self) -> Option<Epoch> {
+        self.committed.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_recorded_once_every_operator_has_stored_it() {
+        let commit = Commit::resume(None);
+        let (a, b) = (commit.join(), commit.join());
+        assert_eq!(commit.stored(a, Some(Epoch(3))), None);
+        assert_eq!(commit.stored(b, Some(Epoch(1))), Some(Epoch(1)));
+        commit.set_recorded(Epoch(1));
+        assert_eq!(commit.stored(b, Some(Epoch(1))), None);
+        assert_eq!(commit.stored(b, Some(Epoch::END)), Some(Epoch(3)));
+        assert_eq!(commit.recorded(), Some(Epoch(1)));
+        assert_eq!(commit.committed(), None);
+    }
+
+    #[test]
+    fn a_frontier_has_passed_what_is_before_it() {
+        assert_eq!(Epoch::before(Some(Epoch(0))), None);
+        assert_eq!(Epoch::before(Some(Epoch(5))), Some(Epoch(4)));
+        assert_eq!(Epoch::before(None), Some(Epoch::END));
+        assert_eq!(Epoch::before(Some(Epoch(u64::MAX))), Some(Epoch::END));
+    }
+}

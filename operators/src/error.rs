@@ -1,0 +1,124 @@
+//! What can be wrong with a job, as seen from inside a worker.
+
+use std::any::Any;
+use std::panic::resume_unwind;
+
+use crate::ids::{Epoch, OperatorName, PartitionId};
+
+/// A reason for which a job cannot go on; the whole job ends with it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JobError {
+    /// Two protected operators have one name, so their state could not be told apart.
+    #[error("two protected operators are named \"{name}\": give each its own name")]
+    DuplicateName {
+        /// The name that was used twice.
+        name: OperatorName,
+    },
+    /// A name holds state but the job has no operator of that name.
+    #[error(
+        "there is state of \"{name}\" but the job has no protected operator of that name: \
+         name the operator so again, or start afresh on a new register to drop its state"
+    )]
+    UnknownName {
+        /// The name found in the checkpoint.
+        name: OperatorName,
+    },
+    /// The job has a second dataflow with protected operators.
+    #[error(
+        "\"{name}\" is in a second protected dataflow of this worker: one protected dataflow a job \
+         is supported so far, so put its operators into the first one"
+    )]
+    SecondDataflow {
+        /// The first operator of the second dataflow.
+        name: OperatorName,
+    },
+    /// A source could not be listed, opened, or read.
+    #[error("source \"{operator}\": {what}")]
+    Source {
+        /// The name of the source.
+        operator: OperatorName,
+        /// What failed, naming the file or the like.
+        what: String,
+    },
+    /// A sink could not be opened, prepared, or written.
+    #[error("sink \"{operator}\": {what}")]
+    Sink {
+        /// The name of the sink.
+        operator: OperatorName,
+        /// What failed, naming the file or the like.
+        what: String,
+    },
+    /// State could not be encoded, decoded, or restored.
+    #[error("state of \"{operator}\" in partition {partition}: {what}")]
+    State {
+        /// The operator whose state it is.
+        operator: OperatorName,
+        /// The partition of it.
+        partition: PartitionId,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No copy of a partition is on the node that should run it.
+    #[error("no copy of \"{operator}\" partition {partition} at epoch {resume} is on this node")]
+    NoCopy {
+        /// The operator whose state is missing.
+        operator: OperatorName,
+        /// The partition that is missing.
+        partition: PartitionId,
+        /// The epoch from which the view resumes.
+        resume: Epoch,
+    },
+    /// A record arrived for an epoch that is committed already.
+    #[error(
+        "\"{operator}\" received a record of epoch {epoch}, but epochs up to {resume} are committed: \
+         records must come from protected sources, which never repeat a committed epoch"
+    )]
+    LateRecord {
+        /// The operator that received the record.
+        operator: OperatorName,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The epoch from which the view resumes.
+        resume: Epoch,
+    },
+    /// A record reached a worker that can't keep it.
+    #[error("\"{operator}\": {what}")]
+    Misplaced {
+        /// The operator that received the record.
+        operator: OperatorName,
+        /// What arrived where.
+        what: String,
+    },
+    /// The vault refused something that this generation handed to it.
+    #[error("\"{operator}\": {what}")]
+    Vault {
+        /// The operator whose snapshot was refused.
+        operator: OperatorName,
+        /// What the vault said.
+        what: String,
+    },
+    /// The job protects nothing.
+    #[error("the job has no protected operator: use at least one verb that ends in `_fenced`")]
+    NothingProtected,
+}
+
+/// How a worker leaves its generation early: the payload of an unwind that no panic hook prints.
+#[derive(Debug)]
+pub enum Leave {
+    /// The supervisor asked all workers to stop.
+    Stopped,
+    /// The job cannot go on.
+    Failed(JobError),
+}
+
+impl Leave {
+    /// Leaves the worker: unwinds to the runtime, which tears the generation down.
+    pub(crate) fn now(self) -> ! {
+        resume_unwind(Box::new(self))
+    }
+
+    /// Tells an unwind of ours from a panic of the user's, which it gives back.
+    pub fn from_payload(payload: Box<dyn Any + Send>) -> Result<Leave, Box<dyn Any + Send>> {
+        payload.downcast::<Leave>().map(|leave| *leave)
+    }
+}

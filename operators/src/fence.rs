@@ -1,0 +1,274 @@
+//! The fence: the per-worker handle behind every verb.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::dataflow::{Scope, Stream};
+use timely::progress::Timestamp;
+use timely::worker::{Config, Worker};
+
+use crate::commit::Commit;
+use crate::error::{JobError, Leave};
+use crate::generation::{Generation, Notice};
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::time::EpochTime;
+
+const CONFIG_KEY: &str = "ringfence";
+
+thread_local! {
+    /// The fences of this thread's workers: one, or many under the simulator.
+    static FENCES: RefCell<HashMap<(u64, usize), Fence>> = RefCell::new(HashMap::new());
+}
+
+/// A worker's part in a generation; clones share it.
+///
+/// A fence is reached from anything that knows its worker, by [`HasFence`]; no verb asks for one.
+#[derive(Clone)]
+pub struct Fence {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    generation: Arc<Generation>,
+    worker: usize,
+    peers: usize,
+    names: RefCell<Vec<OperatorName>>,
+    prefix: RefCell<Vec<String>>,
+    dataflow: Cell<Option<usize>>,
+    commit: Commit,
+    built: Cell<bool>,
+    /// Set once this worker's state may be half updated: then none of it is kept.
+    tainted: Cell<bool>,
+}
+
+/// Reaches the [`Fence`] of a worker.
+pub trait HasFence {
+    /// The fence of this worker.
+    ///
+    /// # Panics
+    ///
+    /// Panics when the worker was not started by `ringfence::execute` or `execute_from_args`: under
+    /// plain timely there is nothing that could protect a job.
+    fn fence(&self) -> Fence;
+}
+
+impl HasFence for Worker {
+    fn fence(&self) -> Fence {
+        let generation = self.config().get::<Arc<Generation>>(CONFIG_KEY);
+        generation
+            .and_then(|generation| {
+                FENCES.with_borrow(|fences| fences.get(&(generation.id, self.index())).cloned())
+            })
+            .unwrap_or_else(|| {
+                panic!(
+                    "this worker is not fenced: start the job with `ringfence::execute_from_args` \
+                     in place of `timely::execute_from_args`"
+                )
+            })
+    }
+}
+
+impl<T: Timestamp> HasFence for Scope<'_, T> {
+    fn fence(&self) -> Fence {
+        self.worker().fence()
+    }
+}
+
+impl<T: Timestamp, C> HasFence for Stream<'_, T, C> {
+    fn fence(&self) -> Fence {
+        self.scope().fence()
+    }
+}
+
+impl Fence {
+    /// Puts a generation into the configuration of its workers.
+    pub fn configure(generation: &Arc<Generation>, config: &mut Config) {
+        config.set(CONFIG_KEY.to_owned(), Arc::clone(generation));
+    }
+
+    /// Fences `worker` until the returned guard is dropped.
+    pub fn enter(generation: &Arc<Generation>, worker: &Worker) -> FenceGuard {
+        let key = (generation.id, worker.index());
+        let fence = Fence {
+            inner: Rc::new(Inner {
+                generation: Arc::clone(generation),
+                worker: worker.index(),
+                peers: worker.peers(),
+                names: RefCell::default(),
+                prefix: RefCell::default(),
+                dataflow: Cell::new(None),
+                commit: Commit::resume(generation.resume),
+                built: Cell::new(false),
+                tainted: Cell::new(false),
+            }),
+        };
+        FENCES.with_borrow_mut(|fences| fences.insert(key, fence.clone()));
+        FenceGuard { key, fence }
+    }
+
+    /// What this worker shares with the others of its process.
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.inner.generation
+    }
+
+    /// The index of the worker in this generation; another one after the next view change.
+    pub fn worker(&self) -> usize {
+        self.inner.worker
+    }
+
+    /// The number of workers of this generation.
+    pub fn peers(&self) -> usize {
+        self.inner.peers
+    }
+
+    /// Prefixes the names of the protected operators that `build` makes.
+    ///
+    /// A helper that is used twice in a job needs it, since a name may be used only once.
+    pub fn named<R>(&self, prefix: &str, build: impl FnOnce() -> R) -> R {
+        self.inner.prefix.borrow_mut().push(prefix.to_owned());
+        let result = build();
+        self.inner.prefix.borrow_mut().pop();
+        result
+    }
+
+    /// Whether this is the first view: nothing was committed and nothing released before it.
+    pub fn is_first_view(&self) -> bool {
+        self.inner.generation.view.0 == 1
+    }
+
+    pub(crate) fn commit(&self) -> &Commit {
+        &self.inner.commit
+    }
+
+    /// The names of the protected operators built so far.
+    pub fn catalogue(&self) -> Vec<OperatorName> {
+        self.inner.names.borrow().clone()
+    }
+
+    /// Admits a protected operator to the catalogue; returns its full name.
+    pub(crate) fn admit<T: Timestamp>(&self, name: &str, scope: &Scope<'_, T>) -> OperatorName {
+        let mut full = self.inner.prefix.borrow().clone();
+        full.push(name.to_owned());
+        let name = OperatorName::new(&full.join("/"));
+        if self.inner.names.borrow().contains(&name) {
+            self.fail(JobError::DuplicateName { name });
+        }
+        let dataflow = scope.addr()[0];
+        match self.inner.dataflow.get() {
+            None => self.inner.dataflow.set(Some(dataflow)),
+            Some(first) if first != dataflow => self.fail(JobError::SecondDataflow { name }),
+            Some(_) => {}
+        }
+        self.inner.names.borrow_mut().push(name.clone());
+        name
+    }
+
+    /// Notes, once, that this worker's job is built, and checks it against the state that waits.
+    pub(crate) fn built(&self) {
+        if self.inner.built.replace(true) {
+            return;
+        }
+        if self.inner.names.borrow().is_empty() {
+            self.fail(JobError::NothingProtected);
+        }
+        if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
+            self.fail(JobError::UnknownName { name });
+        }
+        self.notice(Notice::Built { worker: self.inner.worker });
+    }
+
+    /// The partitions that this worker runs.
+    pub fn owned(&self) -> Vec<PartitionId> {
+        self.inner.generation.routes.owned_by(self.inner.worker).collect()
+    }
+
+    /// The first time that is not committed: where capabilities of protected operators begin.
+    pub(crate) fn resume_time<T: EpochTime>(&self) -> T {
+        match self.inner.generation.resume {
+            None => T::minimum(),
+            Some(resume) => T::from_epoch(resume.next()),
+        }
+    }
+
+    /// The abort point, at the start of each activation of a protected operator.
+    ///
+    /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here
+    /// leaves state that can be rewound.
+    pub(crate) fn check(&self, operator: &OperatorName) {
+        if self.inner.generation.is_stopping() {
+            Leave::Stopped.now();
+        }
+        self.built();
+        if self.inner.generation.take_panic() {
+            panic!("injected fault: panic in operator \"{operator}\"");
+        }
+    }
+
+    /// Ends the job with an error.
+    pub(crate) fn fail(&self, error: JobError) -> ! {
+        Leave::Failed(error).now()
+    }
+
+    pub(crate) fn notice(&self, notice: Notice) {
+        self.inner.generation.observer.notice(notice);
+    }
+
+    /// Whether this worker's state may be half updated.
+    pub(crate) fn is_tainted(&self) -> bool {
+        self.inner.tainted.get()
+    }
+
+    /// Where the sources' clock begins: the first epoch after what is committed.
+    pub(crate) fn first_epoch(&self) -> Epoch {
+        self.inner.generation.resume.map_or(Epoch(0), Epoch::next)
+    }
+
+    /// The epoch that a source should be in by the clock and the throttle.
+    pub(crate) fn clock_epoch(&self) -> ClockEpoch {
+        let settings = &self.inner.generation.settings;
+        let elapsed = self.inner.generation.clock.elapsed();
+        let ticks = elapsed.as_nanos() / settings.epoch_interval.as_nanos().max(1);
+        let first = self.first_epoch().0;
+        let by_clock = first.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
+        let begun = self.inner.commit.committed().map_or(0, |epoch| epoch.next().0).max(first);
+        let limit = begun.saturating_add(settings.in_flight_epochs_max);
+        let end = Epoch::END.0;
+        ClockEpoch {
+            epoch: Epoch(by_clock.min(limit).min(end)),
+            throttled: by_clock > limit,
+        }
+    }
+}
+
+/// Where the clock puts a source.
+pub(crate) struct ClockEpoch {
+    pub(crate) epoch: Epoch,
+    /// The source is as far ahead of the committed epoch as it may be.
+    pub(crate) throttled: bool,
+}
+
+/// Keeps a worker fenced; unfences it when dropped.
+pub struct FenceGuard {
+    key: (u64, usize),
+    fence: Fence,
+}
+
+impl FenceGuard {
+    /// The fence that it guards.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Says that a panic may have left this worker's state half updated: none of it is kept.
+    pub fn taint(&self) {
+        self.fence.inner.tainted.set(true);
+    }
+}
+
+impl Drop for FenceGuard {
+    fn drop(&mut self) {
+        FENCES.with_borrow_mut(|fences| fences.remove(&self.key));
+    }
+}

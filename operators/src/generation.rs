@@ -1,0 +1,232 @@
+//! A generation: what all workers of one process share while one view lasts.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use timely::scheduling::SyncActivator;
+
+use crate::hash::{KeyHasher, partition_of};
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::vault::Vault;
+
+/// Who runs and who backs each partition, as timely worker indices of this generation.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    /// The worker that runs each partition.
+    pub owners: Vec<usize>,
+    /// The workers whose nodes hold each partition's replicas.
+    pub backups: Vec<Vec<usize>>,
+}
+
+impl Routes {
+    /// The number of partitions.
+    pub fn partitions(&self) -> u32 {
+        self.owners.len() as u32
+    }
+
+    /// The worker that runs `partition`.
+    pub fn owner(&self, partition: PartitionId) -> usize {
+        self.owners[partition.0 as usize]
+    }
+
+    /// The worker that runs the partition of a key, from the key's hash.
+    #[inline]
+    pub fn owner_of_hash(&self, hash: u64) -> usize {
+        self.owners[partition_of(hash, self.partitions()).0 as usize]
+    }
+
+    /// The partitions that `worker` runs, in order.
+    pub fn owned_by(&self, worker: usize) -> impl Iterator<Item = PartitionId> + '_ {
+        self.owners
+            .iter()
+            .enumerate()
+            .filter(move |&(_, &owner)| owner == worker)
+            .map(|(partition, _)| PartitionId(partition as u32))
+    }
+}
+
+/// What a generation is built with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How keys are hashed; the same for the life of a run.
+    pub hasher: KeyHasher,
+    /// How long an epoch lasts at a source.
+    pub epoch_interval: Duration,
+    /// How many epochs a source may be ahead of the committed one.
+    pub in_flight_epochs_max: u64,
+    /// The identity of the run, which sinks and markers carry.
+    pub run: String,
+    /// The number of workers of each node.
+    pub workers_per_node: usize,
+    /// The number of shares that hand-made inputs are split into: the workers of the first view.
+    pub share_count: u32,
+}
+
+/// What is left to do once the whole job is done, such as removing a marker.
+pub type WhenDone = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
+/// Time since the generation's view began, as the runtime or the simulator counts it.
+pub trait Clock: Send + Sync {
+    /// Time since the view began.
+    fn elapsed(&self) -> Duration;
+}
+
+/// What happened inside a worker that people and supervisors want to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A worker has built the job's dataflows.
+    Built {
+        /// The index of the worker in this process.
+        worker: usize,
+    },
+    /// An operator has its state back.
+    Restored {
+        /// The index of the worker in this generation.
+        worker: usize,
+        /// The operator.
+        operator: OperatorName,
+        /// Partitions kept from the previous generation, undone to the resume epoch.
+        rewound: usize,
+        /// Partitions opened from their replicas.
+        opened: usize,
+        /// Keys whose value was undone.
+        keys_rewound: usize,
+        /// What it took.
+        elapsed: Duration,
+    },
+    /// An epoch is committed, and every node knows.
+    Committed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A worker's shards of a source have gone back: it reads these records again.
+    Replaying {
+        /// The number of records.
+        records: u64,
+    },
+    /// The same shards have been read again as far as before the failure.
+    CaughtUp {
+        /// The source.
+        operator: OperatorName,
+    },
+}
+
+/// How far the input of a process is; counted anew in each generation.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Units of input (bytes, for files) consumed from the shards that this process runs, from
+    /// their beginning: what a dead process had consumed counts with its successor.
+    pub consumed: AtomicU64,
+    /// Units of input in all shards of all processes; 0 where unknown.
+    pub total: AtomicU64,
+    /// Records read from the shards that this process runs, from their beginning.
+    pub records: AtomicU64,
+}
+
+/// Receives what happens inside the workers; called on their threads, so it must be quick.
+pub trait Observer: Send + Sync {
+    /// Takes note of something.
+    fn notice(&self, notice: Notice);
+}
+
+/// What all workers of one process share while one view lasts.
+pub struct Generation {
+    /// Tells the generations of one process apart, simulated ones too.
+    pub id: u64,
+    /// The view that it was built for.
+    pub view: ViewNumber,
+    /// The epoch to resume after: all up to it is committed. `None` before the first commit.
+    pub resume: Option<Epoch>,
+    /// Who runs and who backs each partition.
+    pub routes: Routes,
+    /// The rest of its settings.
+    pub settings: Settings,
+    /// Where snapshots and live state are kept.
+    pub vault: Arc<dyn Vault>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who wants to know.
+    pub observer: Arc<dyn Observer>,
+    /// How far the input is.
+    pub gauges: Arc<Gauges>,
+    stopping: AtomicBool,
+    panic_next: AtomicBool,
+    wakers: Mutex<Vec<SyncActivator>>,
+    when_done: Mutex<Vec<WhenDone>>,
+}
+
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Generation {
+    /// Describes a generation that is about to be built.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        routes: Routes,
+        settings: Settings,
+        vault: Arc<dyn Vault>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        Generation {
+            id: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            view,
+            resume,
+            routes,
+            settings,
+            vault,
+            clock,
+            observer,
+            gauges,
+            stopping: AtomicBool::new(false),
+            panic_next: AtomicBool::new(false),
+            wakers: Mutex::new(Vec::new()),
+            when_done: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Asks every worker to leave at its next protected operator, and wakes it.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether the workers were asked to leave.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Makes the next activation of any protected operator panic: an injected fault.
+    pub fn panic_next(&self) {
+        self.panic_next.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn take_panic(&self) -> bool {
+        self.panic_next.load(Ordering::Relaxed) && self.panic_next.swap(false, Ordering::SeqCst)
+    }
+
+    pub(crate) fn add_waker(&self, waker: SyncActivator) {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+    }
+
+    pub(crate) fn add_when_done(&self, action: WhenDone) {
+        self.when_done.lock().unwrap_or_else(PoisonError::into_inner).push(action);
+    }
+
+    /// What the sinks left to do once the whole job is done.
+    pub fn take_when_done(&self) -> Vec<WhenDone> {
+        std::mem::take(&mut *self.when_done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wake(&self) {
+        for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // An error says that the worker is gone: then there is nobody to wake.
+            let _ = waker.activate();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What a job imports: the verbs and the few types that go with them.
+
+pub use crate::data::Data;
+pub use crate::fence::{Fence, HasFence as _};
+pub use crate::sink::{LineFiles, Sink, SinkFenced as _};
+pub use crate::source::{Reader, Source, TextFiles, ToStreamFenced as _, per_share};
+pub use crate::stateful::{At, Event, Give, Stateful as _};
+pub use crate::time::EpochTime;

@@ -1,0 +1,299 @@
+//! What all protected operators share: restore, seal, leave.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pushers::Output;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::progress::frontier::MutableAntichain;
+
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::frames::Frames;
+use crate::generation::Notice;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::codec::{Postcard, fingerprint};
+use crate::snapshot::Subject;
+use crate::state::KeyedTable;
+use crate::time::EpochTime;
+
+/// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
+const FRAME_BYTES: usize = 256 << 10;
+
+/// The keyed state of one protected operator at one worker: a table for each partition it runs.
+///
+/// It is restored when it is made and goes back to the vault when it is dropped, whatever made the
+/// generation end, unless its worker panicked.
+pub(crate) struct Partitions<K: Data + Eq, V: Data> {
+    fence: Fence,
+    name: OperatorName,
+    id: u64,
+    fingerprint: u32,
+    tables: Vec<Option<KeyedTable<K, V>>>,
+    owned: Vec<PartitionId>,
+    /// The lowest partition that may still have keys to decode.
+    undecoded: usize,
+    buffers: BTreeMap<usize, Vec<u8>>,
+}
+
+/// A surviving table, before it is undone to the resume epoch.
+pub(crate) type Before<'a, K, V> = &'a mut dyn FnMut(&mut KeyedTable<K, V>);
+
+impl<K: Data + Eq, V: Data> Partitions<K, V> {
+    /// Brings the operator's state to the resume epoch: survivors undo, successors open replicas.
+    ///
+    /// `before` sees each surviving table as the last generation left it.
+    pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V>) -> Self {
+        let begun = Instant::now();
+        let generation = fence.generation();
+        let fingerprint = fingerprint::<K, V, Postcard>();
+        let partition_count = generation.routes.partitions();
+        let id = match generation.vault.register(name, fingerprint, partition_count) {
+            Ok(id) => id,
+            Err(error) => fence
+                .fail(JobError::Vault { operator: name.clone(), what: error.to_string() }),
+        };
+        let owned = fence.owned();
+        let mut tables = Vec::new();
+        tables.resize_with(generation.routes.owners.len(), || None);
+        let mut partitions = Partitions {
+            fence: fence.clone(),
+            name: name.clone(),
+            id,
+            fingerprint,
+            tables,
+            owned,
+            undecoded: 0,
+            buffers: BTreeMap::new(),
+        };
+        let (mut rewound, mut opened, mut keys_rewound) = (0, 0, 0);
+        for index in 0..partitions.owned.len() {
+            let partition = partitions.owned[index];
+            let mut table = KeyedTable::new(generation.settings.hasher);
+            if let Some(live) = generation.vault.take_live(id, partition) {
+                table = match live.state.downcast::<KeyedTable<K, V>>() {
+                    Ok(table) => *table,
+                    Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
+                };
+                before(&mut table);
+                match table.rewind(live.rewind_to) {
+                    Ok(keys) => keys_rewound += keys.keys,
+                    Err(error) => partitions.refuse(partition, error.to_string()),
+                }
+                rewound += 1;
+            } else if let Some(resume) = generation.resume {
+                match generation.vault.open_replica(id, partition) {
+                    Ok(Some(replica)) => {
+                        if let Err(error) = table.attach(replica.base, Some(resume)) {
+                            partitions.refuse(partition, error.to_string());
+                        }
+                        opened += 1;
+                    }
+                    Ok(None) => fence.fail(JobError::NoCopy {
+                        operator: name.clone(),
+                        partition,
+                        resume,
+                    }),
+                    Err(error) => partitions.refuse(partition, error.to_string()),
+                }
+            }
+            partitions.tables[partition.0 as usize] = Some(table);
+        }
+        if !fence.is_first_view() {
+            fence.notice(Notice::Restored {
+                worker: fence.worker(),
+                operator: name.clone(),
+                rewound,
+                opened,
+                keys_rewound,
+                elapsed: begun.elapsed(),
+            });
+        }
+        partitions
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn owned(&self) -> &[PartitionId] {
+        &self.owned
+    }
+
+    /// The table of a partition that this worker runs.
+    #[inline]
+    pub(crate) fn table(&mut self, partition: PartitionId) -> &mut KeyedTable<K, V> {
+        match &mut self.tables[partition.0 as usize] {
+            Some(table) => table,
+            None => {
+                let what = format!(
+                    "partition {partition} is not run by worker {} of this generation",
+                    self.fence.worker()
+                );
+                self.fence.fail(JobError::Misplaced { operator: self.name.clone(), what })
+            }
+        }
+    }
+
+    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`.
+    pub(crate) fn seal(&mut self, epoch: Epoch, mut send: impl FnMut(Frames)) {
+        let recorded = self.fence.commit().recorded();
+        let routes = &self.fence.generation().routes;
+        for &partition in &self.owned {
+            let Some(table) = &mut self.tables[partition.0 as usize] else { continue };
+            if let Some(recorded) = recorded {
+                table.prune(recorded);
+            }
+            let backups = &routes.backups[partition.0 as usize];
+            let Some(&first) = backups.first() else { continue };
+            let buffer = self.buffers.entry(first).or_default();
+            let begin = buffer.len();
+            let subject =
+                Subject { operator: self.id, fingerprint: self.fingerprint, partition };
+            let sealed = table.seal(epoch, subject, buffer);
+            match sealed {
+                Ok(None) => continue,
+                Ok(Some(_entries)) => {}
+                Err(error) => self.fence.fail(JobError::State {
+                    operator: self.name.clone(),
+                    partition,
+                    what: error.to_string(),
+                }),
+            }
+            if backups.len() > 1 {
+                let frame = buffer[begin..].to_vec();
+                for &other in &backups[1..] {
+                    self.buffers.entry(other).or_default().extend_from_slice(&frame);
+                }
+            }
+            for &backup in backups {
+                if let Some(buffer) = self.buffers.get_mut(&backup)
+                    && buffer.len() >= FRAME_BYTES
+                {
+                    send(Frames::Built { target: backup, bytes: std::mem::take(buffer) });
+                }
+            }
+        }
+        for (&target, buffer) in &mut self.buffers {
+            if !buffer.is_empty() {
+                send(Frames::Built { target, bytes: std::mem::take(buffer) });
+            }
+        }
+    }
+
+    /// Decodes some keys of opened replicas; returns whether all are decoded.
+    pub(crate) fn decode_some(&mut self, keys_max: usize) -> bool {
+        while let Some(&partition) = self.owned.get(self.undecoded) {
+            if !self.table(partition).decode_some(keys_max) {
+                return false;
+            }
+            self.fence.generation().vault.close_replica(self.id, partition);
+            self.undecoded += 1;
+        }
+        true
+    }
+
+    /// Ends the job: the state of a partition cannot be used.
+    pub(crate) fn refuse(&self, partition: PartitionId, what: String) -> ! {
+        self.fence.fail(JobError::State { operator: self.name.clone(), partition, what })
+    }
+}
+
+impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
+    fn drop(&mut self) {
+        if self.fence.is_tainted() || std::thread::panicking() {
+            return;
+        }
+        for &partition in &self.owned {
+            if let Some(table) = self.tables[partition.0 as usize].take() {
+                self.fence.generation().vault.deposit(self.id, partition, Box::new(table));
+            }
+        }
+    }
+}
+
+/// Holds records back until their epoch's turn.
+///
+/// INVARIANT: batches come out in the order of their times, and none before the frontier has
+/// reached its time: whatever is applied before it is complete.
+pub(crate) struct Turns<T, B> {
+    waiting: BTreeMap<T, Vec<B>>,
+}
+
+impl<T: EpochTime, B> Turns<T, B> {
+    pub(crate) fn new() -> Self {
+        Turns { waiting: BTreeMap::new() }
+    }
+
+    pub(crate) fn wait(&mut self, time: T, batch: B) {
+        self.waiting.entry(time).or_default().push(batch);
+    }
+
+    /// The next time whose turn it is, with its batches.
+    pub(crate) fn next(&mut self, frontier: &MutableAntichain<T>) -> Option<(T, Vec<B>)> {
+        let (time, _) = self.waiting.first_key_value()?;
+        if is_before(frontier, time) { None } else { self.waiting.pop_first() }
+    }
+
+    /// The next time that is complete, with its batches.
+    pub(crate) fn next_complete(&mut self, frontier: &MutableAntichain<T>) -> Option<(T, Vec<B>)> {
+        let (time, _) = self.waiting.first_key_value()?;
+        if frontier.less_equal(time) { None } else { self.waiting.pop_first() }
+    }
+
+    pub(crate) fn first_time(&self) -> Option<&T> {
+        self.waiting.first_key_value().map(|(time, _)| time)
+    }
+}
+
+/// Whether records before `time` may still come.
+fn is_before<T: EpochTime>(frontier: &MutableAntichain<T>, time: &T) -> bool {
+    frontier.less_than(time)
+}
+
+/// The way out of a protected operator for its snapshots.
+pub(crate) struct Outlet<T: EpochTime> {
+    output: OutputBuilder<T, NoopBuilder<Frames>>,
+    capability: Option<Capability<T>>,
+}
+
+impl<T: EpochTime> Outlet<T> {
+    pub(crate) fn new(output: Output<T, Frames>, capability: Capability<T>) -> Self {
+        Outlet { output: OutputBuilder::from(output), capability: Some(capability) }
+    }
+
+    /// Seals `partitions` at the end of `time` and sends what changed on its way.
+    pub(crate) fn seal<K: Data + Eq, V: Data>(
+        &mut self,
+        time: &T,
+        partitions: &mut Partitions<K, V>,
+    ) {
+        let Some(capability) = &self.capability else { return };
+        let capability = capability.delayed(time);
+        let mut output = self.output.activate();
+        let mut session = output.session_with_builder(&capability);
+        partitions.seal(time.to_epoch(), |mut frames| session.give_container(&mut frames));
+    }
+
+    /// Lets go of all times that the frontier has passed.
+    pub(crate) fn advance(&mut self, frontier: &MutableAntichain<T>) {
+        advance(&mut self.capability, frontier.frontier().iter().next());
+    }
+
+    /// Lets go of all times before `time`, or of all.
+    pub(crate) fn advance_to(&mut self, time: Option<&T>) {
+        advance(&mut self.capability, time);
+    }
+}
+
+/// Moves a held capability to `time`, or drops it where there is none to come.
+pub(crate) fn advance<T: EpochTime>(capability: &mut Option<Capability<T>>, time: Option<&T>) {
+    match (time, capability.as_mut()) {
+        (Some(time), Some(held)) if held.time().less_than(time) => held.downgrade(time),
+        (None, _) => *capability = None,
+        _ => {}
+    }
+}

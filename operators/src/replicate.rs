@@ -1,0 +1,151 @@
+//! Replicate and record: the two rounds of the commit.
+//!
+//! `replicate` brings the snapshots of one protected operator to the backups; its frontier passes an
+//! epoch once every backup of every worker has stored it. `record` holds that back until its own node
+//! has recorded the epoch for all protected operators; when its frontier passes the epoch, every node
+//! knows. One round would not do: a sink could release an epoch, its node die, and no survivor know
+//! that the epoch was committed.
+
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Stream, StreamVec};
+use timely::progress::frontier::MutableAntichain;
+
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::frames::{Frames, ToTarget};
+use crate::generation::Notice;
+use crate::ids::{Epoch, OperatorName};
+use crate::time::EpochTime;
+use crate::vault::VaultError;
+
+/// The last epoch that `frontier` has passed.
+pub(crate) fn passed<T: EpochTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
+    Epoch::before(frontier.frontier().iter().next().map(T::to_epoch))
+}
+
+/// Carries the snapshots of an operator, whose states have these `ids`, through both rounds.
+pub(crate) fn commit<'scope, T: EpochTime>(
+    frames: Stream<'scope, T, Frames>,
+    fence: &Fence,
+    name: &OperatorName,
+    ids: Vec<u64>,
+) {
+    let stored = replicate(frames, fence, name, ids);
+    let recorded = record(stored, fence, name);
+    watch(recorded, fence, name);
+}
+
+/// Stores frames at their backups; nothing comes out but progress.
+fn replicate<'scope, T: EpochTime>(
+    frames: Stream<'scope, T, Frames>,
+    fence: &Fence,
+    name: &OperatorName,
+    ids: Vec<u64>,
+) -> StreamVec<'scope, T, ()> {
+    let mut builder = OperatorBuilder::new(format!("Replicate: {name}"), frames.scope());
+    let mut input = builder.new_input(frames, DistributorPact(|_peers| ToTarget));
+    let (_output, stream) = builder.new_output();
+    let (fence, name) = (fence.clone(), name.clone());
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut through = None;
+        move |frontiers| {
+            fence.check(&name);
+            let generation = fence.generation();
+            // The frames count as consumed only once this activation ends: by then they are stored.
+            input.for_each(|_capability, frames| {
+                if let Err(error) = generation.vault.store(generation.view, frames.bytes()) {
+                    refused(&fence, &name, &error);
+                }
+            });
+            let passed = passed(&frontiers[0]);
+            if passed > through {
+                through = passed;
+                if let Some(epoch) = passed {
+                    for &id in &ids {
+                        if let Err(error) = generation.vault.complete(generation.view, id, epoch) {
+                            refused(&fence, &name, &error);
+                        }
+                    }
+                }
+            }
+        }
+    });
+    stream
+}
+
+fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
+    fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
+}
+
+/// Holds back what this node has not recorded.
+fn record<'scope, T: EpochTime>(
+    stored: StreamVec<'scope, T, ()>,
+    fence: &Fence,
+    name: &OperatorName,
+) -> StreamVec<'scope, T, ()> {
+    let scope = stored.scope();
+    let mut builder = OperatorBuilder::new(format!("Record: {name}"), scope);
+    let info = builder.operator_info();
+    fence.commit().wake_on_recorded(scope.activator_for(info.address));
+    let place = fence.commit().join();
+    let mut input = builder.new_input(stored, Pipeline);
+    let (_output, stream) = builder.new_output();
+    let (fence, name) = (fence.clone(), name.clone());
+    builder.build(move |capabilities| {
+        let mut held = capabilities.into_iter().next();
+        move |frontiers| {
+            fence.check(&name);
+            input.for_each(|_capability, _nothing| {});
+            let commit = fence.commit();
+            if let Some(epoch) = commit.stored(place, passed(&frontiers[0])) {
+                let generation = fence.generation();
+                if let Err(error) = generation.vault.record(generation.view, epoch) {
+                    refused(&fence, &name, &error);
+                }
+                commit.set_recorded(epoch);
+            }
+            match commit.recorded() {
+                Some(Epoch::END) => held = None,
+                Some(epoch) => {
+                    let next = T::from_epoch(epoch.next());
+                    if let Some(capability) = held.as_mut()
+                        && capability.time().less_than(&next)
+                    {
+                        capability.downgrade(&next);
+                    }
+                }
+                None => {}
+            }
+        }
+    });
+    stream
+}
+
+/// Learns what every node has recorded.
+fn watch<'scope, T: EpochTime>(
+    recorded: StreamVec<'scope, T, ()>,
+    fence: &Fence,
+    name: &OperatorName,
+) {
+    let scope = recorded.scope();
+    let mut builder = OperatorBuilder::new(format!("Commit: {name}"), scope);
+    // Of a protected operator's parts this one lives longest: it is the one that is woken to leave.
+    let address = builder.operator_info().address.to_vec();
+    fence.generation().add_waker(scope.worker().sync_activator_for(address));
+    let mut input = builder.new_input(recorded, Pipeline);
+    let (fence, name) = (fence.clone(), name.clone());
+    builder.build(move |_capabilities| {
+        move |frontiers| {
+            fence.check(&name);
+            input.for_each(|_capability, _nothing| {});
+            let committed = passed(&frontiers[0]);
+            if fence.commit().set_committed(committed)
+                && let Some(epoch) = committed
+            {
+                fence.notice(Notice::Committed { epoch });
+            }
+        }
+    });
+}

@@ -1,0 +1,56 @@
+//! The route of a record: key -> hash -> partition -> owner.
+
+use std::marker::PhantomData;
+
+use timely::dataflow::channels::pact::Exchange;
+
+use crate::codec::{CodecError, Postcard};
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::hash::KeyHasher;
+use crate::ids::OperatorName;
+use crate::state::hash_key;
+
+/// Hashes keys by their encoded form, so that every build of every node agrees.
+pub(crate) struct KeyRoute<K> {
+    hasher: KeyHasher,
+    encoded: Vec<u8>,
+    key: PhantomData<K>,
+}
+
+impl<K: Data> KeyRoute<K> {
+    pub(crate) fn new(hasher: KeyHasher) -> Self {
+        KeyRoute { hasher, encoded: Vec::new(), key: PhantomData }
+    }
+
+    /// The hash of a key; one hash serves the route, the partition's table and the replicas.
+    #[inline]
+    pub(crate) fn hash(&mut self, key: &K) -> Result<u64, CodecError> {
+        hash_key::<K, Postcard>(self.hasher, key, &mut self.encoded)
+    }
+}
+
+/// The pact that brings each record to the owner of its key's partition, by the view's table.
+///
+/// Timely's own exchange does it: its function may name the worker outright, since an owner's index
+/// is always below the number of workers.
+pub(crate) fn to_owner<D, K>(
+    fence: &Fence,
+    name: &OperatorName,
+    key: impl Fn(&D) -> K + 'static,
+) -> Exchange<D, impl FnMut(&D) -> u64 + 'static>
+where
+    D: Data,
+    K: Data,
+{
+    let (fence, name) = (fence.clone(), name.clone());
+    let mut route = KeyRoute::new(fence.generation().settings.hasher);
+    Exchange::new(move |record: &D| match route.hash(&key(record)) {
+        Ok(hash) => fence.generation().routes.owner_of_hash(hash) as u64,
+        Err(error) => fence.fail(JobError::Misplaced {
+            operator: name.clone(),
+            what: format!("a key cannot be encoded: {error}"),
+        }),
+    })
+}

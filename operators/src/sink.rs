@@ -1,0 +1,314 @@
+//! Exactly-once sinks: results are held as part of the checkpoint until their epoch is committed.
+
+mod line_files;
+
+pub use line_files::{Field, Line, LineFiles};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::codec::{Codec, Postcard};
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::{Fence, HasFence};
+use crate::generation::WhenDone;
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::replicate::commit;
+use crate::route::KeyRoute;
+use crate::stateful::late;
+use crate::time::EpochTime;
+
+/// Where results leave the job.
+///
+/// A sink fixes what it writes, and where, when an epoch is sealed ([`prepare`](Sink::prepare)), and
+/// writes it only when the epoch is committed ([`release`](Sink::release)). What it prepared is part
+/// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
+/// asked for more than once, by a successor or by a node that does not know yet that it was
+/// replaced: the second must change nothing.
+pub trait Sink<D>: 'static {
+    /// Where the next result of a shard goes; kept as protected state.
+    type Position: Data + Default;
+
+    /// Gets ready at the start of a generation, before anything is released.
+    ///
+    /// On the first view it should refuse a target that holds results already.
+    fn open(&mut self, start: &Start) -> io::Result<()> {
+        let _ = start;
+        Ok(())
+    }
+
+    /// Encodes the results of one complete epoch, and moves the position past them.
+    fn prepare(&mut self, at: &mut Self::Position, rows: &[D]) -> io::Result<Vec<u8>>;
+
+    /// Makes what `prepare` returned visible, once or again.
+    fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
+
+    /// What is left to do once the whole job is done; called by every node that ends it.
+    fn when_done(&self) -> Option<WhenDone> {
+        None
+    }
+}
+
+/// How a generation starts, for a [`Sink`].
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The identity of the run.
+    pub run: String,
+    /// Whether nothing was released yet in this run.
+    pub first_view: bool,
+}
+
+/// What is released: the identity that makes a second release recognisable.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// The identity of the run.
+    pub run: String,
+    /// The name of the sink.
+    pub sink: OperatorName,
+    /// The shard: the partition that the results are kept in.
+    pub shard: PartitionId,
+    /// The committed epoch.
+    pub epoch: Epoch,
+    /// The epoch released before it in this shard, as far as this generation knows.
+    pub previous: Option<Epoch>,
+    /// The view on whose behalf it is released: a target that saw a newer one should refuse it.
+    pub view: ViewNumber,
+}
+
+/// What a shard keeps, all of it in the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum ShardKey {
+    /// Where its next result goes.
+    Position,
+    /// What was prepared for an epoch and is not known to be released.
+    Prepared(u64),
+}
+
+/// Bytes that serde moves as a whole.
+#[derive(Clone, Debug, Default)]
+struct Bytes(Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                Ok(Bytes(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+/// Sends a stream to a [`Sink`], exactly once.
+pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
+    /// Releases the records of each epoch to `sink` once the epoch is committed, exactly once.
+    ///
+    /// Returns a stream without records whose frontier passes an epoch when it is released: a probe
+    /// on it tells when results are out.
+    ///
+    /// Records stay on the worker that made them; each worker writes to the shard of the lowest
+    /// partition it runs, and after a failure the successor releases what the dead worker's shards
+    /// had committed. The records of one epoch keep no order.
+    ///
+    /// An error of the sink ends the job with the sink's name.
+    ///
+    /// ```no_run
+    /// use ringfence_operators::prelude::*;
+    /// # fn job(scope: timely::dataflow::Scope<'_, u64>) {
+    /// per_share(|share| std::iter::once(share.index))
+    ///     .to_stream_fenced(scope, "shares")
+    ///     .sink_fenced("out", LineFiles::new("out"));
+    /// # }
+    /// ```
+    fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()>;
+}
+
+impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scope, T, D> {
+    fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
+        let fence = self.fence();
+        let scope = self.scope();
+        let name = fence.admit(name, &scope);
+        let mut writing = Writing::restore(sink, &fence, &name);
+        let ids = vec![writing.shards.id()];
+
+        let mut builder = OperatorBuilder::new(name.to_string(), scope);
+        let activator = scope.activator_for(builder.operator_info().address);
+        fence.commit().wake_on_committed(activator);
+        let mut input = builder.new_input(self, Pipeline);
+        let (_released, released_stream) = builder.new_output::<Vec<()>>();
+        let (frames_output, frames) = builder.new_output();
+        let (inner_fence, inner_name) = (fence.clone(), name.clone());
+        builder.build(move |mut capabilities: Vec<Capability<T>>| {
+            let (fence, name) = (inner_fence, inner_name);
+            let resume = fence.resume_time::<T>();
+            // What is committed already is released again, at the first time of this generation.
+            for capability in &mut capabilities {
+                capability.downgrade(&resume);
+            }
+            let mut capabilities = capabilities.into_iter();
+            let mut held = capabilities.next();
+            let mut outlet = capabilities.next().map(|held| Outlet::new(frames_output, held));
+            let mut turns = Turns::<T, Vec<D>>::new();
+            move |frontiers| {
+                fence.check(&name);
+                let frontier = &frontiers[0];
+                input.for_each(|capability, batch| {
+                    let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
+                    match time {
+                        Some(time) => turns.wait(time, std::mem::take(batch)),
+                        None => late(&fence, &name, capability.least()),
+                    }
+                });
+                let Some(outlet) = &mut outlet else { return };
+                while let Some((time, batches)) = turns.next_complete(frontier) {
+                    writing.prepare(time.to_epoch(), batches.into_iter().flatten().collect());
+                    outlet.seal(&time, &mut writing.shards);
+                }
+                outlet.advance(frontier);
+                writing.release(fence.commit().committed());
+                let waiting = writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
+                let next = frontier.frontier().iter().next().cloned().into_iter().chain(waiting).min();
+                advance(&mut held, next.as_ref());
+            }
+        });
+        commit(frames, &fence, &name, ids);
+        released_stream
+    }
+}
+
+/// One worker's shards of a sink.
+struct Writing<D, S> {
+    sink: S,
+    fence: Fence,
+    name: OperatorName,
+    shards: Partitions<ShardKey, Bytes>,
+    route: KeyRoute<ShardKey>,
+    /// What is prepared and not released, in the order of release.
+    waiting: BTreeSet<(u64, PartitionId)>,
+    released: BTreeMap<PartitionId, Epoch>,
+    record: std::marker::PhantomData<D>,
+}
+
+impl<D: Data, S: Sink<D>> Writing<D, S> {
+    fn restore(mut sink: S, fence: &Fence, name: &OperatorName) -> Self {
+        let generation = fence.generation();
+        let start =
+            Start { run: generation.settings.run.clone(), first_view: fence.is_first_view() };
+        if let Err(error) = sink.open(&start) {
+            fence.fail(JobError::Sink { operator: name.clone(), what: error.to_string() });
+        }
+        if let Some(action) = sink.when_done() {
+            generation.add_when_done(action);
+        }
+        let mut shards = Partitions::<ShardKey, Bytes>::restore(fence, name, &mut |_| {});
+        let mut waiting = BTreeSet::new();
+        for partition in shards.owned().to_vec() {
+            shards.table(partition).for_each(|key, _prepared| {
+                if let ShardKey::Prepared(epoch) = key {
+                    waiting.insert((*epoch, partition));
+                }
+            });
+        }
+        Writing {
+            sink,
+            fence: fence.clone(),
+            name: name.clone(),
+            shards,
+            route: KeyRoute::new(generation.settings.hasher),
+            waiting,
+            released: BTreeMap::new(),
+            record: std::marker::PhantomData,
+        }
+    }
+
+    fn fail(&self, what: String) -> ! {
+        self.fence.fail(JobError::Sink { operator: self.name.clone(), what })
+    }
+
+    fn hash(&mut self, key: &ShardKey) -> u64 {
+        match self.route.hash(key) {
+            Ok(hash) => hash,
+            Err(error) => self.fail(format!("its state cannot be encoded: {error}")),
+        }
+    }
+
+    /// Fixes the bytes and the place of an epoch's results.
+    fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
+        let Some(&shard) = self.shards.owned().first() else {
+            self.fail(format!(
+                "{} results of epoch {epoch} reached a worker that runs no partition",
+                rows.len()
+            ));
+        };
+        let position_hash = self.hash(&ShardKey::Position);
+        let held = self.shards.table(shard).get(position_hash, &ShardKey::Position);
+        let mut position: S::Position = match held.map(|bytes| Postcard::decode(&bytes.0)) {
+            None => S::Position::default(),
+            Some(Ok(position)) => position,
+            Some(Err(error)) => self.shards.refuse(shard, error.to_string()),
+        };
+        let prepared = match self.sink.prepare(&mut position, &rows) {
+            Ok(prepared) => prepared,
+            Err(error) => self.fail(error.to_string()),
+        };
+        let mut encoded = Vec::new();
+        if let Err(error) = Postcard::encode(&position, &mut encoded) {
+            self.fail(format!("its position cannot be encoded: {error}"));
+        }
+        let key = ShardKey::Prepared(epoch.0);
+        let hash = self.hash(&key);
+        let table = self.shards.table(shard);
+        table.insert(position_hash, ShardKey::Position, Bytes(encoded));
+        table.insert(hash, key, Bytes(prepared));
+        self.waiting.insert((epoch.0, shard));
+    }
+
+    /// Releases what is committed, in order.
+    fn release(&mut self, committed: Option<Epoch>) {
+        while let Some(&(epoch, shard)) = self.waiting.first()
+            && committed.is_some_and(|committed| epoch <= committed.0)
+        {
+            let key = ShardKey::Prepared(epoch);
+            let hash = self.hash(&key);
+            let id = Release {
+                run: self.fence.generation().settings.run.clone(),
+                sink: self.name.clone(),
+                shard,
+                epoch: Epoch(epoch),
+                previous: self.released.get(&shard).copied(),
+                view: self.fence.generation().view,
+            };
+            let result = match self.shards.table(shard).get(hash, &key) {
+                Some(prepared) => self.sink.release(&id, &prepared.0),
+                None => Err(io::Error::other("what it prepared is gone")),
+            };
+            if let Err(error) = result {
+                self.fail(format!("epoch {epoch} of shard {shard}: {error}"));
+            }
+            self.shards.table(shard).remove(hash, &key);
+            self.released.insert(shard, Epoch(epoch));
+            self.waiting.pop_first();
+        }
+    }
+}

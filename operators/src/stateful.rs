@@ -1,0 +1,512 @@
+//! Keyed state given by us: `fold_fenced`, `stateful_fenced`, and timers.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
+
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::{Fence, HasFence};
+use crate::hash::partition_of;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::replicate::commit;
+use crate::route::{KeyRoute, to_owner};
+use crate::time::EpochTime;
+
+/// How many results may gather before they are sent on.
+const GIVE_MAX: usize = 1024;
+
+/// How many keys of an opened replica are decoded at each activation while there are some left.
+const DECODE_KEYS: usize = 512;
+
+/// Where a protected operator's closure puts its results.
+pub struct Give<'a, R> {
+    results: &'a mut Vec<R>,
+}
+
+impl<R> Give<'_, R> {
+    /// Sends `result` on, at the time of the record or timer that led to it.
+    #[inline]
+    pub fn give(&mut self, result: R) {
+        self.results.push(result);
+    }
+
+    /// Sends all of `results` on.
+    pub fn give_iterator(&mut self, results: impl IntoIterator<Item = R>) {
+        self.results.extend(results);
+    }
+}
+
+/// What a stateful operator is called for.
+#[derive(Debug)]
+pub enum Event<D> {
+    /// A record of the key.
+    Record(D),
+    /// A time that was asked for with [`At::wake_at`] is complete.
+    Timer,
+}
+
+/// Where a stateful operator is when it is called: key, state, time.
+pub struct At<'a, K, S, T> {
+    /// The key.
+    pub key: &'a K,
+    /// Its state; the default value where the key has none.
+    pub state: &'a mut S,
+    /// The time of the record, or the one that was asked for.
+    pub time: &'a T,
+    wake: &'a mut BTreeSet<T>,
+    remove: &'a mut bool,
+}
+
+impl<K, S, T: EpochTime> At<'_, K, S, T> {
+    /// Asks to be called with [`Event::Timer`] once all records up to and at `time` have been seen.
+    ///
+    /// A time before the current one counts as the current one. Timers are part of the state: they
+    /// survive what the state survives. Asking twice for one time gives one call.
+    pub fn wake_at(&mut self, time: T) {
+        self.wake.insert(time.max(self.time.clone()));
+    }
+
+    /// Forgets the key's state after this call; its timers stay.
+    pub fn remove(&mut self) {
+        *self.remove = true;
+    }
+}
+
+/// Keyed state that survives the loss of a worker.
+pub trait Stateful<'scope, T: EpochTime, D: Data> {
+    /// Folds the records of each key into a state that survives the loss of a worker.
+    ///
+    /// Records are brought to the owner of their key's partition and applied epoch by epoch;
+    /// `fold` gets the key's state (`init` at first), the record, and a place for results, which
+    /// keep the record's time. `name` is the identity of the state across failures.
+    ///
+    /// What survives: the state as of the last committed epoch; records after it are replayed by
+    /// the job's sources. `fold` may therefore see a record again, but never on a state that has
+    /// already absorbed it.
+    ///
+    /// ```
+    /// use ringfence_operators::testing;
+    /// use ringfence_operators::prelude::*;
+    ///
+    /// let totals = testing::run(2, |scope, output| {
+    ///     per_share(|share| (0..10u64).filter(move |n| n % share.count == share.index))
+    ///         .to_stream_fenced(scope, "numbers")
+    ///         .fold_fenced("sums", |n| n % 2, 0, |sum, n, out| {
+    ///             *sum += n;
+    ///             out.give((n % 2, *sum));
+    ///         })
+    ///         .sink_fenced("totals", output);
+    /// });
+    /// assert!(totals.contains(&(0, 20)) && totals.contains(&(1, 25)));
+    /// ```
+    fn fold_fenced<K, S, R>(
+        self,
+        name: &str,
+        key: impl Fn(&D) -> K + 'static,
+        init: S,
+        fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
+    ) -> StreamVec<'scope, T, R>
+    where
+        K: Data + Eq,
+        S: Data,
+        R: Data;
+
+    /// Runs `logic` for each record and each timer of a key, on state that survives.
+    ///
+    /// Like [`fold_fenced`](Stateful::fold_fenced), with the key at hand, timers, and removal: a
+    /// key whose state was removed starts from the default again.
+    ///
+    /// ```
+    /// use ringfence_operators::testing;
+    /// use ringfence_operators::prelude::*;
+    ///
+    /// // Counts the records of each key and tells the count once the epoch is complete.
+    /// let counts = testing::run(1, |scope, output| {
+    ///     per_share(|_share| 0..6u64)
+    ///         .to_stream_fenced(scope, "numbers")
+    ///         .stateful_fenced("counts", |n| n % 3, |at, event, out| match event {
+    ///             Event::Record(_) => {
+    ///                 *at.state += 1u64;
+    ///                 at.wake_at(*at.time);
+    ///             }
+    ///             Event::Timer => {
+    ///                 out.give((*at.key, *at.state));
+    ///                 at.remove();
+    ///             }
+    ///         })
+    ///         .sink_fenced("told", output);
+    /// });
+    /// assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 6);
+    /// ```
+    fn stateful_fenced<K, S, R>(
+        self,
+        name: &str,
+        key: impl Fn(&D) -> K + 'static,
+        logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
+    ) -> StreamVec<'scope, T, R>
+    where
+        K: Data + Eq,
+        S: Data + Default,
+        R: Data;
+}
+
+impl<'scope, T: EpochTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope, T, D> {
+    fn fold_fenced<K, S, R>(
+        self,
+        name: &str,
+        key: impl Fn(&D) -> K + 'static,
+        init: S,
+        fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
+    ) -> StreamVec<'scope, T, R>
+    where
+        K: Data + Eq,
+        S: Data,
+        R: Data,
+    {
+        keyed(self, name, key, move |fence, name| Fold {
+            states: Partitions::restore(fence, name, &mut |_| {}),
+            init,
+            fold,
+        })
+    }
+
+    fn stateful_fenced<K, S, R>(
+        self,
+        name: &str,
+        key: impl Fn(&D) -> K + 'static,
+        logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
+    ) -> StreamVec<'scope, T, R>
+    where
+        K: Data + Eq,
+        S: Data + Default,
+        R: Data,
+    {
+        keyed(self, name, key, move |fence, name| {
+            WithTimers::restore(fence, name, Rc::new(RefCell::new(logic)))
+        })
+    }
+}
+
+/// What a keyed operator does at its partitions; the frame around it is the same for all.
+trait Keyed<T: EpochTime, D, K, R>: 'static {
+    /// Applies a record of `key`.
+    fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
+    /// The earliest time that has timers to fire.
+    fn next_timer(&self) -> Option<T>;
+    /// Fires the timers of a complete time.
+    fn fire(&mut self, time: &T, out: &mut Give<'_, R>);
+    /// Seals a complete time.
+    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>);
+    /// Decodes some keys of opened replicas; returns whether all are decoded.
+    fn decode_some(&mut self) -> bool;
+    /// The identities of its state in the vault.
+    fn ids(&self) -> Vec<u64>;
+}
+
+/// A key with the hash and partition that go with it.
+struct Place<K> {
+    key: K,
+    hash: u64,
+    partition: PartitionId,
+}
+
+/// Builds a keyed operator: alignment, seals, capabilities and outputs around `Keyed`.
+fn keyed<'scope, T, D, K, R, O>(
+    stream: StreamVec<'scope, T, D>,
+    name: &str,
+    key: impl Fn(&D) -> K + 'static,
+    operator: impl FnOnce(&Fence, &OperatorName) -> O,
+) -> StreamVec<'scope, T, R>
+where
+    T: EpochTime,
+    D: Data,
+    K: Data + Eq,
+    R: Data,
+    O: Keyed<T, D, K, R>,
+{
+    let fence = stream.fence();
+    let scope = stream.scope();
+    let name = fence.admit(name, &scope);
+    let key = Rc::new(key);
+    let route_key = Rc::clone(&key);
+    let pact = to_owner(&fence, &name, move |record: &D| route_key(record));
+
+    let mut operator = operator(&fence, &name);
+    let ids = operator.ids();
+
+    let mut builder = OperatorBuilder::new(name.to_string(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    let mut input = builder.new_input(stream, pact);
+    let (output, results) = builder.new_output();
+    let (frames_output, frames) = builder.new_output();
+    let (inner_fence, inner_name) = (fence.clone(), name.clone());
+    builder.build(move |capabilities| {
+        let (fence, name) = (inner_fence, inner_name);
+        let resume = fence.resume_time::<T>();
+        let mut capabilities = capabilities.into_iter();
+        let (Some(mut held), Some(mut frames_held)) = (capabilities.next(), capabilities.next())
+        else {
+            unreachable!("timely gives one capability for each of the two outputs");
+        };
+        held.downgrade(&resume);
+        frames_held.downgrade(&resume);
+        let mut held = Some(held);
+        let mut outlet = Outlet::new(frames_output, frames_held);
+        let mut output =
+            OutputBuilder::<T, CapacityContainerBuilder<Vec<R>>>::from(output);
+        let mut turns = Turns::<T, Vec<D>>::new();
+        let mut route = KeyRoute::new(fence.generation().settings.hasher);
+        let partitions = fence.generation().routes.partitions();
+        let mut results: Vec<R> = Vec::new();
+        // The time whose records are being applied and which is not sealed yet.
+        let mut open: Option<T> = None;
+        let mut decoded = fence.generation().resume.is_none();
+
+        move |frontiers| {
+            fence.check(&name);
+            let frontier = &frontiers[0];
+            input.for_each(|capability, batch| {
+                let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
+                match time {
+                    Some(time) => turns.wait(time, std::mem::take(batch)),
+                    None => late(&fence, &name, capability.least()),
+                }
+            });
+            let mut output = output.activate();
+            loop {
+                // A time with timers comes up like one with records, once it is complete.
+                let timer = operator.next_timer().filter(|time| !frontier.less_equal(time));
+                let record_time = turns.first_time().cloned();
+                let turn = match (&timer, &record_time) {
+                    (Some(timer), Some(record)) if timer < record => None,
+                    _ => turns.next(frontier),
+                };
+                let time = match (&turn, timer) {
+                    (Some((time, _)), _) => time.clone(),
+                    (None, Some(timer)) => timer,
+                    (None, None) => break,
+                };
+                if let Some(open) = open.take_if(|open| open.less_than(&time)) {
+                    operator.seal(&open, &mut outlet);
+                }
+                let Some(capability) = &held else { break };
+                let capability = capability.delayed(&time);
+                if let Some((_, batches)) = turn {
+                    for record in batches.into_iter().flatten() {
+                        let key = key(&record);
+                        let hash = match route.hash(&key) {
+                            Ok(hash) => hash,
+                            Err(error) => fence.fail(JobError::Misplaced {
+                                operator: name.clone(),
+                                what: format!("a key cannot be encoded: {error}"),
+                            }),
+                        };
+                        let at = Place { key, hash, partition: partition_of(hash, partitions) };
+                        operator.record(&time, at, record, &mut Give { results: &mut results });
+                        if results.len() >= GIVE_MAX {
+                            flush(&mut output, &capability, &mut results);
+                        }
+                    }
+                }
+                if !frontier.less_equal(&time) {
+                    while operator.next_timer().is_some_and(|timer| timer.less_equal(&time)) {
+                        operator.fire(&time, &mut Give { results: &mut results });
+                    }
+                }
+                flush(&mut output, &capability, &mut results);
+                open = Some(time);
+            }
+            if let Some(open) = open.take_if(|open| !frontier.less_equal(open)) {
+                operator.seal(&open, &mut outlet);
+            }
+            // Timers to come keep their times open.
+            let next_timer = operator.next_timer();
+            let next =
+                frontier.frontier().iter().next().cloned().into_iter().chain(next_timer).min();
+            advance(&mut held, next.as_ref());
+            outlet.advance_to(next.as_ref());
+            if !decoded {
+                decoded = operator.decode_some();
+                if !decoded {
+                    activator.activate();
+                }
+            }
+        }
+    });
+    commit(frames, &fence, &name, ids);
+    results
+}
+
+fn flush<T: EpochTime, R: 'static>(
+    output: &mut OutputBuilderSession<'_, T, CapacityContainerBuilder<Vec<R>>>,
+    capability: &Capability<T>,
+    results: &mut Vec<R>,
+) {
+    if !results.is_empty() {
+        output.session(capability).give_container(results);
+        results.clear();
+    }
+}
+
+/// Ends the job: a record came for an epoch that is committed.
+pub(crate) fn late<T: EpochTime>(fence: &Fence, name: &OperatorName, time: Option<&T>) -> ! {
+    fence.fail(JobError::LateRecord {
+        operator: name.clone(),
+        epoch: time.map_or(Epoch(0), T::to_epoch),
+        resume: fence.generation().resume.unwrap_or_default(),
+    })
+}
+
+struct Fold<K: Data + Eq, S: Data, F> {
+    states: Partitions<K, S>,
+    init: S,
+    fold: F,
+}
+
+impl<T, D, K, S, R, F> Keyed<T, D, K, R> for Fold<K, S, F>
+where
+    T: EpochTime,
+    K: Data + Eq,
+    S: Data,
+    F: FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
+{
+    #[inline]
+    fn record(&mut self, _time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>) {
+        let (init, fold) = (&self.init, &mut self.fold);
+        let table = self.states.table(at.partition);
+        table.update(at.hash, at.key, || init.clone(), |state| fold(state, record, out));
+    }
+
+    fn next_timer(&self) -> Option<T> {
+        None
+    }
+
+    fn fire(&mut self, _time: &T, _out: &mut Give<'_, R>) {}
+
+    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
+        outlet.seal(time, &mut self.states);
+    }
+
+    fn decode_some(&mut self) -> bool {
+        self.states.decode_some(DECODE_KEYS)
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        vec![self.states.id()]
+    }
+}
+
+/// Keyed state with timers, which are keyed state themselves: (epoch, key) -> nothing.
+struct WithTimers<K: Data + Eq, S: Data, L> {
+    states: Partitions<K, S>,
+    timers: Partitions<(u64, K), ()>,
+    timer_route: KeyRoute<(u64, K)>,
+    /// The same timers in the order in which they fire.
+    due: BTreeMap<u64, Vec<Place<K>>>,
+    logic: Rc<RefCell<L>>,
+}
+
+impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
+    fn restore(fence: &Fence, name: &OperatorName, logic: Rc<RefCell<L>>) -> Self {
+        let hasher = fence.generation().settings.hasher;
+        let states = Partitions::restore(fence, name, &mut |_| {});
+        let timers_name = OperatorName::new(&format!("{name}.timers"));
+        let mut timers = Partitions::<(u64, K), ()>::restore(fence, &timers_name, &mut |_| {});
+        let mut route = KeyRoute::new(hasher);
+        let mut due = BTreeMap::<u64, Vec<Place<K>>>::new();
+        for partition in timers.owned().to_vec() {
+            let mut found = Vec::new();
+            timers.table(partition).for_each(|(epoch, key), ()| found.push((*epoch, key.clone())));
+            for (epoch, key) in found {
+                let hash = match route.hash(&key) {
+                    Ok(hash) => hash,
+                    Err(error) => timers.refuse(partition, error.to_string()),
+                };
+                due.entry(epoch).or_default().push(Place { key, hash, partition });
+            }
+        }
+        WithTimers { states, timers, timer_route: KeyRoute::new(hasher), due, logic }
+    }
+
+    fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
+    where
+        T: EpochTime,
+        L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>),
+    {
+        let (mut wake, mut remove) = (BTreeSet::new(), false);
+        let logic = &self.logic;
+        let key = at.key.clone();
+        let table = self.states.table(at.partition);
+        table.update(at.hash, key, S::default, |state| {
+            let mut here =
+                At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
+            (logic.borrow_mut())(&mut here, event, out);
+        });
+        if remove {
+            table.remove(at.hash, &at.key);
+        }
+        for time in wake {
+            let timer = (time.to_epoch().0, at.key.clone());
+            let hash = match self.timer_route.hash(&timer) {
+                Ok(hash) => hash,
+                Err(error) => self.timers.refuse(at.partition, error.to_string()),
+            };
+            let timers = self.timers.table(at.partition);
+            if timers.insert(hash, timer, ()).is_none() {
+                let place =
+                    Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
+                self.due.entry(time.to_epoch().0).or_default().push(place);
+            }
+        }
+    }
+}
+
+impl<T, D, K, S, R, L> Keyed<T, D, K, R> for WithTimers<K, S, L>
+where
+    T: EpochTime,
+    K: Data + Eq,
+    S: Data + Default,
+    L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
+{
+    fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>) {
+        self.call(time, at, Event::Record(record), out);
+    }
+
+    fn next_timer(&self) -> Option<T> {
+        self.due.first_key_value().map(|(&epoch, _)| T::from_epoch(Epoch(epoch)))
+    }
+
+    fn fire(&mut self, time: &T, out: &mut Give<'_, R>) {
+        let Some((epoch, places)) = self.due.pop_first() else { return };
+        for at in places {
+            let timer = (epoch, at.key.clone());
+            let hash = match self.timer_route.hash(&timer) {
+                Ok(hash) => hash,
+                Err(error) => self.timers.refuse(at.partition, error.to_string()),
+            };
+            self.timers.table(at.partition).remove(hash, &timer);
+            self.call(time, at, Event::Timer, out);
+        }
+    }
+
+    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
+        outlet.seal(time, &mut self.states);
+        outlet.seal(time, &mut self.timers);
+    }
+
+    fn decode_some(&mut self) -> bool {
+        self.states.decode_some(DECODE_KEYS)
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        vec![self.states.id(), self.timers.id()]
+    }
+}

@@ -1,0 +1,140 @@
+//! A small harness to try protected operators without a cluster: one process, no failures.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Hooks, initialize_from};
+use timely::dataflow::Scope;
+use timely::worker::Config;
+
+use crate::codec::{Codec, Postcard};
+use crate::data::Data;
+use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Settings};
+use crate::hash::KeyHasher;
+use crate::ids::ViewNumber;
+use crate::sink::{Release, Sink};
+use crate::vault::{MemoryVault, Role, Vault};
+use crate::worker::{WorkerEnd, run_worker};
+
+/// A sink that keeps what is released, once, in memory shared by its clones.
+pub struct Collected<D> {
+    rows: Arc<Mutex<Vec<D>>>,
+    seen: Arc<Mutex<BTreeSet<(u32, u64)>>>,
+}
+
+impl<D> Clone for Collected<D> {
+    fn clone(&self) -> Self {
+        Collected { rows: Arc::clone(&self.rows), seen: Arc::clone(&self.seen) }
+    }
+}
+
+impl<D> Default for Collected<D> {
+    fn default() -> Self {
+        Collected { rows: Arc::default(), seen: Arc::default() }
+    }
+}
+
+impl<D> Collected<D> {
+    /// Takes all rows released so far.
+    pub fn take(&self) -> Vec<D> {
+        std::mem::take(&mut *self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<D: Data> Sink<D> for Collected<D> {
+    type Position = u64;
+
+    fn prepare(&mut self, at: &mut u64, rows: &[D]) -> io::Result<Vec<u8>> {
+        *at += rows.len() as u64;
+        let mut prepared = Vec::new();
+        Postcard::encode(&rows.to_vec(), &mut prepared).map_err(io::Error::other)?;
+        Ok(prepared)
+    }
+
+    fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.insert((id.shard.0, id.epoch.0)) {
+            let rows: Vec<D> = Postcard::decode(prepared).map_err(io::Error::other)?;
+            self.rows.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
+        }
+        Ok(())
+    }
+}
+
+struct Since(Instant);
+
+impl Clock for Since {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn notice(&self, _notice: Notice) {}
+}
+
+/// Runs a job of one dataflow on `workers` threads of this process; returns what it released.
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run<D, F>(workers: usize, job: F) -> Vec<D>
+where
+    D: Data,
+    F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
+{
+    let partitions: usize = 16;
+    let vault = Arc::new(MemoryVault::new(partitions as u32));
+    let everything = |_| Role { owner: true, backup: true };
+    if let Err(error) = vault.install(ViewNumber(1), None, &everything) {
+        panic!("the vault refuses its first view: {error}");
+    }
+    let routes = Routes {
+        owners: (0..partitions).map(|partition| partition % workers).collect(),
+        backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
+    };
+    let settings = Settings {
+        hasher: KeyHasher::default(),
+        epoch_interval: Duration::from_millis(5),
+        in_flight_epochs_max: 4,
+        run: "testing".to_owned(),
+        workers_per_node: workers,
+        share_count: workers as u32,
+    };
+    let generation = Arc::new(Generation::new(
+        ViewNumber(1),
+        None,
+        routes,
+        settings,
+        vault,
+        Arc::new(Since(Instant::now())),
+        Arc::new(Nobody),
+        Arc::new(Gauges::default()),
+    ));
+    let output = Collected::default();
+    let sink = output.clone();
+    let hooks = Hooks::default();
+    let builders = ProcessBuilder::new_typed_vector(workers, hooks.refill, None)
+        .into_iter()
+        .map(AllocatorBuilder::Process)
+        .collect();
+    let guards = initialize_from(builders, Box::new(()), move |allocator| {
+        run_worker(allocator, Config::default(), &generation, |worker| {
+            worker.dataflow(|scope| job(scope, sink.clone()));
+        })
+    });
+    match guards {
+        Ok(guards) => {
+            for end in guards.join() {
+                assert!(matches!(end, Ok(WorkerEnd::Finished(()))), "a worker ended with {end:?}");
+            }
+        }
+        Err(error) => panic!("cannot start the workers: {error}"),
+    }
+    output.take()
+}

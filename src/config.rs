@@ -1,0 +1,656 @@
+//! How a job is run: timely's own flags with timely's meanings, and long flags of our own.
+//!
+//! A [`Config`] comes from the command line ([`Config::from_args`]) or from the builder
+//! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
+//! contradiction has the same text.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use timely::WorkerConfig;
+use timely::worker::ProgressMode;
+
+use crate::chaos::{Fault, FaultKind};
+use crate::error::{Error, Kind, Result};
+
+/// The environment variable by which a launcher tells a child which node it is.
+pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
+
+/// The greatest number of partitions.
+pub const PARTITIONS_MAX: u32 = 65_536;
+
+/// The greatest number of nodes that one launcher starts.
+pub const LOCAL_NODES_MAX: usize = 1_024;
+
+/// The first port of timely's default addresses.
+const FIRST_PORT: usize = 2101;
+
+/// What this process is in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The only process; its worker threads are what may fail.
+    Single,
+    /// The launcher of this many node processes.
+    Local(usize),
+    /// One of several processes that were started by hand.
+    Member {
+        /// The number of this process.
+        process: usize,
+        /// The addresses of all processes, this one's own included.
+        addresses: Vec<String>,
+    },
+    /// A node process that a launcher started.
+    Child {
+        /// The number of this node.
+        node: usize,
+        /// The number of nodes that the launcher started.
+        nodes: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cluster {
+    Single,
+    Local(usize),
+    Member { process: usize, addresses: Vec<String> },
+}
+
+/// How a job is run.
+///
+/// ```
+/// use ringfence::{Config, Mode};
+/// use std::time::Duration;
+///
+/// let config = Config::local(3)
+///     .workers(2)
+///     .backups(1)
+///     .epoch(Duration::from_millis(50))
+///     .fault("kill:1@40%")?;
+/// config.validate()?;
+/// assert_eq!(config.mode(), Mode::Local(3));
+/// # Ok::<(), ringfence::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    cluster: Cluster,
+    workers: usize,
+    backups: Option<usize>,
+    epoch: Duration,
+    partitions: u32,
+    in_flight_epochs: u32,
+    connect_timeout: Duration,
+    register: Option<PathBuf>,
+    report: Option<PathBuf>,
+    faults: Vec<Fault>,
+    progress_mode: ProgressMode,
+    idle_spin: Option<Duration>,
+    node_args: Option<Vec<String>>,
+}
+
+impl Config {
+    fn of(cluster: Cluster) -> Self {
+        Config {
+            cluster,
+            workers: 1,
+            backups: None,
+            epoch: Duration::from_millis(100),
+            partitions: 256,
+            in_flight_epochs: 4,
+            connect_timeout: Duration::from_secs(30),
+            register: None,
+            report: None,
+            faults: Vec::new(),
+            progress_mode: ProgressMode::default(),
+            idle_spin: None,
+            node_args: None,
+        }
+    }
+
+    /// One process.
+    pub fn single() -> Self {
+        Config::of(Cluster::Single)
+    }
+
+    /// A launcher of `nodes` processes of this program on this machine.
+    pub fn local(nodes: usize) -> Self {
+        Config::of(Cluster::Local(nodes))
+    }
+
+    /// Process `process` of those at `addresses`, each started by hand.
+    pub fn member(process: usize, addresses: impl IntoIterator<Item = String>) -> Self {
+        Config::of(Cluster::Member { process, addresses: addresses.into_iter().collect() })
+    }
+
+    /// Runs `workers` worker threads in each process.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Keeps `backups` copies of each partition beside its owner's. The default, 1, is clipped to
+    /// what the cluster has; a number given here is not.
+    pub fn backups(mut self, backups: usize) -> Self {
+        self.backups = Some(backups);
+        self
+    }
+
+    /// Closes an epoch each `interval`.
+    pub fn epoch(mut self, interval: Duration) -> Self {
+        self.epoch = interval;
+        self
+    }
+
+    /// Cuts the key space into `partitions`.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// Lets sources run at most `epochs` ahead of the last commit.
+    pub fn in_flight_epochs(mut self, epochs: u32) -> Self {
+        self.in_flight_epochs = epochs;
+        self
+    }
+
+    /// Gives the nodes this long to find each other.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Keeps the agreed views in the directory `register`.
+    pub fn register(mut self, register: impl Into<PathBuf>) -> Self {
+        self.register = Some(register.into());
+        self
+    }
+
+    /// Appends one JSON line per event to the file `report`.
+    pub fn report(mut self, report: impl Into<PathBuf>) -> Self {
+        self.report = Some(report.into());
+        self
+    }
+
+    /// Makes a node fail on purpose; may be called several times.
+    pub fn fault(mut self, spec: &str) -> Result<Self> {
+        self.faults.push(parse_fault(spec)?);
+        Ok(self)
+    }
+
+    /// Uses one of timely's ways to track progress.
+    pub fn progress_mode(mut self, mode: ProgressMode) -> Self {
+        self.progress_mode = mode;
+        self
+    }
+
+    /// Lets an idle worker poll for `limit` before it parks.
+    pub fn idle_spin(mut self, limit: Duration) -> Self {
+        self.idle_spin = Some(limit);
+        self
+    }
+
+    /// Starts node processes with these arguments, the program's name not among them, instead of
+    /// with those of the launcher.
+    pub fn node_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
+        self.node_args = Some(args.into_iter().collect());
+        self
+    }
+
+    /// What this process is. A [`Config::local`] is a child where a launcher says so in the
+    /// environment, and the launcher else.
+    pub fn mode(&self) -> Mode {
+        self.mode_given(std::env::var(NODE_VARIABLE).ok().as_deref())
+    }
+
+    fn mode_given(&self, node: Option<&str>) -> Mode {
+        match &self.cluster {
+            Cluster::Single => Mode::Single,
+            Cluster::Member { process, addresses } => {
+                Mode::Member { process: *process, addresses: addresses.clone() }
+            }
+            Cluster::Local(nodes) => match node.and_then(|node| node.parse().ok()) {
+                Some(node) if node < *nodes => Mode::Child { node, nodes: *nodes },
+                _ => Mode::Local(*nodes),
+            },
+        }
+    }
+
+    /// The number of node processes in the cluster.
+    pub fn node_count(&self) -> usize {
+        match &self.cluster {
+            Cluster::Single => 1,
+            Cluster::Local(nodes) => *nodes,
+            Cluster::Member { addresses, .. } => addresses.len(),
+        }
+    }
+
+    /// The number of worker threads in each process.
+    pub fn worker_count(&self) -> usize {
+        self.workers
+    }
+
+    /// The number of backups of each partition, clipped to what the cluster has if it was not
+    /// asked for explicitly.
+    pub fn backup_count(&self) -> usize {
+        self.backups.unwrap_or_else(|| self.backups_max().min(1))
+    }
+
+    /// The length of an epoch.
+    pub fn epoch_interval(&self) -> Duration {
+        self.epoch
+    }
+
+    /// The number of partitions.
+    pub fn partition_count(&self) -> u32 {
+        self.partitions
+    }
+
+    /// How many epochs may be uncommitted.
+    pub fn in_flight_epochs_max(&self) -> u32 {
+        self.in_flight_epochs
+    }
+
+    /// How long the nodes may take to find each other.
+    pub fn connect_limit(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// The register directory, if one was named.
+    pub fn register_path(&self) -> Option<&Path> {
+        self.register.as_deref()
+    }
+
+    /// The report file, if one was named.
+    pub fn report_path(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
+    /// The failures that were asked for.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// The arguments that node processes are started with, if not the launcher's own.
+    pub fn node_arguments(&self) -> Option<&[String]> {
+        self.node_args.as_deref()
+    }
+
+    /// Timely's configuration of a worker.
+    pub fn worker_config(&self) -> WorkerConfig {
+        let config = WorkerConfig::default().progress_mode(self.progress_mode);
+        match self.idle_spin {
+            Some(limit) => config.idle_spin(limit),
+            None => config,
+        }
+    }
+
+    /// Backups lie on other nodes; only where there is one node, on its other workers.
+    fn backups_max(&self) -> usize {
+        let peers = if self.node_count() > 1 { self.node_count() } else { self.workers };
+        peers.saturating_sub(1)
+    }
+
+    /// Refuses settings that contradict each other.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::config(text));
+        match &self.cluster {
+            Cluster::Local(nodes) if !(1..=LOCAL_NODES_MAX).contains(nodes) => {
+                return wrong(format!("--local {nodes}: expected 1 to {LOCAL_NODES_MAX} nodes"));
+            }
+            Cluster::Member { process, addresses } => {
+                if *process >= addresses.len() {
+                    let n = addresses.len();
+                    return wrong(format!(
+                        "process {process} is not one of {n}: -p counts from 0 to {}",
+                        n.saturating_sub(1)
+                    ));
+                }
+                for (index, address) in addresses.iter().enumerate() {
+                    check_address(address)?;
+                    if addresses[..index].contains(address) {
+                        return wrong(format!("address {address} is listed twice"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        if self.workers == 0 {
+            return wrong("-w 0: a process needs at least one worker".to_owned());
+        }
+        if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
+            let partitions = self.partitions;
+            return wrong(format!("--partitions {partitions}: expected 1 to {PARTITIONS_MAX}"));
+        }
+        if self.epoch.is_zero() {
+            return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
+        }
+        if self.in_flight_epochs == 0 {
+            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        }
+        self.validate_backups()?;
+        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+    }
+
+    fn validate_backups(&self) -> Result<()> {
+        let (wanted, max) = (self.backup_count(), self.backups_max());
+        if wanted <= max {
+            return Ok(());
+        }
+        let has = match self.node_count() {
+            1 => format!("one node with {} worker(s) has room for {max}", self.workers),
+            nodes => format!("{nodes} nodes have room for {max}"),
+        };
+        Err(Error::config(format!("--backups {wanted}: {has}, as each lies elsewhere")))
+    }
+
+    fn validate_fault(&self, fault: &Fault) -> Result<()> {
+        let nodes = self.node_count();
+        if fault.node.0 >= nodes as u64 {
+            let (node, last) = (fault.node, nodes.saturating_sub(1));
+            return Err(Error::config(format!(
+                "--fault {fault}: there is no node {node}, only 0 to {last}"
+            )));
+        }
+        if fault.kind == FaultKind::Kill && !matches!(self.cluster, Cluster::Local(_)) {
+            return Err(Error::config(format!(
+                "--fault {fault}: only the launcher kills processes, so this needs --local"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads the flags among `args`, whose first element is the program's name, and returns what is
+    /// left: the arguments that are no flags, and all that stand behind a bare `--`.
+    ///
+    /// An unknown or malformed flag is an error that names it. With `--help`, the error is of
+    /// [`Kind::Help`] and its text is the help.
+    ///
+    /// ```
+    /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
+    /// let (config, free) = ringfence::Config::from_args(args.map(String::from))?;
+    /// assert_eq!(config.worker_count(), 2);
+    /// assert_eq!(free, ["in.txt", "-x"]);
+    /// # Ok::<(), ringfence::Error>(())
+    /// ```
+    pub fn from_args(args: impl IntoIterator<Item = String>) -> Result<(Self, Vec<String>)> {
+        let args: Vec<String> = args.into_iter().collect();
+        let program = args.first().map_or("job", String::as_str).to_owned();
+        let matches = command(&program).try_get_matches_from(args).map_err(from_clap)?;
+        if matches.get_flag("help") {
+            return Err(Error::new(Kind::Help, Config::help(&program, "")));
+        }
+        let config = from_matches(&matches)?;
+        config.validate()?;
+        let free = matches.get_many::<String>("free").into_iter().flatten().cloned().collect();
+        Ok((config, free))
+    }
+
+    /// The text of `--help` for `program`, with `extra_lines` of the program's own at its end.
+    pub fn help(program: &str, extra_lines: &str) -> String {
+        command(program).after_help(extra_lines.to_owned()).render_help().to_string()
+    }
+}
+
+fn command(program: &str) -> Command {
+    let name = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
+    let name = name.into_owned();
+    let number = |id: &'static str, text: &'static str| {
+        Arg::new(id).long(id).value_name("NUM").value_parser(value_parser!(usize)).help(text)
+    };
+    let path = |id: &'static str, name: &'static str, text: &'static str| {
+        Arg::new(id).long(id).value_name(name).value_parser(value_parser!(PathBuf)).help(text)
+    };
+    let millis = |id: &'static str, text: &'static str| {
+        Arg::new(id)
+            .long(id)
+            .value_name("MS")
+            .value_parser(value_parser!(u64).range(1..))
+            .help(text)
+    };
+    Command::new("job")
+        .bin_name(name)
+        .disable_help_flag(true)
+        .arg(number("threads", "Worker threads of each process [default: 1]").short('w'))
+        .arg(number("processes", "Processes that are started by hand [default: 1]").short('n'))
+        .arg(number("process", "Number of this process, from 0").short('p'))
+        .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line\n[default: localhost:2101 and the ports that follow]").short('h'))
+        .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
+        .arg(number("backups", "Copies of each partition beside its owner's\n[default: 1, or 0 where there is no room]"))
+        .arg(millis("epoch-ms", "Length of an epoch, the unit of commit [default: 100]"))
+        .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs that may be uncommitted before sources wait [default: 4]"))
+        .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
+        .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
+        .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
+        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN or panic:NODE@WHEN, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated"))
+        .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
+        .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
+        .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
+        .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print this text (-h is the hostfile)"))
+        .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("What the job itself reads"))
+}
+
+fn from_matches(matches: &ArgMatches) -> Result<Config> {
+    let number = |id: &str| matches.get_one::<usize>(id).copied();
+    let millis = |id: &str| matches.get_one::<u64>(id).map(|ms| Duration::from_millis(*ms));
+    let path = |id: &str| matches.get_one::<PathBuf>(id).cloned();
+
+    let mut config = Config::of(cluster(matches)?);
+    config.workers = number("threads").unwrap_or(config.workers);
+    config.backups = number("backups");
+    config.epoch = millis("epoch-ms").unwrap_or(config.epoch);
+    config.connect_timeout = millis("connect-timeout-ms").unwrap_or(config.connect_timeout);
+    if let Some(epochs) = matches.get_one::<u32>("in-flight-epochs") {
+        config.in_flight_epochs = *epochs;
+    }
+    if let Some(partitions) = matches.get_one::<u32>("partitions") {
+        config.partitions = *partitions;
+    }
+    config.register = path("register");
+    config.report = path("report");
+    for spec in matches.get_many::<String>("fault").into_iter().flatten() {
+        config.faults.push(parse_fault(spec)?);
+    }
+    if let Some(mode) = matches.get_one::<String>("progress-mode") {
+        config.progress_mode = mode.parse().map_err(Error::usage)?;
+    }
+    config.idle_spin = matches.get_one::<u64>("idle-spin").map(|us| Duration::from_micros(*us));
+    Ok(config)
+}
+
+fn cluster(matches: &ArgMatches) -> Result<Cluster> {
+    let number = |id: &str| matches.get_one::<usize>(id).copied();
+    if let Some(nodes) = number("local") {
+        return Ok(Cluster::Local(nodes));
+    }
+    let processes = number("processes").unwrap_or(1);
+    let process = match number("process") {
+        Some(process) => process,
+        None if processes > 1 => {
+            return Err(Error::usage(format!(
+                "-n {processes} needs -p: which of the {processes} processes is this one?"
+            )));
+        }
+        None => 0,
+    };
+    if process >= processes {
+        return Err(Error::usage(format!(
+            "-p {process} is not one of {processes} process(es): -p counts from 0 and must be below -n"
+        )));
+    }
+    if processes <= 1 {
+        return Ok(Cluster::Single);
+    }
+    let addresses = match matches.get_one::<PathBuf>("hostfile") {
+        Some(file) => read_hosts(file, processes)?,
+        None => (0..processes).map(|i| format!("localhost:{}", FIRST_PORT + i)).collect(),
+    };
+    Ok(Cluster::Member { process, addresses })
+}
+
+/// The first `processes` addresses of a hostfile; blank lines do not count.
+fn read_hosts(file: &Path, processes: usize) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Error::input(format!("cannot read hostfile {}", file.display())).because(error)
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let hosts: Vec<String> = lines.take(processes).map(str::to_owned).collect();
+    if hosts.len() < processes {
+        return Err(Error::usage(format!(
+            "hostfile {} has {} address(es), but -n asks for {processes}",
+            file.display(),
+            hosts.len()
+        )));
+    }
+    Ok(hosts)
+}
+
+/// An address is checked for its form only: its host may not be resolvable yet.
+fn check_address(address: &str) -> Result<()> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let is_port = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0));
+    let spaced = address.contains(char::is_whitespace);
+    // An IPv6 address without brackets would be cut in the wrong place.
+    let ambiguous = port.is_some_and(|(host, _)| host.contains(':') && !host.starts_with('['));
+    if is_port && !spaced && !ambiguous {
+        return Ok(());
+    }
+    Err(Error::config(format!("{address:?} is no address: expected host:port")))
+}
+
+fn parse_fault(spec: &str) -> Result<Fault> {
+    spec.parse().map_err(|error: crate::chaos::FaultParseError| Error::usage(error.to_string()))
+}
+
+/// Keeps clap's sentence, and says where the rest is to be found.
+fn from_clap(error: clap::Error) -> Error {
+    debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let text = text.split("\n\nUsage:").next().unwrap_or(text);
+    let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
+    let text = text.replace("\n\n  ", "; ").replace("\n  ", " ");
+    Error::usage(format!("{text} (--help lists all flags)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<(Config, Vec<String>)> {
+        Config::from_args(std::iter::once("job").chain(line.split_whitespace()).map(String::from))
+    }
+
+    fn parsed(line: &str) -> Config {
+        parse(line).unwrap().0
+    }
+
+    #[test]
+    fn no_flags_is_one_process_with_one_worker() {
+        let config = parsed("");
+        assert_eq!(config.mode(), Mode::Single);
+        assert_eq!((config.worker_count(), config.backup_count()), (1, 0));
+        assert_eq!((config.partition_count(), config.in_flight_epochs_max()), (256, 4));
+        assert_eq!(config.epoch_interval(), Duration::from_millis(100));
+        assert_eq!(config.connect_limit(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn timely_flags_mean_what_timely_means() {
+        let config = parsed("-w4 --processes 3 -p 1");
+        let addresses = (2101..2104).map(|port| format!("localhost:{port}")).collect();
+        assert_eq!(config.mode(), Mode::Member { process: 1, addresses });
+        assert_eq!(config.worker_count(), 4);
+        assert_eq!(parsed("-n 1").mode(), Mode::Single);
+        let timely = "--progress-mode eager --idle-spin 7";
+        assert!(format!("{:?}", parsed(timely).worker_config()).contains("Eager"));
+    }
+
+    #[test]
+    fn a_hostfile_names_the_processes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "alpha:1\n\n beta:2 \ngamma:3\n").unwrap();
+        let path = file.path().display();
+        let Mode::Member { addresses, .. } = parsed(&format!("-n 2 -p 0 -h {path}")).mode() else {
+            panic!("not a member");
+        };
+        assert_eq!(addresses, ["alpha:1", "beta:2"]);
+        let error = parse(&format!("-n 4 -p 0 -h {path}")).unwrap_err();
+        assert!(error.to_string().contains("has 3 address(es), but -n asks for 4"), "{error}");
+        std::fs::write(file.path(), "alpha:1\nbeta\n").unwrap();
+        let error = parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err();
+        assert!(error.to_string().contains("\"beta\" is no address"), "{error}");
+    }
+
+    #[test]
+    fn all_our_own_flags_are_read() {
+        let config = parsed(
+            "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
+             --fault panic:0@40% --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5",
+        );
+        assert_eq!(config.mode_given(None), Mode::Local(3));
+        assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
+        assert_eq!(config.mode_given(Some("3")), Mode::Local(3));
+        assert_eq!((config.backup_count(), config.partition_count()), (2, 7));
+        assert_eq!(config.register_path(), Some(Path::new("/r")));
+        assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
+        assert_eq!(config.faults().len(), 2);
+        assert_eq!(config.in_flight_epochs_max(), 9);
+    }
+
+    #[test]
+    fn what_is_no_flag_is_free() {
+        let (_, free) = parse("a -w 2 b -- -x --local").unwrap();
+        assert_eq!(free, ["a", "b", "-x", "--local"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_exits_with_2() {
+        for (line, text) in [
+            ("--lokal 3", "--lokal"),
+            ("-w", "--threads"),
+            ("-w x", "'x'"),
+            ("-w 0", "-w 0"),
+            ("-w -1", "-1"),
+            ("-n 3", "-n 3 needs -p"),
+            ("-n 3 -p 3", "-p 3 is not one of 3"),
+            ("-p 1", "-p 1 is not one of 1"),
+            ("--local 3 -n 2", "--local"),
+            ("--local 3 -p 0", "--process"),
+            ("--local 0", "--local 0"),
+            ("--local 3 --local 4", "--local"),
+            ("--local 3 --backups 3", "3 nodes have room for 2"),
+            ("--backups 1", "one node with 1 worker(s) has room for 0"),
+            ("--epoch-ms 0", "--epoch-ms"),
+            ("--partitions 65537", "--partitions"),
+            ("--fault kill", "\"kill\""),
+            ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
+            ("--fault kill:0@1s", "needs --local"),
+            ("--progress-mode lazy", "lazy"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+            assert!(error.to_string().contains(text), "{line}: {error}");
+            assert!(!error.to_string().contains('\n'), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn backups_are_clipped_only_by_default() {
+        assert_eq!(parsed("--local 3").backup_count(), 1);
+        assert_eq!(parsed("--local 1").backup_count(), 0);
+        assert_eq!(parsed("-w 3").backup_count(), 1);
+        assert_eq!(parsed("--local 3 --backups 0").backup_count(), 0);
+    }
+
+    #[test]
+    fn help_lists_every_flag() {
+        let error = parse("--help").unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (Kind::Help, 0));
+        let help = Config::help("/usr/bin/job", "This line is the job's own.");
+        for argument in command("job").get_arguments().filter_map(|a| a.get_long()) {
+            assert!(help.contains(&format!("--{argument}")), "{argument} is missing in {help}");
+        }
+        assert!(help.contains("Usage: job ") && help.contains("the job's own"), "{help}");
+    }
+}

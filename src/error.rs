@@ -1,0 +1,151 @@
+//! What can go wrong, sorted by what to do next.
+//!
+//! There is one [`Error`] with a few [`Kind`]s. A text names the object it is about; the cause, if
+//! there is one, stays reachable through [`std::error::Error::source`].
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Cause = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What to do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Nothing is wrong: the caller asked for help, and the text is the help. Print it and end.
+    Help,
+    /// The command line cannot be understood. Correct it; `--help` lists all flags.
+    Usage,
+    /// The settings contradict each other or the cluster. Change the setting that the text names.
+    Config,
+    /// A file, directory or other end of the job cannot be used. See to the thing that is named.
+    Input,
+    /// The register cannot be reached or holds something else. See to the register that is named.
+    Register,
+    /// An address cannot be bound or reached. See to the address that is named.
+    Network,
+    /// The job itself failed, or ended in a way that cannot be recovered. The text says which node.
+    Job,
+    /// No copy of some partitions survived. Start the job anew, with more backups.
+    Lost,
+    /// The cluster went on without this node. Nothing is lost; the node may be started again.
+    Excluded,
+    /// A promise of Ringfence itself is broken. Please report it.
+    Internal,
+}
+
+/// What went wrong: a [`Kind`], a text that names the object, and perhaps a cause.
+///
+/// `Debug` reads like `Display` followed by the causes, since that is what a `main` that returns an
+/// error prints.
+#[derive(thiserror::Error)]
+#[error("{text}")]
+pub struct Error {
+    kind: Kind,
+    text: String,
+    #[source]
+    cause: Option<Cause>,
+}
+
+impl Error {
+    /// An error of `kind`; `text` is lower case and names the object.
+    pub fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Error { kind, text: text.into(), cause: None }
+    }
+
+    /// The same error, with its cause.
+    pub fn because(mut self, cause: impl Into<Cause>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// The same error, with one more thing to know at the end of its text.
+    pub(crate) fn noting(mut self, note: &str) -> Self {
+        self.text = format!("{}; {note}", self.text);
+        self
+    }
+
+    /// A command line that cannot be understood.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Error::new(Kind::Usage, text)
+    }
+
+    /// Settings that contradict each other or the cluster.
+    pub fn config(text: impl Into<String>) -> Self {
+        Error::new(Kind::Config, text)
+    }
+
+    /// A file, directory or other end of the job that cannot be used.
+    pub fn input(text: impl Into<String>) -> Self {
+        Error::new(Kind::Input, text)
+    }
+
+    /// A failure of the job itself.
+    pub fn job(text: impl Into<String>) -> Self {
+        Error::new(Kind::Job, text)
+    }
+
+    /// A broken promise of Ringfence itself.
+    pub fn internal(text: impl Into<String>) -> Self {
+        Error::new(Kind::Internal, text)
+    }
+
+    /// Prints the error, or the help that was asked for, and ends the process.
+    pub fn exit(&self) -> ! {
+        match self.kind {
+            Kind::Help => println!("{self}"),
+            _ => eprintln!("error: {self:?}"),
+        }
+        std::process::exit(self.exit_code())
+    }
+
+    /// What to do about it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The exit code of a process that ends with this error: 2 where the command line or the
+    /// settings are wrong, 0 for help, else 1.
+    pub fn exit_code(&self) -> i32 {
+        match self.kind {
+            Kind::Help => 0,
+            Kind::Usage | Kind::Config => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_reads_like_display_with_the_causes() {
+        let error =
+            Error::input("cannot read a.txt").because(std::io::Error::other("disk on fire"));
+        assert_eq!(error.to_string(), "cannot read a.txt");
+        assert_eq!(format!("{error:?}"), "cannot read a.txt: disk on fire");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_wrong_command_line_exits_with_2() {
+        assert_eq!(Error::usage("unknown flag").exit_code(), 2);
+        assert_eq!(Error::config("too many backups").exit_code(), 2);
+    }
+}

@@ -1,0 +1,400 @@
+//! The connection that each pair of nodes keeps for the life of both processes.
+//!
+//! Messages are JSON behind a big-endian `u32` length. A length of zero is a farewell: the sender
+//! closes on purpose and has said everything. An end without a farewell is the first sign of a death.
+
+use std::fmt;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use ringfence_operators::ids::NodeId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const LENGTH_BYTES: usize = 4;
+
+/// What a control connection holds at most, and waits for at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlLimits {
+    /// The longest message: evidence with the inventory of every operator and partition fits.
+    pub message_bytes_max: usize,
+    /// Messages that wait to be written. One more and the connection is lost.
+    pub queued_messages_max: usize,
+    /// Bytes of messages that wait to be written. One more and the connection is lost.
+    pub queued_bytes_max: usize,
+    /// How long a write may make no progress. Longer and the connection is lost.
+    pub write_time_max: Duration,
+    /// How long a close waits for queued messages to be written.
+    pub flush_time_max: Duration,
+    /// How long a close then waits for the peer to have read them.
+    pub drain_time_max: Duration,
+}
+
+impl Default for ControlLimits {
+    fn default() -> Self {
+        ControlLimits {
+            message_bytes_max: 16 << 20,
+            queued_messages_max: 1024,
+            queued_bytes_max: 64 << 20,
+            write_time_max: Duration::from_secs(5),
+            flush_time_max: Duration::from_secs(2),
+            drain_time_max: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What a control connection reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlEvent<M> {
+    /// The peer sent this.
+    Message(M),
+    /// The connection is over: the last event, which always comes, once.
+    Lost(ControlLoss),
+}
+
+/// Why a control connection is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlLoss {
+    /// This side closed it.
+    #[error("closed by this node")]
+    ClosedHere,
+    /// The peer closed it on purpose, after its last message.
+    #[error("closed by the peer")]
+    ClosedByPeer,
+    /// The stream ended without a farewell, as when the peer's process dies.
+    #[error("end of file without a farewell")]
+    EndOfFile,
+    /// The connection failed.
+    #[error("the connection failed ({kind:?}): {text}")]
+    Io {
+        /// The kind of the error.
+        kind: io::ErrorKind,
+        /// Its text.
+        text: String,
+    },
+    /// The peer took nothing for too long.
+    #[error("the peer took no byte for {limit:?}")]
+    WriteTimedOut {
+        /// [`ControlLimits::write_time_max`].
+        limit: Duration,
+    },
+    /// More waits to be written than may wait.
+    #[error("{messages} messages of {bytes} bytes already wait to be written")]
+    Overflow {
+        /// Messages that wait.
+        messages: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
+    /// The peer announced a message that is too long.
+    #[error("the peer announced a message of {length} bytes, at most {limit} are taken")]
+    TooLong {
+        /// What it announced.
+        length: usize,
+        /// [`ControlLimits::message_bytes_max`].
+        limit: usize,
+    },
+    /// The peer sent what is no message.
+    #[error("a message of the peer cannot be read: {text}")]
+    Malformed {
+        /// What was wrong.
+        text: String,
+    },
+}
+
+impl From<io::Error> for ControlLoss {
+    fn from(error: io::Error) -> Self {
+        ControlLoss::Io { kind: error.kind(), text: error.to_string() }
+    }
+}
+
+/// Why a message was not queued. It certainly was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlSendError {
+    /// The connection is over or about to be: its last event says why.
+    #[error("the control connection to node {node} is over")]
+    Over {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The message is too long. The connection goes on.
+    #[error("a message of {length} bytes is too long, at most {limit} can be sent")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// [`ControlLimits::message_bytes_max`].
+        limit: usize,
+    },
+    /// The message has no JSON form. The connection goes on.
+    #[error("the message cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What the caller, the reader and the writer share.
+struct Shared {
+    node: NodeId,
+    limits: ControlLimits,
+    stream: TcpStream,
+    queued_bytes: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once nothing more may be sent: the writer then writes what waits and says farewell.
+    queue: Option<Sender<Vec<u8>>>,
+    /// The first reason why the connection is over.
+    loss: Option<ControlLoss>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes why the connection is over, and lets the writer finish.
+    fn finish(&self, why: ControlLoss) {
+        let mut state = self.state();
+        state.queue = None;
+        state.loss.get_or_insert(why);
+    }
+
+    /// Notes why the connection is over, and cuts it: what waits is not sent.
+    fn cut(&self, why: ControlLoss) {
+        self.finish(why);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// The threads of a connection, until somebody waits for them.
+struct Threads {
+    reader: JoinHandle<()>,
+    writer: JoinHandle<()>,
+    /// Disconnected when the thread has nothing more to do.
+    reader_done: Receiver<()>,
+    writer_done: Receiver<()>,
+}
+
+/// A connection to one node that carries messages of type `M` both ways, in order.
+///
+/// [`send`](Self::send) never blocks. Events come from a thread of the connection: each message that
+/// arrives, then one [`ControlEvent::Lost`], whatever ends it, a close by this side included.
+/// Messages that were sent before [`close`](Self::close) arrive, if the peer reads. Dropping the
+/// connection cuts it: what waits is not sent, and the peer sees an end without farewell.
+pub struct ControlConnection<M> {
+    shared: Arc<Shared>,
+    reader_id: ThreadId,
+    threads: Mutex<Option<Threads>>,
+    messages: std::marker::PhantomData<fn(M) -> M>,
+}
+
+impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
+    /// Starts to read from and write to `stream`, whose handshake is done, with `node` at its end.
+    ///
+    /// `on_event` is called from one thread, perhaps before this returns. While it runs nothing is
+    /// read, so it must not block for long.
+    pub fn start(
+        stream: TcpStream,
+        node: NodeId,
+        limits: ControlLimits,
+        on_event: impl FnMut(ControlEvent<M>) + Send + 'static,
+    ) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(Some(limits.write_time_max))?;
+        let (queue, waiting) = bounded(limits.queued_messages_max);
+        let reading = stream.try_clone()?;
+        let shared = Arc::new(Shared {
+            node,
+            limits,
+            stream,
+            queued_bytes: AtomicUsize::new(0),
+            state: Mutex::new(State { queue: Some(queue), loss: None }),
+        });
+        let (writer_ends, writer_done) = bounded(0);
+        let writer = thread::Builder::new().name(format!("fence:say-{}", node.0)).spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let _ends = writer_ends;
+                write_loop(&shared, &waiting);
+            }
+        })?;
+        let (reader_ends, reader_done) = bounded(0);
+        let reader = thread::Builder::new().name(format!("fence:hear-{}", node.0)).spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let _ends = reader_ends;
+                read_loop(&shared, reading, on_event);
+            }
+        });
+        let reader = match reader {
+            Ok(reader) => reader,
+            Err(error) => {
+                shared.cut(ControlLoss::ClosedHere);
+                return Err(error);
+            }
+        };
+        Ok(ControlConnection {
+            shared,
+            reader_id: reader.thread().id(),
+            threads: Mutex::new(Some(Threads { reader, writer, reader_done, writer_done })),
+            messages: std::marker::PhantomData,
+        })
+    }
+
+    /// Returns the node at the other end.
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
+    /// Queues `message`; never blocks.
+    ///
+    /// `Ok` says nothing about arrival. When the queue is full the connection is lost: a peer that
+    /// far behind is no better than a dead one.
+    pub fn send(&self, message: &M) -> Result<(), ControlSendError> {
+        let mut bytes = vec![0; LENGTH_BYTES];
+        serde_json::to_writer(&mut bytes, message)?;
+        let length = bytes.len() - LENGTH_BYTES;
+        let limits = &self.shared.limits;
+        if length > limits.message_bytes_max {
+            return Err(ControlSendError::TooLong { length, limit: limits.message_bytes_max });
+        }
+        bytes[..LENGTH_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
+
+        let state = self.shared.state();
+        let over = ControlSendError::Over { node: self.shared.node };
+        let Some(queue) = &state.queue else { return Err(over) };
+        let size = bytes.len();
+        let queued = self.shared.queued_bytes.fetch_add(size, Ordering::Relaxed);
+        let messages = queue.len();
+        let full = queued + size > limits.queued_bytes_max
+            || match queue.try_send(bytes) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(_)) => true,
+                Err(TrySendError::Disconnected(_)) => false,
+            };
+        drop(state);
+        if full {
+            self.shared.cut(ControlLoss::Overflow { messages, bytes: queued });
+        }
+        Err(over)
+    }
+
+    /// Closes the connection: writes what is queued, says farewell, and waits until the peer has
+    /// read it, at most as long as the limits allow.
+    ///
+    /// Messages that arrive meanwhile are still reported. Called from `on_event` it only begins the
+    /// close and does not wait; another thread may call it again to wait.
+    pub fn close(&self) {
+        self.shared.finish(ControlLoss::ClosedHere);
+        if thread::current().id() == self.reader_id {
+            return;
+        }
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return };
+        let wait = |done: &Receiver<()>, limit| {
+            !matches!(done.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+        };
+        let written = wait(&threads.writer_done, self.shared.limits.flush_time_max);
+        // SUBTLE: closing a socket that holds unread bytes sends a reset, which may destroy what the
+        // peer has not read. So the reader goes on until the peer has closed its side too.
+        if !written || !wait(&threads.reader_done, self.shared.limits.drain_time_max) {
+            let _ = self.shared.stream.shutdown(Shutdown::Both);
+        }
+        // Both end by themselves now. A panic of `on_event` was reported by its thread.
+        let _ = threads.writer.join();
+        let _ = threads.reader.join();
+    }
+}
+
+impl<M> Drop for ControlConnection<M> {
+    fn drop(&mut self) {
+        let closed = self.threads.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if !closed {
+            self.shared.cut(ControlLoss::ClosedHere);
+        }
+    }
+}
+
+impl<M> fmt::Debug for ControlConnection<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlConnection").field("node", &self.shared.node).finish()
+    }
+}
+
+/// Writes what is queued until nothing more can be, then the farewell.
+fn write_loop(shared: &Shared, waiting: &Receiver<Vec<u8>>) {
+    let written = (|| {
+        for bytes in waiting {
+            (&shared.stream).write_all(&bytes)?;
+            shared.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+        (&shared.stream).write_all(&[0; LENGTH_BYTES])?;
+        shared.stream.shutdown(Shutdown::Write)
+    })();
+    if let Err(error) = written {
+        let limit = shared.limits.write_time_max;
+        shared.cut(match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                ControlLoss::WriteTimedOut { limit }
+            }
+            _ => error.into(),
+        });
+    }
+}
+
+/// Reports what arrives, then why nothing more will.
+fn read_loop<M: DeserializeOwned>(
+    shared: &Shared,
+    stream: TcpStream,
+    mut on_event: impl FnMut(ControlEvent<M>),
+) {
+    let mut reader = BufReader::with_capacity(64 << 10, stream);
+    let why = loop {
+        match read_message(&mut reader, shared.limits.message_bytes_max) {
+            Ok(message) => on_event(ControlEvent::Message(message)),
+            Err(why) => break why,
+        }
+    };
+    if why == ControlLoss::ClosedByPeer {
+        // The peer drains: what waits here may still reach it.
+        shared.finish(why.clone());
+    } else {
+        shared.cut(why.clone());
+    }
+    let first = shared.state().loss.clone();
+    on_event(ControlEvent::Lost(first.unwrap_or(why)));
+}
+
+fn read_message<M: DeserializeOwned>(
+    reader: &mut impl Read,
+    limit: usize,
+) -> Result<M, ControlLoss> {
+    let end = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ControlLoss::EndOfFile,
+        _ => error.into(),
+    };
+    let mut length = [0; LENGTH_BYTES];
+    reader.read_exact(&mut length).map_err(end)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length == 0 {
+        return Err(ControlLoss::ClosedByPeer);
+    }
+    if length > limit {
+        return Err(ControlLoss::TooLong { length, limit });
+    }
+    // Memory grows as bytes arrive, not as the length promises.
+    let mut bytes = Vec::with_capacity(length.min(64 << 10));
+    reader.take(length as u64).read_to_end(&mut bytes).map_err(end)?;
+    if bytes.len() < length {
+        return Err(ControlLoss::EndOfFile);
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ControlLoss::Malformed { text: error.to_string() })
+}

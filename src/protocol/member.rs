@@ -1,0 +1,808 @@
+//! The state machine of one node: stop, report, propose, install.
+//!
+//! ```text
+//! Forming -> Installing -> Running -> Stopping -> Gathering -> Proposing
+//!                ^                                    |            |
+//!                +------------------------------------+------------+
+//! Finishing -> Finished, from any of them; Failed, from any of them
+//! ```
+//!
+//! Safety rests on three things, and none of them is a clock or the verdict that somebody is dead:
+//! evidence is given only after the generation has stopped for good; a view is computed from evidence
+//! alone; and the register lets one view of each number exist. Time only decides who proposes
+//! first, and how long a slow member is waited for. The order is that of the view change in Oki and
+//! Liskov's *Viewstamped Replication* (PODC 1988), with the register in the place of a majority.
+//!
+//! INVARIANT: evidence is given once for each view, in `Stopping`, and from then on this node takes
+//! part in no view but the next. INVARIANT: the register is asked one thing at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
+
+use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply, Suspicion};
+use super::plan::{PlanError, next_view};
+use super::view::{ClusterShape, Evidence, Member, View};
+
+/// What a node knows of itself and of its cluster before anything happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// The id of the run, as the register has it.
+    pub run: String,
+    /// This node.
+    pub node: NodeId,
+    /// This start of the node.
+    pub incarnation: Incarnation,
+    /// Where this node listens for the others.
+    pub address: String,
+    /// All nodes of the first view, this one among them.
+    pub nodes: BTreeSet<NodeId>,
+    /// The number of worker threads of every node.
+    pub workers_per_node: u32,
+    /// The number of partitions.
+    pub partitions: u32,
+    /// The number of backups of each partition; clipped to what the cluster has.
+    pub backups: u32,
+    /// How long and how often.
+    pub limits: MemberLimits,
+}
+
+/// How long a node waits for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberLimits {
+    /// How long each member that is not known to be gone is waited for before a view without it is proposed.
+    pub evidence_wait_ms: u64,
+    /// How much later than the one before it each further node proposes.
+    pub propose_stagger_ms: u64,
+    /// How long a member that holds the only copy of something is waited for.
+    pub holder_wait_ms: u64,
+    /// How long the workers of a generation may take to stop before the process gives up.
+    pub stop_limit_ms: u64,
+    /// How long a finished node waits for the others to say that they know.
+    pub done_wait_ms: u64,
+    /// How often the register is asked again: for the first view, and after it failed to answer.
+    pub register_retry_ms: u64,
+}
+
+impl Default for MemberLimits {
+    fn default() -> Self {
+        MemberLimits {
+            evidence_wait_ms: 2_000,
+            propose_stagger_ms: 500,
+            holder_wait_ms: 30_000,
+            stop_limit_ms: 5_000,
+            done_wait_ms: 2_000,
+            register_retry_ms: 500,
+        }
+    }
+}
+
+/// Where a node stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waits for the first view.
+    Forming,
+    /// Has a view and builds its generation.
+    Installing,
+    /// The generation runs.
+    Running,
+    /// Waits for its workers to be joined.
+    Stopping {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// Has given evidence and waits for that of the others.
+    Gathering(Gathering),
+    /// Has proposed a view and waits for the register.
+    Proposing,
+    /// The job is complete; waits for the register and for the others to know.
+    Finishing {
+        /// When to wait no longer; `None` until the register knows.
+        until_ms: Option<u64>,
+    },
+    /// The process ends with success.
+    Finished,
+    /// The process ends with an error.
+    Failed,
+}
+
+/// How far a node is with the evidence of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathering {
+    since_ms: u64,
+    /// Since when nobody is waited for.
+    complete_since_ms: Option<u64>,
+    /// Not before this may this node propose.
+    not_before_ms: u64,
+    /// Whether the register is being read so that a proposal may follow.
+    reading: bool,
+    /// Whether some partition has no holder among those that gave evidence so far.
+    short: bool,
+}
+
+/// The state machine of one node.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    config: MemberConfig,
+    now_ms: u64,
+    phase: Phase,
+    view: Option<View>,
+    /// What this node reported of `view`: quoted unchanged in the next, or this node is not in it.
+    given: Option<Evidence>,
+    peers: BTreeMap<NodeId, Peer>,
+    started: bool,
+    poll_at_ms: u64,
+    /// When this node learned that the run is done while its own generation was still up.
+    done_seen_ms: Option<u64>,
+    register: Asking,
+    outputs: Vec<Output>,
+}
+
+/// What is known of another node's present incarnation.
+#[derive(Clone, Debug)]
+struct Peer {
+    incarnation: Incarnation,
+    address: String,
+    up: bool,
+    done: bool,
+    /// The latest stop and the latest evidence; newer ones replace older ones.
+    stop: Option<(ViewNumber, String)>,
+    evidence: Option<Evidence>,
+}
+
+/// The one question that the register is being asked, and what comes next.
+#[derive(Clone, Debug, Default)]
+struct Asking {
+    asked: Option<Question>,
+    retry_at_ms: Option<u64>,
+    read_again: bool,
+    mark_wanted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Read,
+    Propose,
+    MarkDone,
+}
+
+impl Machine {
+    /// Returns the machine of a node that has just started.
+    pub fn new(config: MemberConfig) -> Self {
+        assert!(
+            config.nodes.contains(&config.node),
+            "node {} is one of {:?}",
+            config.node,
+            config.nodes
+        );
+        Machine {
+            config,
+            now_ms: 0,
+            phase: Phase::Forming,
+            view: None,
+            given: None,
+            peers: BTreeMap::new(),
+            started: false,
+            poll_at_ms: 0,
+            done_seen_ms: None,
+            register: Asking::default(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and returns what to do, in order.
+    ///
+    /// `now_ms` counts from any fixed moment and never falls.
+    pub fn handle(&mut self, now_ms: u64, input: Input) -> Vec<Output> {
+        self.now_ms = self.now_ms.max(now_ms);
+        if !self.is_over() {
+            self.take_in(input);
+            self.advance();
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Returns when [`Input::Tick`] is due at the latest, if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<u64> {
+        if self.is_over() {
+            return None;
+        }
+        let limits = &self.config.limits;
+        let own = match &self.phase {
+            Phase::Forming => self.started.then_some(self.poll_at_ms),
+            Phase::Installing | Phase::Running => {
+                self.done_seen_ms.map(|seen| seen + limits.done_wait_ms)
+            }
+            Phase::Stopping { since_ms } => Some(since_ms + limits.stop_limit_ms),
+            Phase::Gathering(gathering) => {
+                self.register.asked.is_none().then(|| self.propose_at(gathering))
+            }
+            Phase::Finishing { until_ms } => *until_ms,
+            Phase::Proposing | Phase::Finished | Phase::Failed => None,
+        };
+        own.into_iter().chain(self.register.retry_at_ms).min()
+    }
+
+    /// Returns where the node stands.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Returns the latest view that the node knows and is a member of.
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Returns whether the node has finished or failed.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Finished | Phase::Failed)
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Started { latest, done } => self.on_started(latest, done),
+            Input::PeerUp { node, incarnation, address } => {
+                self.on_peer_up(node, incarnation, address)
+            }
+            Input::PeerLost { node, why } => self.on_peer_lost(node, why),
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::LinkLost { view, node, why } => {
+                self.suspect_peer(view, node, Suspicion::LinkLost { node, why })
+            }
+            Input::ConnectFailed { view, node, why } => {
+                self.suspect_peer(view, node, Suspicion::ConnectFailed { node, why });
+            }
+            Input::WorkerPanicked { view, worker, message } => {
+                self.suspect(view, Suspicion::WorkerPanicked { worker, message });
+            }
+            Input::GenerationRunning { view } => self.on_running(view),
+            Input::GenerationStopped { view, evidence } => self.on_stopped(view, evidence),
+            Input::GenerationFinished { view } => self.on_finished(view),
+            Input::FatalError { message } => self.fail_all(ProtocolError::Local { message }),
+            Input::Register(reply) => self.on_reply(reply),
+            Input::Tick => {}
+        }
+    }
+
+    /// Does what is due, whatever came in: a deadline that passed, or a condition that now holds.
+    fn advance(&mut self) {
+        if self.register.retry_at_ms.is_some_and(|at| at <= self.now_ms) {
+            self.register.retry_at_ms = None;
+            if self.register.mark_wanted {
+                self.ask_to_mark();
+            } else {
+                self.ask_to_read();
+            }
+        }
+        let limits = &self.config.limits;
+        match &self.phase {
+            Phase::Forming if self.started && self.poll_at_ms <= self.now_ms => self.try_to_form(),
+            Phase::Installing | Phase::Running => {
+                if self.done_seen_ms.is_some_and(|seen| seen + limits.done_wait_ms <= self.now_ms) {
+                    self.finish_marked();
+                }
+            }
+            Phase::Stopping { since_ms } if since_ms + limits.stop_limit_ms <= self.now_ms => {
+                let (view, limit_ms) = (self.number(), limits.stop_limit_ms);
+                self.fail(ProtocolError::StopLimit { view, limit_ms });
+            }
+            Phase::Gathering(_) => self.advance_gathering(),
+            _ => {}
+        }
+        if let Phase::Finishing { until_ms: Some(until_ms) } = self.phase {
+            let all_know =
+                self.other_members().all(|node| !self.is_up(node) || self.peers[&node].done);
+            if all_know || until_ms <= self.now_ms {
+                self.phase = Phase::Finished;
+                self.outputs.push(Output::Finish);
+            }
+        }
+    }
+
+    // Forming.
+
+    fn on_started(&mut self, latest: Option<ViewNumber>, done: bool) {
+        if done {
+            self.fail(ProtocolError::RunDone);
+        } else if let Some(latest) = latest {
+            self.fail(ProtocolError::RunStarted { latest });
+        } else {
+            self.started = true;
+        }
+    }
+
+    fn on_peer_up(&mut self, node: NodeId, incarnation: Incarnation, address: String) {
+        let known = self.peers.get(&node).map(|peer| peer.incarnation);
+        if !self.config.nodes.contains(&node) || node == self.config.node {
+            return;
+        }
+        // A connection that ended stays ended, except before there is a view.
+        if known == Some(incarnation) && self.phase != Phase::Forming {
+            return;
+        }
+        let was_member = known.is_some() && self.is_up(node) && self.is_member(node);
+        let peer = Peer { incarnation, address, up: true, done: false, stop: None, evidence: None };
+        self.peers.insert(node, peer);
+        if self.phase == Phase::Forming {
+            self.poll_at_ms = self.now_ms;
+        } else if was_member {
+            // NOTE: the loss of the earlier incarnation should have been reported before.
+            self.suspect(self.number(), Suspicion::Gone { node });
+        }
+    }
+
+    fn try_to_form(&mut self) {
+        self.poll_at_ms = self.now_ms + self.config.limits.register_retry_ms;
+        let is_lowest = self.config.nodes.first() == Some(&self.config.node);
+        let mut others = self.config.nodes.iter().filter(|node| **node != self.config.node);
+        let all_up = others.all(|node| self.peers.get(node).is_some_and(|peer| peer.up));
+        if !is_lowest || !all_up {
+            return self.ask_to_read();
+        }
+        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
+            return;
+        }
+        let member = |node, incarnation, address: &String| Member {
+            node,
+            incarnation,
+            address: address.clone(),
+            evidence: None,
+        };
+        let this = member(self.config.node, self.config.incarnation, &self.config.address);
+        let others =
+            self.peers.iter().map(|(node, peer)| member(*node, peer.incarnation, &peer.address));
+        let members: Vec<Member> = std::iter::once(this).chain(others).collect();
+        let shape = ClusterShape {
+            nodes: members.len() as u32,
+            workers_per_node: self.config.workers_per_node,
+            partitions: self.config.partitions,
+            backups: self.config.backups,
+        };
+        self.ask_to_create(View::first(&self.config.run, members, &shape));
+    }
+
+    // Suspicions.
+
+    fn on_peer_lost(&mut self, node: NodeId, why: String) {
+        let was_up = self.is_up(node);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.up = false;
+        let had_finished = peer.done;
+        match &mut self.phase {
+            Phase::Forming => self.poll_at_ms = self.now_ms,
+            Phase::Gathering(gathering) => gathering.short = false,
+            _ => {}
+        }
+        if was_up && !had_finished && self.is_member(node) {
+            self.suspect(self.number(), Suspicion::PeerLost { node, why });
+        }
+    }
+
+    /// Suspects, unless the peer ended because it had finished.
+    fn suspect_peer(&mut self, view: ViewNumber, node: NodeId, what: Suspicion) {
+        if !self.peers.get(&node).is_some_and(|peer| peer.done) {
+            self.suspect(view, what);
+        }
+    }
+
+    fn suspect(&mut self, view: ViewNumber, what: Suspicion) {
+        if self.view.is_none() || view != self.number() || self.done_seen_ms.is_some() {
+            return;
+        }
+        let why = what.to_string();
+        match self.phase {
+            Phase::Installing | Phase::Running => {}
+            Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
+                return self.outputs.push(Output::Report(Event::Suspicion { view, what }));
+            }
+            Phase::Forming | Phase::Finishing { .. } | Phase::Finished | Phase::Failed => return,
+        }
+        self.phase = Phase::Stopping { since_ms: self.now_ms };
+        self.outputs.push(Output::StopGeneration { view });
+        self.broadcast(&Message::Stop { view, why });
+        self.outputs.push(Output::Report(Event::Suspicion { view, what }));
+        // It may be no failure at all: the others may be done, or have gone on long ago.
+        self.ask_to_read();
+    }
+
+    // Messages.
+
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        let number = self.number();
+        let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.up) else { return };
+        match message {
+            Message::Stop { view, why } => {
+                if peer.stop.as_ref().is_none_or(|(known, _)| *known < view) {
+                    peer.stop = Some((view, why.clone()));
+                }
+                self.look_for(view);
+                if view == number && self.is_member(from) {
+                    self.suspect(view, Suspicion::Stopped { node: from, why });
+                }
+            }
+            Message::Evidence(evidence) => {
+                let view = evidence.view;
+                if peer.evidence.as_ref().is_none_or(|known| known.view < view) {
+                    peer.evidence = Some(evidence);
+                }
+                self.look_for(view);
+                if let Phase::Gathering(gathering) = &mut self.phase {
+                    gathering.short = false;
+                }
+            }
+            Message::ViewCreated { number } => self.look_for(number),
+            Message::Done => {
+                peer.done = true;
+                self.on_done_known();
+            }
+            Message::Fatal { message } => {
+                if !matches!(self.phase, Phase::Finishing { .. }) {
+                    self.fail(ProtocolError::Peer { node: from, message });
+                }
+            }
+        }
+    }
+
+    /// Reads the register if somebody knows of a view that is newer than ours.
+    fn look_for(&mut self, number: ViewNumber) {
+        if number > self.number() {
+            self.ask_to_read();
+        }
+    }
+
+    // The generation.
+
+    fn on_running(&mut self, view: ViewNumber) {
+        if self.phase == Phase::Installing && view == self.number() {
+            self.phase = Phase::Running;
+            self.outputs.push(Output::Report(Event::Running { view }));
+        }
+    }
+
+    fn on_stopped(&mut self, view: ViewNumber, evidence: Evidence) {
+        if !matches!(self.phase, Phase::Stopping { .. }) || view != self.number() {
+            return;
+        }
+        assert_eq!(evidence.view, view, "the evidence is of the view whose generation stopped");
+        assert_eq!(
+            evidence.validate(self.partitions()),
+            Ok(()),
+            "the evidence of node {}",
+            self.config.node
+        );
+        self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
+        self.broadcast(&Message::Evidence(evidence.clone()));
+        self.given = Some(evidence);
+        self.phase = Phase::Gathering(Gathering { since_ms: self.now_ms, ..Gathering::default() });
+    }
+
+    fn on_finished(&mut self, view: ViewNumber) {
+        let may_finish =
+            matches!(self.phase, Phase::Installing | Phase::Running | Phase::Stopping { .. });
+        if !may_finish || view != self.number() {
+            return;
+        }
+        self.outputs.push(Output::Report(Event::Finishing { view }));
+        if self.done_seen_ms.is_some() {
+            return self.finish_marked();
+        }
+        self.phase = Phase::Finishing { until_ms: None };
+        self.ask_to_mark();
+    }
+
+    // The end.
+
+    fn on_done_known(&mut self) {
+        match self.phase {
+            // The last progress messages are on their way: let the generation end by itself.
+            Phase::Installing | Phase::Running => {
+                self.done_seen_ms = self.done_seen_ms.or(Some(self.now_ms))
+            }
+            Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => self.finish_marked(),
+            Phase::Forming => self.fail(ProtocolError::RunDone),
+            Phase::Finishing { until_ms: None } => self.finish_marked(),
+            Phase::Finishing { .. } | Phase::Finished | Phase::Failed => {}
+        }
+    }
+
+    fn finish_marked(&mut self) {
+        self.phase =
+            Phase::Finishing { until_ms: Some(self.now_ms + self.config.limits.done_wait_ms) };
+        self.broadcast(&Message::Done);
+    }
+
+    // Gathering and proposing.
+
+    fn advance_gathering(&mut self) {
+        let complete = self.missing().next().is_none();
+        let now_ms = self.now_ms;
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        match complete {
+            true => gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms)),
+            false => gathering.complete_since_ms = None,
+        }
+        let Phase::Gathering(gathering) = &self.phase else { return };
+        let due = self.propose_at(gathering) <= now_ms;
+        if due && self.register.asked.is_none() && self.register.retry_at_ms.is_none() {
+            // SUBTLE: the register is read after it was decided to go on without the missing. One that
+            // ended because it had finished marked the run as done before, so the read tells.
+            self.ask_to_read();
+            if let Phase::Gathering(gathering) = &mut self.phase {
+                gathering.reading = true;
+            }
+        }
+    }
+
+    fn propose_at(&self, gathering: &Gathering) -> u64 {
+        let limits = &self.config.limits;
+        let missing = self.missing().count() as u64;
+        let rank = self.givers().take_while(|(node, _)| *node != self.config.node).count() as u64;
+        let turn_ms = match gathering.complete_since_ms {
+            Some(since_ms) if missing == 0 => since_ms,
+            _ if missing == 0 => self.now_ms,
+            _ if gathering.short => gathering.since_ms + limits.holder_wait_ms,
+            _ => gathering.since_ms + limits.evidence_wait_ms * missing,
+        };
+        (turn_ms + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
+    }
+
+    fn propose(&mut self) {
+        let Some(current) = &self.view else { return };
+        let evidence: BTreeMap<_, _> = self
+            .givers()
+            .filter_map(|(node, evidence)| {
+                Some((node, (current.member(node)?.incarnation, evidence.clone())))
+            })
+            .collect();
+        let missing: Vec<NodeId> = self.missing().collect();
+        let plan = next_view(current, &evidence);
+        let (view, limits, now_ms) = (current.number, &self.config.limits, self.now_ms);
+        match (plan, &mut self.phase) {
+            (Ok(plan), phase) => {
+                *phase = Phase::Proposing;
+                self.ask_to_create(plan.view);
+            }
+            // Somebody who may hold what is lost is not known to be gone: better late than lost.
+            (Err(PlanError::Lost { .. }), Phase::Gathering(gathering))
+                if !missing.is_empty() && now_ms < gathering.since_ms + limits.holder_wait_ms =>
+            {
+                gathering.short = true;
+                self.outputs.push(Output::Report(Event::Waiting { view, missing }));
+            }
+            (Err(error), _) => self.fail_all(error.into()),
+        }
+    }
+
+    /// The members that gave evidence of the current view and are not known to be gone, ascending.
+    fn givers(&self) -> impl Iterator<Item = (NodeId, &Evidence)> {
+        let members = self.view.iter().flat_map(|view| &view.members);
+        members.filter_map(|member| Some((member.node, self.evidence_of(member.node)?)))
+    }
+
+    /// The members that gave no evidence yet and are not known to be gone, ascending.
+    fn missing(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.other_members().filter(|node| self.is_up(*node) && self.evidence_of(*node).is_none())
+    }
+
+    fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {
+        let evidence = match node == self.config.node {
+            true => self.given.as_ref()?,
+            false => self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?,
+        };
+        (evidence.view == self.number()).then_some(evidence)
+    }
+
+    // The register.
+
+    fn on_reply(&mut self, reply: RegisterReply) {
+        let asked = self.register.asked.take();
+        match reply {
+            RegisterReply::Read { done: true, .. } => self.on_done_known(),
+            RegisterReply::Read { number, view: Some(view), .. }
+                if number == self.next_number() =>
+            {
+                self.consider(view)
+            }
+            RegisterReply::Read { number, view: None, .. } if number == self.next_number() => {
+                self.on_no_view()
+            }
+            RegisterReply::Read { .. } => {}
+            RegisterReply::Created { number } | RegisterReply::Exists { number }
+                if number != self.next_number() => {}
+            RegisterReply::Created { .. } | RegisterReply::Exists { .. } => {
+                // Whether we won or lost, the register has the view; one path installs it.
+                self.back_to_gathering();
+                self.register.read_again = true;
+            }
+            RegisterReply::DoneMarked => {
+                if matches!(self.phase, Phase::Finishing { until_ms: None }) {
+                    self.finish_marked();
+                }
+            }
+            RegisterReply::Unavailable { why } => {
+                self.back_to_gathering();
+                self.register.mark_wanted |= asked == Some(Question::MarkDone);
+                self.register.retry_at_ms =
+                    Some(self.now_ms + self.config.limits.register_retry_ms);
+                self.outputs.push(Output::Report(Event::RegisterUnavailable { why }));
+            }
+            RegisterReply::Unusable { message } => self.fail(ProtocolError::Register { message }),
+        }
+        let is_idle =
+            self.register.asked.is_none() && self.register.retry_at_ms.is_none() && !self.is_over();
+        if is_idle && self.register.mark_wanted {
+            self.ask_to_mark();
+        } else if is_idle && std::mem::take(&mut self.register.read_again) {
+            self.ask_to_read();
+        }
+    }
+
+    fn on_no_view(&mut self) {
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        if std::mem::take(&mut gathering.reading) {
+            self.propose();
+        }
+    }
+
+    /// After a proposal nobody proposes again at once: the register is read first.
+    fn back_to_gathering(&mut self) {
+        let not_before_ms = self.now_ms + self.config.limits.propose_stagger_ms;
+        match &mut self.phase {
+            Phase::Proposing => {
+                self.phase = Phase::Gathering(Gathering {
+                    since_ms: self.now_ms,
+                    not_before_ms,
+                    ..Gathering::default()
+                });
+            }
+            Phase::Gathering(gathering) => gathering.reading = false,
+            _ => {}
+        }
+    }
+
+    fn ask_to_read(&mut self) {
+        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
+            self.register.read_again = true;
+        } else if !matches!(self.phase, Phase::Finishing { .. }) {
+            self.register.asked = Some(Question::Read);
+            self.outputs.push(Output::ReadView(self.next_number()));
+        }
+    }
+
+    fn ask_to_create(&mut self, view: View) {
+        debug_assert_eq!(view.validate(), Ok(()));
+        assert_eq!(self.register.asked, None, "the register is asked one thing at a time");
+        self.register.asked = Some(Question::Propose);
+        self.outputs.push(Output::Propose(view));
+    }
+
+    fn ask_to_mark(&mut self) {
+        self.register.mark_wanted =
+            self.register.asked.is_some() || self.register.retry_at_ms.is_some();
+        if !self.register.mark_wanted {
+            self.register.asked = Some(Question::MarkDone);
+            self.outputs.push(Output::MarkDone(self.number()));
+        }
+    }
+
+    // Installing.
+
+    /// Installs the next view if this node may take part in it.
+    fn consider(&mut self, view: View) {
+        let number = view.number;
+        if matches!(self.phase, Phase::Finishing { .. }) {
+            return;
+        }
+        if let Err(error) = self.check(&view) {
+            return self.fail(error);
+        }
+        let won = self.view.as_ref();
+        debug_assert_eq!(
+            won.map_or(Ok(()), |previous| super::invariants::successor(previous, &view)),
+            Ok(())
+        );
+        let empty = Vec::new();
+        let before = won.map_or(&empty, |previous| &previous.members);
+        let left = before
+            .iter()
+            .map(|member| member.node)
+            .filter(|node| view.member(*node).is_none())
+            .collect();
+        let moved =
+            won.map_or_else(Vec::new, |previous| previous.assignment.moved(&view.assignment));
+        self.outputs.push(Output::Report(Event::ViewAgreed {
+            number,
+            resume: view.resume,
+            members: view.members.iter().map(|member| member.node).collect(),
+            left,
+            moved,
+            under_replicated: view.assignment.under_replicated(view.backups),
+        }));
+        self.phase = Phase::Installing;
+        self.given = None;
+        self.view = Some(view.clone());
+        self.outputs.push(Output::Install(view));
+        self.broadcast(&Message::ViewCreated { number });
+        let others: Vec<NodeId> = self.other_members().collect();
+        for node in others {
+            let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
+            if !self.is_up(node) {
+                self.suspect(number, Suspicion::Gone { node });
+            } else if let Some((_, why)) = stop.filter(|(stopped, _)| *stopped == number) {
+                self.suspect(number, Suspicion::Stopped { node, why });
+            }
+        }
+    }
+
+    fn check(&self, view: &View) -> Result<(), ProtocolError> {
+        let MemberConfig { run, node, incarnation, .. } = &self.config;
+        let number = view.number;
+        if view.run != *run {
+            return Err(ProtocolError::OtherRun {
+                number,
+                expected: run.clone(),
+                found: view.run.clone(),
+            });
+        }
+        view.validate().map_err(|error| ProtocolError::BadView { number, error })?;
+        if number != self.next_number() || view.previous != self.view.as_ref().map(View::digest) {
+            return Err(ProtocolError::Diverged { number });
+        }
+        let Some(this) = view.member(*node).filter(|member| member.incarnation == *incarnation)
+        else {
+            return Err(ProtocolError::Excluded { number, node: *node, incarnation: *incarnation });
+        };
+        if this.evidence != self.given {
+            return Err(ProtocolError::Misquoted { number });
+        }
+        Ok(())
+    }
+
+    // What is known of the others.
+
+    fn number(&self) -> ViewNumber {
+        self.view.as_ref().map_or(ViewNumber(0), |view| view.number)
+    }
+
+    fn next_number(&self) -> ViewNumber {
+        ViewNumber(self.number().0 + 1)
+    }
+
+    fn partitions(&self) -> u32 {
+        self.view.as_ref().map_or(self.config.partitions, |view| view.partitions)
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.view.as_ref().is_some_and(|view| view.member(node).is_some())
+    }
+
+    /// Whether the connection to the incarnation of `node` that is in the current view stands.
+    fn is_up(&self, node: NodeId) -> bool {
+        let member = self.view.as_ref().and_then(|view| view.member(node));
+        let Some(peer) = self.peers.get(&node) else { return false };
+        peer.up && member.is_none_or(|member| member.incarnation == peer.incarnation)
+    }
+
+    fn other_members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let members = self.view.iter().flat_map(|view| &view.members);
+        members.map(|member| member.node).filter(|node| *node != self.config.node)
+    }
+
+    fn broadcast(&mut self, message: &Message) {
+        let nodes: Vec<NodeId> = match &self.view {
+            Some(_) => self.other_members().filter(|node| self.is_up(*node)).collect(),
+            None => self.peers.iter().filter(|(_, peer)| peer.up).map(|(node, _)| *node).collect(),
+        };
+        self.outputs.extend(nodes.into_iter().map(|node| Output::Send(node, message.clone())));
+    }
+
+    fn fail(&mut self, error: ProtocolError) {
+        self.phase = Phase::Failed;
+        self.outputs.push(Output::Fail(error));
+    }
+
+    fn fail_all(&mut self, error: ProtocolError) {
+        self.broadcast(&Message::Fatal { message: error.to_string() });
+        self.fail(error);
+    }
+}

@@ -1,0 +1,327 @@
+//! What goes into a member's state machine, and what comes out of it.
+//!
+//! The runtime turns what happens into an [`Input`] and carries out each [`Output`] in order. The
+//! machine never waits and never calls anything: an output that can fail comes back as an input.
+
+use std::fmt;
+
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use serde::{Deserialize, Serialize};
+
+use super::plan::PlanError;
+use super::view::{Evidence, View, ViewError};
+
+/// What one node says to another on their control connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The sender stops the generation of `view`, and the receiver should too.
+    Stop {
+        /// The view in which something is wrong.
+        view: ViewNumber,
+        /// What the sender saw.
+        why: String,
+    },
+    /// The sender has stopped for good and holds this.
+    Evidence(Evidence),
+    /// The register has a view of this number.
+    ViewCreated {
+        /// The number of the view.
+        number: ViewNumber,
+    },
+    /// The job is complete, and the register says so.
+    Done,
+    /// The job cannot go on, on any node.
+    Fatal {
+        /// Why.
+        message: String,
+    },
+}
+
+/// What happened on or around a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// What the register said when the process started, before any connection was made.
+    ///
+    /// Until this comes, no view is proposed.
+    Started {
+        /// The number of the latest view, if there is any.
+        latest: Option<ViewNumber>,
+        /// Whether the run is marked as done.
+        done: bool,
+    },
+    /// A control connection stands. That of an earlier incarnation must have been reported lost first.
+    PeerUp {
+        /// The peer.
+        node: NodeId,
+        /// This start of the peer.
+        incarnation: Incarnation,
+        /// Where the peer listens.
+        address: String,
+    },
+    /// A control connection ended.
+    PeerLost {
+        /// The peer.
+        node: NodeId,
+        /// What was seen.
+        why: String,
+    },
+    /// A peer said something on its control connection.
+    Message {
+        /// The peer.
+        from: NodeId,
+        /// What it said.
+        message: Message,
+    },
+    /// A data connection ended.
+    LinkLost {
+        /// The view that the connection was made for.
+        view: ViewNumber,
+        /// The peer.
+        node: NodeId,
+        /// What was seen.
+        why: String,
+    },
+    /// A worker thread of this node panicked.
+    WorkerPanicked {
+        /// The view of its generation.
+        view: ViewNumber,
+        /// The index of the worker within the node.
+        worker: u32,
+        /// What it said.
+        message: String,
+    },
+    /// A data connection could not be made.
+    ConnectFailed {
+        /// The view that it was for.
+        view: ViewNumber,
+        /// The peer.
+        node: NodeId,
+        /// What was seen.
+        why: String,
+    },
+    /// The generation of `view` is built and its workers step.
+    GenerationRunning {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// Every worker of the generation is joined; it never resumes.
+    GenerationStopped {
+        /// The view.
+        view: ViewNumber,
+        /// What the node holds.
+        evidence: Evidence,
+    },
+    /// Every dataflow is complete, and so is every release of every shard on every node.
+    GenerationFinished {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// Something happened on this node after which the job cannot go on anywhere.
+    FatalError {
+        /// What.
+        message: String,
+    },
+    /// The register answered. It is asked one thing at a time.
+    Register(RegisterReply),
+    /// Time passed.
+    Tick,
+}
+
+/// An answer of the register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegisterReply {
+    /// To [`Output::ReadView`].
+    Read {
+        /// The number that was asked for.
+        number: ViewNumber,
+        /// The view, if it exists.
+        view: Option<View>,
+        /// Whether the run is marked as done.
+        done: bool,
+    },
+    /// To [`Output::Propose`]: this view is now the one of its number.
+    Created {
+        /// The number.
+        number: ViewNumber,
+    },
+    /// To [`Output::Propose`]: there is a view of this number already.
+    Exists {
+        /// The number.
+        number: ViewNumber,
+    },
+    /// To [`Output::MarkDone`]: the run is marked.
+    DoneMarked,
+    /// To anything: it may have happened or not, and the register may answer later.
+    Unavailable {
+        /// What was seen.
+        why: String,
+    },
+    /// To anything: the register holds what it must not, and asking again does not help.
+    Unusable {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}
+
+/// What the runtime is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message to a peer; drop it if the connection is gone.
+    Send(NodeId, Message),
+    /// Create the view in the register.
+    Propose(View),
+    /// Read a view from the register, and then whether the run is done.
+    ReadView(ViewNumber),
+    /// Mark the run as done in the register.
+    MarkDone(ViewNumber),
+    /// Install the view in the vault, connect to its members, build its generation.
+    Install(View),
+    /// Abort the workers of the view's generation, or what there is of it, and report when they are joined.
+    StopGeneration {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// Tell the user or the log.
+    Report(Event),
+    /// End the process with success. What is left of a generation may be torn down.
+    Finish,
+    /// End the process with this error. What is left of a generation may be torn down.
+    Fail(ProtocolError),
+}
+
+/// Evidence that something may have failed. It is never proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of the input that each comes from")]
+pub enum Suspicion {
+    /// A member's control connection ended.
+    PeerLost { node: NodeId, why: String },
+    /// A data connection to a member ended.
+    LinkLost { node: NodeId, why: String },
+    /// A data connection to a member could not be made.
+    ConnectFailed { node: NodeId, why: String },
+    /// A worker of this node panicked.
+    WorkerPanicked { worker: u32, message: String },
+    /// A member stops its generation.
+    Stopped { node: NodeId, why: String },
+    /// A member of a new view had gone before the view was known here.
+    Gone { node: NodeId },
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Suspicion::PeerLost { node, why } => write!(f, "node {node} is gone: {why}"),
+            Suspicion::LinkLost { node, why } => {
+                write!(f, "the data connection to node {node} is lost: {why}")
+            }
+            Suspicion::ConnectFailed { node, why } => {
+                write!(f, "no data connection to node {node}: {why}")
+            }
+            Suspicion::WorkerPanicked { worker, message } => {
+                write!(f, "worker {worker} panicked: {message}")
+            }
+            Suspicion::Stopped { node, why } => write!(f, "node {node} stops: {why}"),
+            Suspicion::Gone { node } => write!(f, "node {node} is gone"),
+        }
+    }
+}
+
+/// What a user may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Something may have failed.
+    Suspicion {
+        /// The current view.
+        view: ViewNumber,
+        /// What was seen.
+        what: Suspicion,
+    },
+    /// The generation has stopped.
+    Stopped {
+        /// Its view.
+        view: ViewNumber,
+        /// The last epoch that it recorded.
+        recorded: Option<Epoch>,
+    },
+    /// No view can be made without these members, or they are slow to answer.
+    Waiting {
+        /// The current view.
+        view: ViewNumber,
+        /// The members without evidence that are not known to be gone.
+        missing: Vec<NodeId>,
+    },
+    /// A view was agreed that this node is a member of.
+    ViewAgreed {
+        /// Its number.
+        number: ViewNumber,
+        /// The epoch from which it resumes.
+        resume: Option<Epoch>,
+        /// Its members.
+        members: Vec<NodeId>,
+        /// The members of the view before that are not in it.
+        left: Vec<NodeId>,
+        /// The partitions whose owner changed.
+        moved: Vec<PartitionId>,
+        /// The partitions with fewer backups on other nodes than asked for.
+        under_replicated: Vec<PartitionId>,
+    },
+    /// The generation of a view runs on this node.
+    Running {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// The register did not answer; it is asked again.
+    RegisterUnavailable {
+        /// What was seen.
+        why: String,
+    },
+    /// The job is complete.
+    Finishing {
+        /// The last view.
+        view: ViewNumber,
+    },
+}
+
+/// Why a node ended without finishing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the message of each variant is its documentation")]
+pub enum ProtocolError {
+    #[error(
+        "node {node}, incarnation {incarnation}, is not in view {number}: the others went on without it; \
+         its process must end, and the job goes on without it"
+    )]
+    Excluded { number: ViewNumber, node: NodeId, incarnation: Incarnation },
+    #[error(
+        "the run has reached view {latest} already, and a restarted process cannot rejoin yet; \
+         the job goes on without it, or start it anew on a fresh register"
+    )]
+    RunStarted { latest: ViewNumber },
+    #[error("the run is done already; start the job on a fresh register")]
+    RunDone,
+    #[error(
+        "view {number} belongs to run {found}, expected run {expected}; every run needs a register of its own"
+    )]
+    OtherRun { number: ViewNumber, expected: String, found: String },
+    #[error("view {number} in the register is damaged: {error}")]
+    BadView { number: ViewNumber, error: ViewError },
+    #[error(
+        "view {number} does not follow the view that this node knows; the register was tampered with"
+    )]
+    Diverged { number: ViewNumber },
+    #[error("view {number} misquotes what this node reported, so it cannot take part")]
+    Misquoted { number: ViewNumber },
+    #[error(
+        "the workers of view {view} did not stop within {limit_ms} ms; \
+         does an operator run that long without giving up its thread?"
+    )]
+    StopLimit { view: ViewNumber, limit_ms: u64 },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("node {node} ended the job: {message}")]
+    Peer { node: NodeId, message: String },
+    #[error("{message}")]
+    Local { message: String },
+    #[error("the register cannot be used: {message}")]
+    Register { message: String },
+}

@@ -1,0 +1,310 @@
+//! One thing that happened, as one line of JSON.
+//!
+//! Events are written once and read by programs of other makers: fields may be added, but neither
+//! renamed nor removed.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
+use serde::{Deserialize, Serialize};
+
+use crate::chaos::FaultKind;
+
+/// Who states an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// A node; a plain number in JSON.
+    Node(NodeId),
+    /// The launcher; the string `"launcher"` in JSON.
+    Launcher(LauncherTag),
+}
+
+/// The word for the launcher.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LauncherTag {
+    /// The launcher.
+    Launcher,
+}
+
+impl Origin {
+    /// The launcher, which is no node.
+    pub const LAUNCHER: Origin = Origin::Launcher(LauncherTag::Launcher);
+
+    /// The node, unless it is the launcher.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            Origin::Node(node) => Some(node),
+            Origin::Launcher(_) => None,
+        }
+    }
+}
+
+impl From<NodeId> for Origin {
+    fn from(node: NodeId) -> Self {
+        Origin::Node(node)
+    }
+}
+
+/// One thing that happened: what, when and to whom.
+///
+/// ```
+/// use ringfence::operators::ids::{Epoch, NodeId, ViewNumber};
+/// use ringfence::report::{Event, What};
+///
+/// let what = What::Commit { view: ViewNumber(1), epoch: Epoch(7) };
+/// let event = Event::at(1500.25, NodeId(2), what);
+/// let line = r#"{"event":"commit","view":1,"epoch":7,"at_ms":1500.25,"node":2}"#;
+/// assert_eq!(serde_json::to_string(&event).unwrap(), line);
+/// assert_eq!(serde_json::from_str::<Event>(line).unwrap(), event);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened; its name is the field `event`, its own fields stand beside it.
+    #[serde(flatten)]
+    pub what: What,
+    /// When, in milliseconds of Unix time, with fraction.
+    pub at_ms: f64,
+    /// Who states it.
+    pub node: Origin,
+}
+
+impl Event {
+    /// `what`, stated by `node` at `at_ms`.
+    pub fn at(at_ms: f64, node: impl Into<Origin>, what: What) -> Self {
+        Event { what, at_ms, node: node.into() }
+    }
+
+    /// `what`, stated by `node` now.
+    pub fn now(node: impl Into<Origin>, what: What) -> Self {
+        Event::at(now_ms(), node, what)
+    }
+}
+
+/// The milliseconds of Unix time, with fraction.
+pub fn now_ms() -> f64 {
+    // A clock before 1970 is the only way to fail; 0 is as good as any answer then.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum What {
+    /// A node is up.
+    Started {
+        /// Its operating system's process number.
+        process_id: u32,
+        /// Its worker threads.
+        workers: usize,
+        /// Where it listens; absent where it has no peers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+    },
+    /// A failure is caused on purpose; stated right before it is.
+    Fault {
+        /// How.
+        kind: FaultKind,
+        /// Which node fails.
+        target: NodeId,
+    },
+    /// The node knows that an epoch is committed. Epochs that held nothing may be left out.
+    Commit {
+        /// The view it was committed in.
+        view: ViewNumber,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The node has concluded that something failed.
+    Failure {
+        /// The view that ends by it.
+        view: ViewNumber,
+        /// What failed, in a few words: `node lost`, `worker panicked`.
+        what: String,
+        /// The node that failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        suspect: Option<NodeId>,
+        /// The worker thread of it, where only that failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<u32>,
+        /// The operator in which it failed, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        operator: Option<String>,
+        /// What the conclusion rests on.
+        evidence: String,
+    },
+    /// The node has installed a view.
+    View {
+        /// Its number.
+        number: ViewNumber,
+        /// Its nodes.
+        members: Vec<NodeId>,
+        /// The last committed epoch, after which it resumes; `null` where none was.
+        resume: Option<Epoch>,
+        /// Partitions that have another owner than in the view before.
+        #[serde(default)]
+        moved_partitions: u32,
+        /// Partitions with fewer backups than asked for.
+        #[serde(default)]
+        under_replicated: u32,
+    },
+    /// The node has caught up in a view that followed a failure.
+    Recovered {
+        /// The view.
+        view: ViewNumber,
+        /// How long each phase took.
+        phases_ms: Phases,
+        /// Records read again from this node's sources.
+        records_replayed: u64,
+        /// Keys that this node undid to their committed state.
+        keys_rewound: u64,
+        /// Partitions that this node opened from a replica.
+        partitions_restored: u32,
+    },
+    /// How far a node has come.
+    ///
+    /// `consumed` and `records` count all of the shares of the input that the node reads in the
+    /// present view, from their beginning: what a dead node had read counts with its successor. So
+    /// the sums over the members of a view are the whole job's.
+    Progress {
+        /// Bytes read.
+        consumed: u64,
+        /// Bytes in the whole input of the job, not only in this node's shares; 0 where unknown.
+        total: u64,
+        /// Records read.
+        records: u64,
+    },
+    /// The node has refused a connection.
+    Refused {
+        /// Where it came from.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
+    /// A sink has released an epoch to the outside.
+    SinkReleased {
+        /// The sink's name.
+        sink: String,
+        /// The epoch.
+        epoch: Epoch,
+        /// Records released.
+        records: u64,
+    },
+    /// A plain line for a person.
+    Message {
+        /// The line.
+        text: String,
+    },
+    /// Something because of which the node, or the run, will end.
+    Error {
+        /// The text of the error and its causes.
+        message: String,
+    },
+    /// The node has finished the job.
+    Finished {
+        /// As in [`What::Progress`].
+        records: u64,
+        /// As in [`What::Progress`].
+        consumed: u64,
+        /// Epochs that the node saw committed.
+        commits: u64,
+    },
+}
+
+/// How long each phase of a recovery took, in milliseconds, in the order in which they happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// From the failure to its verdict; absent where the moment of the failure is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect: Option<f64>,
+    /// Until the node's generation had stopped.
+    pub stop: f64,
+    /// Until the next view was agreed.
+    pub agree: f64,
+    /// Until fresh connections stood.
+    pub connect: f64,
+    /// Until the dataflow was built anew.
+    pub build: f64,
+    /// Until survivors had rewound and successors had opened their replicas.
+    pub restore: f64,
+    /// Until the sources had resent what was not committed.
+    pub replay: f64,
+    /// Until the first commit of the new view.
+    pub caught_up: f64,
+}
+
+impl Phases {
+    /// The phases that are known, in order, by the names that a person reads.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let after = [
+            ("stop", self.stop),
+            ("agree", self.agree),
+            ("connect", self.connect),
+            ("build", self.build),
+            ("rewind and restore", self.restore),
+            ("replay", self.replay),
+            ("caught up", self.caught_up),
+        ];
+        self.detect.map(|ms| ("detect", ms)).into_iter().chain(after)
+    }
+
+    /// All of them together.
+    pub fn total_ms(&self) -> f64 {
+        self.named().map(|(_, ms)| ms).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_event_time_and_node_and_is_read_back() {
+        let all = [
+            What::Started { process_id: 7, workers: 2, address: None },
+            What::Fault { kind: FaultKind::Kill, target: NodeId(1) },
+            What::Commit { view: ViewNumber(1), epoch: Epoch(2) },
+            What::Failure {
+                view: ViewNumber(1),
+                what: "node lost".to_owned(),
+                suspect: Some(NodeId(1)),
+                worker: None,
+                operator: None,
+                evidence: "control connection closed".to_owned(),
+            },
+            What::View {
+                number: ViewNumber(2),
+                members: vec![NodeId(0), NodeId(2)],
+                resume: None,
+                moved_partitions: 85,
+                under_replicated: 0,
+            },
+            What::Recovered {
+                view: ViewNumber(2),
+                phases_ms: Phases { detect: Some(0.5), replay: 2.0, ..Phases::default() },
+                records_replayed: 10,
+                keys_rewound: 11,
+                partitions_restored: 12,
+            },
+            What::Progress { consumed: 1, total: 2, records: 3 },
+            What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
+            What::SinkReleased { sink: "totals".to_owned(), epoch: Epoch(3), records: 4 },
+            What::Message { text: "line\nbreak".to_owned() },
+            What::Error { message: "no".to_owned() },
+            What::Finished { records: 3, consumed: 4, commits: 5 },
+        ];
+        for (index, what) in all.into_iter().enumerate() {
+            let origin = if index % 2 == 0 { NodeId(1).into() } else { Origin::LAUNCHER };
+            let event = Event::at(1_700_000_000_123.456, origin, what);
+            let line = serde_json::to_string(&event).unwrap();
+            assert!(!line.contains('\n'));
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert!(value["event"].is_string() && value["at_ms"].is_f64(), "{line}");
+            assert!(value["node"] == 1 || value["node"] == "launcher", "{line}");
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The file of events: JSON, one event each line.
+//!
+//! A line is written whole by one call, so that a reader that follows the file, or one that comes
+//! after a crash, sees whole lines only.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::Event;
+use crate::error::{Error, Result};
+
+/// A file to which events are appended.
+#[derive(Debug)]
+pub struct ReportFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl ReportFile {
+    /// Opens `path` for appending, and creates it where it is missing.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
+            Error::input(format!("cannot open report file {}", path.display())).because(error)
+        })?;
+        Ok(ReportFile { file, path: path.to_owned() })
+    }
+
+    /// Appends `event`. On an error, the line may be missing or torn.
+    pub fn append(&mut self, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event).map_err(|error| {
+            Error::internal(format!("event {:?} cannot be encoded", event.what)).because(error)
+        })?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|error| {
+            Error::input(format!("cannot write report file {}", self.path.display())).because(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Origin, What};
+
+    #[test]
+    fn a_second_run_appends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        for text in ["one", "two"] {
+            let what = What::Message { text: text.to_owned() };
+            ReportFile::open(&path).unwrap().append(&Event::now(Origin::LAUNCHER, what)).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(events[1].what, What::Message { text: "two".to_owned() });
+        assert_eq!(events.len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let error = ReportFile::open(Path::new("/does/not/exist")).unwrap_err();
+        assert!(format!("{error:?}").contains("report file /does/not/exist: "), "{error:?}");
+    }
+}

@@ -1,0 +1,228 @@
+//! The channel between a launcher and one node: JSON lines in both directions.
+//!
+//! It is a pair of connected sockets, and the node's end is its standard input. So it needs no name
+//! and no port, nobody else can connect to it, and each side sees at once when the other is gone.
+//!
+//! INVARIANT: a node does not outlive its launcher. The end of the channel ends the process; on
+//! Linux the kernel kills it besides.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use ringfence_operators::ids::NodeId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::chaos::FaultKind;
+use crate::config::NODE_VARIABLE;
+use crate::error::{Error, Result};
+use crate::report::Event;
+
+/// The greatest length of a message; a longer one is garbage.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// The exit code of a node whose launcher is gone.
+const EXIT_WITHOUT_LAUNCHER: i32 = 1;
+
+/// What a node tells its launcher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToLauncher {
+    /// The node listens; it waits for [`ToNode::Start`] now.
+    Hello {
+        /// Where other nodes reach it.
+        address: String,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// What a launcher tells a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToNode {
+    /// All nodes listen: connect and begin.
+    Start(Start),
+    /// Fail on purpose.
+    Fault(FaultKind),
+}
+
+/// What a node must know to begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The name of this run, unlike that of any other.
+    pub run: String,
+    /// The register directory.
+    pub register: PathBuf,
+    /// All nodes in order, the receiver among them, and where each listens.
+    pub peers: Vec<(NodeId, String)>,
+    /// The process number of the launcher.
+    pub launcher_process_id: u32,
+}
+
+/// What a node's callback is called with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromLauncher {
+    /// The launcher says something.
+    Message(ToNode),
+    /// The launcher is gone; the process ends once the callback returns.
+    Gone,
+}
+
+/// A node's end of the channel. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Supervision {
+    node: NodeId,
+    stream: Arc<Mutex<UnixStream>>,
+}
+
+impl Supervision {
+    /// Takes the channel from standard input, which is empty from then on.
+    ///
+    /// Returns `None` in a process that no launcher started. Must be called once at most, and from
+    /// a process that a launcher started it should be called early: from here on the process dies
+    /// with its launcher.
+    pub fn from_env() -> Result<Option<Self>> {
+        let Ok(node) = std::env::var(NODE_VARIABLE) else { return Ok(None) };
+        let node = node.parse().map_err(|_| {
+            Error::usage(format!(
+                "{NODE_VARIABLE}={node:?} is no node number; only the launcher sets it"
+            ))
+        })?;
+        let lost = |problem: &str| {
+            Error::usage(format!(
+                "{NODE_VARIABLE} is set, but {problem}; only the launcher sets it"
+            ))
+        };
+        let stdin = std::io::stdin();
+        let fd = stdin.as_fd().try_clone_to_owned();
+        let stream =
+            UnixStream::from(fd.map_err(|e| lost("there is no standard input").because(e))?);
+        stream.peer_addr().map_err(|e| lost("standard input is no channel").because(e))?;
+        // What the node starts itself must not hold the channel open.
+        let nothing = std::fs::File::open("/dev/null")
+            .map_err(|e| Error::internal("cannot open /dev/null").because(e))?;
+        nix::unistd::dup2_stdin(&nothing)
+            .map_err(|e| Error::internal("cannot replace standard input").because(e))?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
+            return Err(Error::internal("cannot tie this process to its launcher").because(error));
+        }
+        Ok(Some(Supervision::over(NodeId(node), stream)))
+    }
+
+    fn over(node: NodeId, stream: UnixStream) -> Self {
+        Supervision { node, stream: Arc::new(Mutex::new(stream)) }
+    }
+
+    /// Which node this process is.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Tells the launcher where this node listens.
+    pub fn hello(&self, address: impl Into<String>) -> Result<()> {
+        self.send(&ToLauncher::Hello { address: address.into() })
+    }
+
+    /// Tells the launcher what happened.
+    pub fn event(&self, event: Event) -> Result<()> {
+        self.send(&ToLauncher::Event(event))
+    }
+
+    /// Sends `message`. An error means that the launcher is gone, and that this process is about to
+    /// end; a caller may ignore it.
+    pub fn send(&self, message: &ToLauncher) -> Result<()> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&stream, message)
+            .map_err(|error| Error::job("the launcher of this node is gone").because(error))
+    }
+
+    /// Starts the thread that calls `on` with each message, and with [`FromLauncher::Gone`] at
+    /// last. When that call returns, the process ends at once.
+    pub fn listen(&self, mut on: impl FnMut(FromLauncher) + Send + 'static) -> Result<()> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
+        let stream = stream.map_err(|e| Error::internal("cannot share the channel").because(e))?;
+        let listen = move || {
+            // Garbage ends the channel as its end does: nobody can be followed any more.
+            let _ = receive(stream, |message| on(FromLauncher::Message(message)));
+            on(FromLauncher::Gone);
+            std::process::exit(EXIT_WITHOUT_LAUNCHER);
+        };
+        let thread = thread::Builder::new().name("ringfence:supervision".to_owned()).spawn(listen);
+        thread.map_err(|e| Error::internal("cannot start a thread").because(e))?;
+        Ok(())
+    }
+}
+
+/// Writes `message` as one line.
+pub(super) fn send<M: Serialize>(mut stream: &UnixStream, message: &M) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    debug_assert!(line.len() as u64 <= MESSAGE_BYTES_MAX, "{} bytes", line.len());
+    stream.write_all(&line)
+}
+
+/// Calls `on` with each message until the other side is gone, or until something cannot be read.
+pub(super) fn receive<M: DeserializeOwned>(
+    stream: UnixStream,
+    mut on: impl FnMut(M),
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.by_ref().take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        // A line without an end was being written when its writer died.
+        if length == 0 || (line.last() != Some(&b'\n') && (length as u64) < MESSAGE_BYTES_MAX) {
+            return Ok(());
+        }
+        on(serde_json::from_slice(&line)?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::What;
+
+    #[test]
+    fn messages_arrive_in_order_until_the_other_side_is_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let supervision = Supervision::over(NodeId(3), theirs);
+        supervision.hello("127.0.0.1:9").unwrap();
+        let event = Event::at(1.5, NodeId(3), What::Message { text: "hi".to_owned() });
+        supervision.event(event.clone()).unwrap();
+        drop(supervision);
+        let mut got = Vec::new();
+        receive(ours, |message: ToLauncher| got.push(message)).unwrap();
+        let hello = ToLauncher::Hello { address: "127.0.0.1:9".to_owned() };
+        assert_eq!(got, [hello, ToLauncher::Event(event)]);
+    }
+
+    #[test]
+    fn a_torn_line_is_the_end_and_garbage_is_an_error() {
+        for (bytes, is_ok) in [(&b"{\"fault\":"[..], true), (b"garbage\n", false)] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(bytes).unwrap();
+            drop(theirs);
+            let result = receive(ours, |message: ToNode| panic!("got {message:?}"));
+            assert_eq!(result.is_ok(), is_ok);
+        }
+    }
+
+    #[test]
+    fn a_message_without_end_is_refused() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let writer = thread::spawn(move || {
+            let block = [b'x'; 1 << 16];
+            while theirs.write_all(&block).is_ok() {}
+        });
+        assert!(receive(ours, |message: ToNode| panic!("got {message:?}")).is_err());
+        writer.join().unwrap();
+    }
+}

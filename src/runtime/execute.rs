@@ -1,0 +1,321 @@
+//! Running a job: what `timely::execute_from_args` is to timely.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringfence_operators::ids::NodeId;
+use ringfence_operators::worker::{WorkerEnd, run_worker};
+use timely::worker::Worker;
+
+use super::channel::{FromLauncher, Start, Supervision, ToNode};
+use super::generation::Job;
+use super::host::Host;
+use super::job_hash::job_hash;
+use super::launcher;
+use super::node::{
+    Events, Node, NodeEvent, NodeSetup, Run, RunSource, events, register_failed,
+};
+use crate::config::{Config, Mode};
+use crate::error::{Error, Kind, Result};
+use crate::protocol::view::ClusterShape;
+use crate::register::{DirectoryRegister, MemoryRegister, Register, RunRecord};
+use crate::report::{Event, Summary, What};
+
+/// What came of a job, in this process.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome<R> {
+    /// What the job's closure returned at each worker of this process; empty in a launcher.
+    pub results: Vec<R>,
+    /// What happened in the whole run; `None` in a node of several, which knows only its part.
+    pub summary: Option<Summary>,
+}
+
+/// Runs a job as its command line says, and survives the loss of its workers.
+///
+/// In the place of `timely::execute_from_args`, with the same flags and more: see
+/// [`Config::from_args`]. The closure is called once for each worker and generation: it builds the
+/// job's dataflows and returns, or steps the worker itself.
+///
+/// Like a command-line parser it prints what is wrong with the command line, or the help, and ends
+/// the process. Everything else is an error.
+///
+/// ```
+/// use ringfence::prelude::*;
+///
+/// let directory = std::env::temp_dir().join(format!("ringfence-doc-{}", std::process::id()));
+/// let out = directory.clone();
+/// let args = ["job", "-w", "2"].map(String::from);
+/// ringfence::execute_from_args(args, move |worker| {
+///     worker.dataflow::<u64, _, _>(|scope| {
+///         per_share(|share| (0..10u64).filter(move |n| n % share.count == share.index))
+///             .to_stream_fenced(scope, "numbers")
+///             .fold_fenced("sums", |n| n % 2, 0u64, |sum, n, out| {
+///                 *sum += n;
+///                 out.give((n % 2, *sum));
+///             })
+///             .sink_fenced("totals", LineFiles::new(&out));
+///     });
+/// })?;
+/// assert!(directory.read_dir().unwrap().count() > 0);
+/// std::fs::remove_dir_all(&directory).unwrap();
+/// # Ok::<(), ringfence::Error>(())
+/// ```
+pub fn execute_from_args<R, F>(args: impl IntoIterator<Item = String>, job: F) -> Result<Outcome<R>>
+where
+    R: Send + 'static,
+    F: Fn(&mut Worker) -> R + Send + Sync + 'static,
+{
+    match Config::from_args(args) {
+        Ok((config, _free)) => execute(config, job),
+        Err(error) => error.exit(),
+    }
+}
+
+/// Runs a job as `config` says, and survives the loss of its workers.
+///
+/// Returns when the job is done: everything is released, and every node knows. Returns an error when
+/// it cannot go on, which says why; see [`Kind`] for what to do next. In a process that a launcher
+/// started, the configuration must be a [`Config::local`], as in the launcher itself.
+///
+/// ```
+/// use ringfence::Config;
+/// use ringfence::prelude::*;
+///
+/// let directory = std::env::temp_dir().join(format!("ringfence-doc-e-{}", std::process::id()));
+/// let out = directory.clone();
+/// let outcome = ringfence::execute(Config::single().workers(2), move |worker| {
+///     worker.dataflow::<u64, _, _>(|scope| {
+///         per_share(|share| std::iter::once(share.index))
+///             .to_stream_fenced(scope, "shares")
+///             .sink_fenced("out", LineFiles::new(&out));
+///     });
+///     worker.index()
+/// })?;
+/// assert_eq!(outcome.results, [0, 1]);
+/// std::fs::remove_dir_all(&directory).unwrap();
+/// # Ok::<(), ringfence::Error>(())
+/// ```
+pub fn execute<R, F>(config: Config, job: F) -> Result<Outcome<R>>
+where
+    R: Send + 'static,
+    F: Fn(&mut Worker) -> R + Send + Sync + 'static,
+{
+    if cfg!(panic = "abort") {
+        return Err(Error::config(
+            "this program is built with panic = \"abort\", so no worker could survive another: \
+             remove that setting from its profile",
+        ));
+    }
+    config.validate()?;
+    let results = Arc::new(Mutex::new(BTreeMap::new()));
+    let job = with_results(job, config.worker_count(), Arc::clone(&results));
+    let summary = match config.mode() {
+        Mode::Local(_) => Some(launcher::run(&config)?),
+        Mode::Single => Some(run_single(&config, job)?),
+        Mode::Member { process, addresses } => {
+            run_member(&config, process, &addresses, job)?;
+            None
+        }
+        Mode::Child { .. } => {
+            run_child(&config, job)?;
+            None
+        }
+    };
+    let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Outcome { results: results.into_values().collect(), summary })
+}
+
+/// Erases the type of a job's result: results are kept by worker, those of the last generation.
+fn with_results<R, F>(job: F, workers: usize, results: Arc<Mutex<BTreeMap<usize, R>>>) -> Job
+where
+    R: Send + 'static,
+    F: Fn(&mut Worker) -> R + Send + Sync + 'static,
+{
+    Arc::new(move |allocator, config, generation| {
+        let worker = allocator.index() % workers;
+        match run_worker(allocator, config, generation, &job) {
+            WorkerEnd::Finished(result) => {
+                results.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, result);
+                WorkerEnd::Finished(())
+            }
+            WorkerEnd::Stopped => WorkerEnd::Stopped,
+            WorkerEnd::Failed(error) => WorkerEnd::Failed(error),
+            WorkerEnd::Panicked { message } => WorkerEnd::Panicked { message },
+        }
+    })
+}
+
+/// What a node of any mode takes from the configuration.
+fn setup(
+    config: &Config,
+    job: Job,
+    node: NodeId,
+    nodes: BTreeMap<NodeId, String>,
+    run: RunSource,
+    tell: Box<dyn Fn(What) + Send>,
+) -> Result<NodeSetup> {
+    Ok(NodeSetup {
+        node,
+        nodes,
+        listener: None,
+        job_hash: this_job()?,
+        run,
+        workers: config.worker_count(),
+        partitions: config.partition_count(),
+        backups: config.backup_count() as u32,
+        epoch_interval: config.epoch_interval(),
+        in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
+        connect_limit: config.connect_limit(),
+        worker_config: config.worker_config(),
+        job,
+        tell,
+    })
+}
+
+fn this_job() -> Result<String> {
+    job_hash(std::env::args_os())
+        .map_err(|error| Error::internal("cannot read this program's own file").because(error))
+}
+
+fn run_single(config: &Config, job: Job) -> Result<Summary> {
+    let node = NodeId(0);
+    let (sender, inbox) = events();
+    let host = Arc::new(Host::new(config, node, 1, sender.clone())?);
+    let id = new_run_id(node);
+    let run = match config.register_path() {
+        Some(path) => open_directory(config, path, &id)?,
+        None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
+    };
+    let telling = Arc::clone(&host);
+    let nodes = BTreeMap::from([(node, "in process".to_owned())]);
+    let tell = Box::new(move |what| telling.tell(what));
+    let setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
+    let result = Node::new(setup, sender, inbox).run();
+    let summary = host.finish();
+    result.map(|()| summary)
+}
+
+fn run_member(config: &Config, process: usize, addresses: &[String], job: Job) -> Result<()> {
+    let node = NodeId(process as u64);
+    let address = &addresses[process];
+    let listener = TcpListener::bind(address).map_err(|error| {
+        Error::new(Kind::Network, format!("cannot listen on {address}")).because(error)
+    })?;
+    let (sender, inbox) = events();
+    let host = Arc::new(Host::new(config, node, addresses.len(), sender.clone())?);
+    // Kept until the end: the register of a run without one of its own.
+    let mut fresh = None;
+    let run = match config.register_path() {
+        Some(path) => RunSource::Known(open_directory(config, path, &new_run_id(node))?),
+        None if process == 0 => {
+            let directory = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
+            let directory = directory.map_err(|error| {
+                Error::new(Kind::Register, "cannot make a register directory").because(error)
+            })?;
+            let run = open_directory(config, directory.path(), &new_run_id(node))?;
+            fresh = Some(directory);
+            RunSource::Known(run)
+        }
+        None => {
+            let config = config.clone();
+            RunSource::Told(Box::new(move |location| {
+                if !Path::new(location).is_dir() {
+                    return Err(Error::new(
+                        Kind::Register,
+                        format!(
+                            "cannot reach the register {location} of node 0: give all nodes a \
+                             directory that they share, with --register"
+                        ),
+                    ));
+                }
+                open_directory(&config, Path::new(location), "")
+            }))
+        }
+    };
+    let nodes = addresses
+        .iter()
+        .enumerate()
+        .map(|(index, address)| (NodeId(index as u64), address.clone()))
+        .collect();
+    let telling = Arc::clone(&host);
+    let tell = Box::new(move |what| telling.tell(what));
+    let mut setup = setup(config, job, node, nodes, run, tell)?;
+    setup.listener = Some(listener);
+    let result = Node::new(setup, sender, inbox).run();
+    host.finish();
+    if let (Err(_), Some(directory)) = (&result, fresh.take()) {
+        // The others may still need it, and it may tell what went wrong.
+        let _kept = directory.keep();
+    }
+    result
+}
+
+fn run_child(config: &Config, job: Job) -> Result<()> {
+    let Some(supervision) = Supervision::from_env()? else {
+        return Err(Error::internal("this process is no node of a launcher"));
+    };
+    let node = supervision.node();
+    let listener = TcpListener::bind(("127.0.0.1", 0));
+    let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = bound.map_err(|error| {
+        Error::new(Kind::Network, "cannot listen on a port of 127.0.0.1").because(error)
+    })?;
+    let (sender, inbox) = events();
+    let start = wait_for_start(&supervision, sender.clone(), &address.to_string())?;
+    let run = open_directory(config, &start.register, &start.run)?;
+    let telling = supervision.clone();
+    // If the launcher is gone the process ends by itself.
+    let tell = Box::new(move |what| drop(telling.event(Event::now(node, what))));
+    let nodes = start.peers.into_iter().collect();
+    let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
+    setup.listener = Some(listener);
+    Node::new(setup, sender, inbox).run()
+}
+
+/// Reports to the launcher and waits until all nodes have.
+fn wait_for_start(supervision: &Supervision, events: Events, address: &str) -> Result<Start> {
+    let (started, start) = crossbeam_channel::bounded(1);
+    supervision.listen(move |message| match message {
+        FromLauncher::Message(ToNode::Start(start)) => drop(started.try_send(start)),
+        FromLauncher::Message(ToNode::Fault(kind)) => drop(events.send(NodeEvent::Fault(kind))),
+        FromLauncher::Gone => {}
+    })?;
+    supervision.hello(address)?;
+    start.recv().map_err(|_| Error::job("the launcher of this node is gone"))
+}
+
+/// Opens a register directory and the run in it, making it `id` if there is none.
+fn open_directory(config: &Config, path: &Path, id: &str) -> Result<Run> {
+    let register = DirectoryRegister::open(path).map_err(register_failed)?;
+    let location = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    open_run(config, Arc::new(register), id, Some(location.to_string_lossy().into_owned()))
+}
+
+fn open_run(
+    config: &Config,
+    register: Arc<dyn Register>,
+    id: &str,
+    location: Option<String>,
+) -> Result<Run> {
+    let record = RunRecord {
+        run: id.to_owned(),
+        job: this_job()?,
+        cluster: ClusterShape {
+            nodes: config.node_count() as u32,
+            workers_per_node: config.worker_count() as u32,
+            partitions: config.partition_count(),
+            backups: config.backup_count() as u32,
+        },
+    };
+    let run = register.open_run(&record).map_err(register_failed)?;
+    Ok(Run { id: run.run, register, location })
+}
+
+/// A name for a new run, unlike that of any other.
+fn new_run_id(node: NodeId) -> String {
+    let now_ms = crate::report::now_ms() as u64;
+    format!("{now_ms:x}-{node}-{:x}", std::process::id())
+}

@@ -1,0 +1,141 @@
+//! A running generation: worker threads, their links, and the way to end them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringfence_operators::error::JobError;
+use ringfence_operators::generation::{Clock, Generation};
+use ringfence_operators::ids::ViewNumber;
+use ringfence_operators::worker::WorkerEnd;
+use timely::WorkerConfig;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Allocator, Hooks, WorkerGuards, initialize_from};
+
+use crate::network::{Link, LinkCloser};
+
+/// Runs a user's job on one worker; keeps the result elsewhere.
+pub(crate) type Job =
+    Arc<dyn Fn(Allocator, WorkerConfig, &Arc<Generation>) -> WorkerEnd<()> + Send + Sync>;
+
+/// How one worker thread of a generation ended.
+#[derive(Debug)]
+pub(crate) struct WorkerEnded {
+    pub(crate) view: ViewNumber,
+    /// The index of the worker in this process.
+    pub(crate) worker: usize,
+    pub(crate) end: WorkerEnd<()>,
+}
+
+/// Counts from the moment it is made.
+pub(crate) struct SinceStart(Instant);
+
+impl SinceStart {
+    pub(crate) fn new() -> Self {
+        SinceStart(Instant::now())
+    }
+}
+
+impl Clock for SinceStart {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// The threads of one generation.
+///
+/// It ends by itself when the job does, or after [`stop`](Running::stop); either way the caller joins
+/// it once all workers have reported their end.
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Generation>,
+    closers: Vec<LinkCloser>,
+    threads: Option<Threads>,
+}
+
+/// SUBTLE: the workers are joined before the communication threads, which end only when the workers
+/// have let go of their queues.
+struct Threads {
+    workers: WorkerGuards<()>,
+    communication: Box<dyn Send>,
+}
+
+impl Running {
+    /// Starts the workers of `shared`. `links` has one entry for each member of the view, in order,
+    /// with `None` for this process.
+    pub(crate) fn start(
+        shared: Arc<Generation>,
+        links: Vec<Option<Link>>,
+        process_index: usize,
+        workers: usize,
+        config: WorkerConfig,
+        job: Job,
+        on_end: impl Fn(WorkerEnded) + Send + Sync + 'static,
+    ) -> Result<Running, String> {
+        let hooks = Hooks::default();
+        let closers = links.iter().flatten().map(Link::closer).collect::<Result<Vec<_>, _>>();
+        let closers = closers.map_err(|error| format!("cannot share a link: {error}"))?;
+        let local = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), None);
+        let (builders, communication): (Vec<AllocatorBuilder>, Box<dyn Send>) = if links.len() == 1
+        {
+            (local.into_iter().map(AllocatorBuilder::Process).collect(), Box::new(()))
+        } else {
+            let (builders, guard) =
+                initialize_networking_from_sockets(local, links, process_index, workers, hooks)
+                    .map_err(|error| format!("cannot start communication: {error}"))?;
+            (builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard))
+        };
+        let generation = Arc::clone(&shared);
+        let workers = initialize_from(builders, Box::new(()), move |allocator| {
+            let worker = allocator.index() % workers;
+            let end = job(allocator, config.clone(), &generation);
+            on_end(WorkerEnded { view: generation.view, worker, end });
+        })?;
+        Ok(Running { shared, closers, threads: Some(Threads { workers, communication }) })
+    }
+
+    /// Asks all workers to leave, and ends the links so that no thread waits for a peer.
+    pub(crate) fn stop(&self) {
+        self.shared.stop();
+        for closer in &self.closers {
+            closer.close_now();
+        }
+    }
+
+    /// Joins all threads, on a thread of its own, and then calls `on_joined`.
+    ///
+    /// To be called once every worker has reported its end.
+    pub(crate) fn join(&mut self, on_joined: impl FnOnce() + Send + 'static) {
+        let Some(threads) = self.threads.take() else { return };
+        std::thread::spawn(move || {
+            threads.workers.join();
+            // A communication thread that panicked makes timely's guard panic: that generation is
+            // over all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(threads.communication)));
+            on_joined();
+        });
+    }
+}
+
+/// What a worker's end means for the node.
+pub(crate) enum Verdict {
+    /// The job is over at this worker.
+    Finished,
+    /// It left because it was asked to.
+    Stopped,
+    /// The worker panicked.
+    Panicked(String),
+    /// The job cannot go on.
+    Failed(JobError),
+}
+
+impl From<WorkerEnd<()>> for Verdict {
+    fn from(end: WorkerEnd<()>) -> Self {
+        match end {
+            WorkerEnd::Finished(()) => Verdict::Finished,
+            WorkerEnd::Stopped => Verdict::Stopped,
+            WorkerEnd::Panicked { message } => Verdict::Panicked(message),
+            WorkerEnd::Failed(error) => Verdict::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What makes two processes the same job: their executable and their arguments.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+
+use sha1::{Digest, Sha1};
+
+/// Flags that differ between the processes of one job, each with a value.
+const PER_PROCESS: [&str; 3] = ["-p", "--process", "--report"];
+
+/// The hash of this executable and `args`, without what differs between nodes.
+pub(crate) fn job_hash(args: impl IntoIterator<Item = OsString>) -> io::Result<String> {
+    let mut hash = Sha1::new();
+    let mut executable = File::open(std::env::current_exe()?)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = executable.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    for arg in shared_args(args) {
+        hash.update([0]);
+        hash.update(arg.as_encoded_bytes());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn shared_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut shared = Vec::new();
+    // The first is the way the program was called, which may differ between machines.
+    let mut args = args.into_iter().skip(1);
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        if PER_PROCESS.contains(&text.as_ref()) {
+            args.next();
+            continue;
+        }
+        let is_joined = PER_PROCESS.iter().any(|flag| match flag.strip_prefix("--") {
+            Some(_) => text.starts_with(&format!("{flag}=")),
+            None => text.starts_with(flag) && !text.starts_with("--"),
+        });
+        if !is_joined {
+            shared.push(arg);
+        }
+    }
+    shared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(args: &[&str]) -> Vec<OsString> {
+        shared_args(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn what_differs_between_nodes_does_not_count() {
+        let first = shared(&["./job", "-n", "3", "-p", "0", "--report", "a.json", "in.txt"]);
+        let second = shared(&["/bin/job", "-n", "3", "-p2", "--report=b.json", "in.txt"]);
+        assert_eq!(first, second);
+        assert_ne!(first, shared(&["./job", "-n", "3", "-p", "0", "other.txt"]));
+        assert_eq!(shared(&["job", "--partitions", "4"]), ["--partitions", "4"]);
+    }
+}

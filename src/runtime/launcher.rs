@@ -1,0 +1,640 @@
+//! The launcher: starts the node processes of `--local`, watches over them, and makes them fail on
+//! purpose where that was asked for.
+//!
+//! A node is this same program, started again with the same arguments and [`NODE_VARIABLE`] in its
+//! environment. The launcher has no part in the job: a run whose launcher is gone ends, and whatever
+//! the nodes agree on they agree on without it.
+//!
+//! One loop owns the processes and decides; threads only read and put what they read into its inbox.
+//! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::signal::{SigSet, Signal};
+use ringfence_operators::ids::NodeId;
+
+use super::channel::{self, Start, ToLauncher, ToNode};
+use crate::chaos::{Fault, FaultKind, FaultSchedule};
+use crate::config::{Config, Mode, NODE_VARIABLE};
+use crate::error::{Error, Kind, Result};
+use crate::report::{Console, Event, Origin, ReportFile, Summary, What, now_ms};
+
+/// How long the end of a process may go unnoticed where its channel does not tell of it.
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long the output of an ended process is awaited, should a process of its own hold it open.
+const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// What the inbox holds; when it is full, nodes wait with their events.
+const INBOX_MAX: usize = 4_096;
+
+/// The longest piece of a node's output that is printed as one line.
+const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
+
+/// The exit code after an interrupt that came when the launcher had already ended its work.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Runs the nodes of a `--local` configuration and returns what the run came to.
+///
+/// It succeeds if at least one node finished and every other one did too or was ended by a signal.
+/// Otherwise the error names a node, how it ended, and the last that it said. However this returns,
+/// no node process is left.
+///
+/// A fresh register directory is used unless the configuration names one; it is removed after a
+/// success, and kept and named after a failure.
+///
+/// Must be called from a thread that outlives the call: nodes die with the thread that started them.
+pub fn run(config: &Config) -> Result<Summary> {
+    let Mode::Local(nodes) = config.mode() else {
+        return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
+    };
+    let report = config.report_path().map(ReportFile::open).transpose()?;
+    let register = RegisterDirectory::of(config)?;
+    let (sender, inbox) = bounded(INBOX_MAX);
+    let interrupts = Interrupts::watch(sender.clone())?;
+    let mut launcher = Launcher {
+        nodes: Vec::with_capacity(nodes),
+        inbox,
+        schedule: FaultSchedule::new(config.faults().iter().copied()),
+        summary: Summary::new(),
+        console: Console::new(),
+        report,
+        started: false,
+        reaped_at: Instant::now(),
+    };
+    let result = launcher.run(config, nodes, &register, sender);
+    launcher.end_all();
+    launcher.summary.set_faults_unfired(launcher.schedule.waiting());
+    launcher.console.finish(&launcher.summary);
+    drop(interrupts);
+    match result {
+        Ok(()) => Ok(launcher.summary),
+        Err(error) => Err(register.keep(error)),
+    }
+}
+
+/// One node process.
+struct Node {
+    id: NodeId,
+    child: Child,
+    channel: UnixStream,
+    address: Option<String>,
+    status: Option<ExitStatus>,
+    /// The last that it said about itself: an error event, or else a line on standard error.
+    last_error: Option<String>,
+    last_line: Arc<Mutex<String>>,
+    outputs_open: usize,
+}
+
+/// What reaches the launcher's loop.
+enum Inbox {
+    Message(NodeId, ToLauncher),
+    ChannelEnded(NodeId, Option<String>),
+    OutputEnded(NodeId),
+    Interrupted(Signal),
+}
+
+struct Launcher {
+    nodes: Vec<Node>,
+    inbox: Receiver<Inbox>,
+    schedule: FaultSchedule,
+    summary: Summary,
+    console: Console,
+    report: Option<ReportFile>,
+    started: bool,
+    reaped_at: Instant,
+}
+
+impl Launcher {
+    fn run(
+        &mut self,
+        config: &Config,
+        nodes: usize,
+        register: &RegisterDirectory,
+        sender: Sender<Inbox>,
+    ) -> Result<()> {
+        for index in 0..nodes {
+            self.nodes.push(spawn(config, NodeId(index as u64), &self.console, &sender)?);
+        }
+        let deadline = Instant::now() + config.connect_limit();
+        while self.nodes.iter().any(|node| node.status.is_none()) {
+            self.step()?;
+            if !self.started {
+                self.try_start(register, deadline, config.connect_limit())?;
+            }
+        }
+        self.drain_outputs(|_| true)?;
+        self.verdict()
+    }
+
+    /// Waits for something to happen, and does what follows from it.
+    fn step(&mut self) -> Result<()> {
+        let wait = self.schedule.next_due_in(now_ms(), self.summary.first_commit_ms());
+        match self.inbox.recv_timeout(wait.unwrap_or(EXIT_POLL_INTERVAL).min(EXIT_POLL_INTERVAL)) {
+            Ok(item) => self.handle(item)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            // The interrupt watcher holds a sender for ever.
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::internal("the launcher's inbox is closed"));
+            }
+        }
+        if self.reaped_at.elapsed() >= EXIT_POLL_INTERVAL {
+            self.reap(None)?;
+            self.reaped_at = Instant::now();
+        }
+        self.inject_due()
+    }
+
+    fn handle(&mut self, item: Inbox) -> Result<()> {
+        match item {
+            Inbox::Message(id, ToLauncher::Hello { address }) => {
+                self.node(id).address = Some(address);
+                Ok(())
+            }
+            Inbox::Message(id, ToLauncher::Event(event)) => {
+                if let What::Error { message } = &event.what {
+                    self.node(id).last_error = Some(message.clone());
+                }
+                self.publish(event)
+            }
+            Inbox::ChannelEnded(id, garbage) => {
+                if let Some(garbage) = garbage {
+                    let text = format!("node {id} sent what cannot be understood: {garbage}");
+                    self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
+                }
+                self.reap(Some(id))
+            }
+            Inbox::OutputEnded(id) => {
+                self.node(id).outputs_open -= 1;
+                Ok(())
+            }
+            Inbox::Interrupted(signal) => {
+                Err(Error::job(format!("interrupted by {signal}; all nodes were ended")))
+            }
+        }
+    }
+
+    /// Lets all nodes begin as soon as the last one listens.
+    fn try_start(
+        &mut self,
+        register: &RegisterDirectory,
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<()> {
+        if let Some(index) = self.nodes.iter().position(|node| node.status.is_some()) {
+            self.drain_outputs(|node| node.status.is_some())?;
+            let how = self.nodes[index].ending();
+            return Err(Error::job(format!("{how} before all nodes were up")));
+        }
+        let missing: Vec<_> = self.nodes.iter().filter(|node| node.address.is_none()).collect();
+        if missing.is_empty() {
+            let peers = self.nodes.iter().map(|n| (n.id, n.address.clone().unwrap_or_default()));
+            let start = ToNode::Start(Start {
+                run: format!("{:x}-{:x}", now_ms() as u64, std::process::id()),
+                register: register.path(),
+                peers: peers.collect(),
+                launcher_process_id: std::process::id(),
+            });
+            // A node that is gone already is noticed by the next look at it.
+            self.nodes.iter().for_each(|node| drop(channel::send(&node.channel, &start)));
+            self.started = true;
+        } else if Instant::now() > deadline {
+            let names: Vec<String> = missing.iter().map(|node| node.id.to_string()).collect();
+            return Err(Error::new(
+                Kind::Network,
+                format!("node(s) {} were not up after {} ms", names.join(", "), limit.as_millis()),
+            ));
+        }
+        Ok(())
+    }
+
+    fn inject_due(&mut self) -> Result<()> {
+        let (first, fraction) = (self.summary.first_commit_ms(), self.summary.fraction());
+        for fault in self.schedule.due(now_ms(), first, fraction) {
+            self.inject(fault)?;
+        }
+        Ok(())
+    }
+
+    fn inject(&mut self, fault: Fault) -> Result<()> {
+        self.reap(Some(fault.node))?;
+        if self.node(fault.node).status.is_some() {
+            let text = format!("fault {fault} was not needed: node {} has ended", fault.node);
+            return self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
+        }
+        let what = What::Fault { kind: fault.kind, target: fault.node };
+        let event = Event::now(Origin::LAUNCHER, what);
+        let node = self.node(fault.node);
+        // Done before it is told, so that telling does not stand between the stamp and the deed.
+        let result = match fault.kind {
+            FaultKind::Kill => node.child.kill(),
+            FaultKind::Panic => channel::send(&node.channel, &ToNode::Fault(fault.kind)),
+        };
+        result.map_err(|e| Error::internal(format!("fault {fault} failed")).because(e))?;
+        self.publish(event)
+    }
+
+    /// Looks whether processes have ended: all, or one whose channel says that it is about to.
+    fn reap(&mut self, only: Option<NodeId>) -> Result<()> {
+        let mut ended = Vec::new();
+        for node in &mut self.nodes {
+            if node.status.is_none() && only.is_none_or(|id| id == node.id) {
+                node.status = node.child.try_wait().map_err(|error| {
+                    Error::internal(format!("cannot wait for node {}", node.id)).because(error)
+                })?;
+                if node.status.is_some_and(|status| !status.success()) {
+                    ended.push(What::Message { text: node.ending() });
+                }
+            }
+        }
+        ended.into_iter().try_for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)))
+    }
+
+    /// Takes in what ended nodes still had to say.
+    fn drain_outputs(&mut self, of: impl Fn(&Node) -> bool) -> Result<()> {
+        let deadline = Instant::now() + OUTPUT_DRAIN_LIMIT;
+        while self.nodes.iter().any(|node| of(node) && node.outputs_open > 0) {
+            match self.inbox.recv_deadline(deadline) {
+                Ok(item) => self.handle(item)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self) -> Result<()> {
+        let failed = |node: &&Node| node.status.is_some_and(|s| s.code().is_some_and(|c| c != 0));
+        // The first node to say an error is likelier to be the cause than the first in number.
+        let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
+        if let Some(node) = blamed {
+            return Err(Error::job(node.ending()));
+        }
+        if !self.nodes.iter().any(|node| node.status.is_some_and(|status| status.success())) {
+            let endings: Vec<String> = self.nodes.iter().map(Node::ending).collect();
+            return Err(Error::job(format!("no node finished: {}", endings.join("; "))));
+        }
+        Ok(())
+    }
+
+    /// Writes, folds and tells `event`.
+    fn publish(&mut self, mut event: Event) -> Result<()> {
+        self.summary.complete(&mut event);
+        self.summary.fold(&event);
+        if let Some(report) = &mut self.report {
+            report.append(&event)?;
+        }
+        let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
+        self.console.tell(&event, &self.summary, alive);
+        Ok(())
+    }
+
+    fn end_all(&mut self) {
+        for node in &mut self.nodes {
+            if node.status.is_none() {
+                // Either fails only where the process is gone already.
+                let _ = node.child.kill();
+                let _ = node.child.wait();
+            }
+        }
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0 as usize]
+    }
+}
+
+impl Node {
+    /// How it ended, and the last that it said.
+    fn ending(&self) -> String {
+        let how = match self.status {
+            None => "is still running".to_owned(),
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => format!("ended with exit code {code}"),
+                (None, Some(signal)) => match Signal::try_from(signal) {
+                    Ok(signal) => format!("was ended by {signal}"),
+                    Err(_) => format!("was ended by signal {signal}"),
+                },
+                (None, None) => format!("ended: {status}"),
+            },
+        };
+        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = self.last_error.clone().unwrap_or(line);
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        format!("node {} {how}{said}", self.id)
+    }
+}
+
+fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>) -> Result<Node> {
+    let cannot = |error: std::io::Error| {
+        Error::internal(format!("cannot start the process of node {id}")).because(error)
+    };
+    let (channel, theirs) = UnixStream::pair().map_err(cannot)?;
+    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+    match config.node_arguments() {
+        Some(args) => command.args(args),
+        None => command.args(std::env::args_os().skip(1)),
+    };
+    let mut child = command
+        .env(NODE_VARIABLE, id.to_string())
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let last_line = Arc::default();
+    let node = Node {
+        id,
+        child,
+        channel,
+        address: None,
+        status: None,
+        last_error: None,
+        last_line: Arc::clone(&last_line),
+        outputs_open: 2,
+    };
+    let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
+    start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
+}
+
+/// The pipes of a node, by what they are for.
+enum Output {
+    Standard(std::process::ChildStdout),
+    Error(std::process::ChildStderr),
+}
+
+fn start_readers(
+    node: &Node,
+    outputs: (Option<Output>, Option<Output>),
+    console: &Console,
+    sender: &Sender<Inbox>,
+) -> std::io::Result<()> {
+    let id = node.id;
+    let (stream, inbox) = (node.channel.try_clone()?, sender.clone());
+    thread::Builder::new().name(format!("ringfence:channel-{id}")).spawn(move || {
+        let result = channel::receive(stream, |message| {
+            // Nobody listens any more once the launcher is done.
+            let _ = inbox.send(Inbox::Message(id, message));
+        });
+        // A connection that broke ends like one that was closed; only garbage is worth a word.
+        let garbage = result.err().filter(|e| e.get_ref().is_some()).map(|e| e.to_string());
+        let _ = inbox.send(Inbox::ChannelEnded(id, garbage));
+    })?;
+    for output in [outputs.0, outputs.1].into_iter().flatten() {
+        let (console, inbox) = (console.clone(), sender.clone());
+        let last_line = Arc::clone(&node.last_line);
+        thread::Builder::new().name(format!("ringfence:output-{id}")).spawn(move || {
+            let prefix = format!("[node {id}] ");
+            match output {
+                Output::Standard(pipe) => {
+                    each_line(pipe, |line| console.forward_output(&prefix, line));
+                }
+                Output::Error(pipe) => each_line(pipe, |line| {
+                    console.forward_error(&prefix, line);
+                    let text = String::from_utf8_lossy(line).trim().to_owned();
+                    if !text.is_empty() {
+                        *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;
+                    }
+                }),
+            }
+            let _ = inbox.send(Inbox::OutputEnded(id));
+        })?;
+    }
+    Ok(())
+}
+
+/// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
+fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A pipe that cannot be read is one that has ended.
+        match reader.by_ref().take(OUTPUT_LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => on(line.strip_suffix(b"\n").unwrap_or(&line)),
+        }
+    }
+}
+
+/// Where the views of a run are kept.
+enum RegisterDirectory {
+    Named(PathBuf),
+    Fresh(tempfile::TempDir),
+}
+
+impl RegisterDirectory {
+    fn of(config: &Config) -> Result<Self> {
+        if let Some(path) = config.register_path() {
+            return Ok(RegisterDirectory::Named(path.to_owned()));
+        }
+        let fresh = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
+        fresh.map(RegisterDirectory::Fresh).map_err(|error| {
+            let text = "cannot create a directory for the register";
+            Error::new(Kind::Register, text).because(error)
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            RegisterDirectory::Named(path) => path.clone(),
+            RegisterDirectory::Fresh(fresh) => fresh.path().to_owned(),
+        }
+    }
+
+    /// Keeps a register that holds something for whoever looks into `error`.
+    fn keep(self, error: Error) -> Error {
+        let used = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_some());
+        match self {
+            RegisterDirectory::Fresh(fresh) if used => {
+                let path = fresh.keep();
+                error.noting(&format!("the register is kept in {}", path.display()))
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Turns an interrupt from the terminal, or a request to terminate, into a message to the loop.
+///
+/// The signals are blocked in this thread, and in those that it starts from here on; node processes
+/// start without the block. Dropping this lets the signals through again.
+///
+/// SUBTLE: in a program that has started other threads before, the kernel may give the signal to one
+/// of those, and then it ends the launcher at once. The nodes end all the same, since their channel
+/// does; only the fresh register directory is left behind.
+struct Interrupts {
+    blocked: SigSet,
+    over: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    fn watch(inbox: Sender<Inbox>) -> Result<Self> {
+        let blocked = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        let cannot = |error| Error::internal("cannot block signals").because(error);
+        blocked.thread_block().map_err(cannot)?;
+        let over = Arc::new(AtomicBool::new(false));
+        let (signals, is_over) = (blocked, Arc::clone(&over));
+        let watch = move || {
+            while let Ok(signal) = signals.wait() {
+                if is_over.load(Ordering::SeqCst) {
+                    std::process::exit(EXIT_INTERRUPTED);
+                }
+                let _ = inbox.send(Inbox::Interrupted(signal));
+            }
+        };
+        let thread = thread::Builder::new().name("ringfence:interrupts".to_owned()).spawn(watch);
+        thread.map_err(|error| Error::internal("cannot start a thread").because(error))?;
+        Ok(Interrupts { blocked, over })
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Fails for a signal set that is no set; it was one when they were blocked.
+        let _ = self.blocked.thread_unblock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::{FromLauncher, Supervision};
+    use super::*;
+    use crate::report::Event;
+    use ringfence_operators::ids::{Epoch, ViewNumber};
+
+    /// What a node of these tests does; it stands as an argument that the test harness takes for
+    /// the name of one more test.
+    const BEHAVIOUR: &str = "behave:";
+
+    fn behaviour() -> Option<String> {
+        std::env::args().find_map(|arg| arg.strip_prefix(BEHAVIOUR).map(str::to_owned))
+    }
+
+    /// Not a test but the node of the other tests, which start this very executable again.
+    #[test]
+    fn a_node() {
+        let Some(behaviour) = behaviour() else { return };
+        let supervision = Supervision::from_env().unwrap().expect("started by a launcher");
+        let node = supervision.node();
+        let tell = |what| supervision.event(Event::now(node, what)).unwrap();
+        if behaviour == "mute" {
+            thread::sleep(Duration::from_secs(60));
+        }
+        if behaviour == "early" && node.0 == 1 {
+            eprintln!("no such file: a.txt");
+            std::process::exit(3);
+        }
+        let (sender, told) = bounded(16);
+        supervision.listen(move |told| drop(sender.send(told))).unwrap();
+        supervision.hello(format!("127.0.0.1:{}", 9000 + node.0)).unwrap();
+        let FromLauncher::Message(ToNode::Start(start)) = told.recv().unwrap() else {
+            panic!("no start");
+        };
+        assert_eq!(start.peers[1], (NodeId(1), "127.0.0.1:9001".to_owned()));
+        assert!(start.register.is_dir());
+        let started = What::Started { process_id: std::process::id(), workers: 1, address: None };
+        tell(started);
+        match (behaviour.as_str(), node.0) {
+            ("finish", _) => println!("out of {node}"),
+            ("killed", 1) => {
+                tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
+                thread::sleep(Duration::from_secs(60));
+            }
+            ("panicked", 1) => {
+                tell(What::Progress { consumed: 50, total: 100, records: 5 });
+                let fault = told.recv_timeout(Duration::from_secs(60)).unwrap();
+                assert_eq!(fault, FromLauncher::Message(ToNode::Fault(FaultKind::Panic)));
+            }
+            ("fails", 1) => {
+                std::fs::write(start.register.join("1"), "a view").unwrap();
+                tell(What::Error { message: "sink out/totals: disk full".to_owned() });
+                std::process::exit(1);
+            }
+            ("all killed", _) => {
+                tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
+                thread::sleep(Duration::from_secs(60));
+            }
+            _ => {}
+        }
+        tell(What::Finished { records: 10, consumed: 50, commits: 1 });
+        std::process::exit(0);
+    }
+
+    fn config(behaviour: &str) -> Config {
+        let name = "runtime::launcher::tests::a_node";
+        let args = [name, "--exact", "--nocapture", &format!("{BEHAVIOUR}{behaviour}")];
+        Config::local(2).node_args(args.map(String::from))
+    }
+
+    #[test]
+    fn a_run_whose_nodes_finish_succeeds_and_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let config = config("finish").report(&path).fault("kill:1@90%").unwrap();
+        let summary = run(&config).unwrap();
+        assert_eq!((summary.finished().len(), summary.records()), (2, 20));
+        assert_eq!(summary.faults_unfired().len(), 1);
+        let text = std::fs::read_to_string(path).unwrap();
+        let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let started = events.iter().filter(|e| matches!(e.what, What::Started { .. })).count();
+        assert_eq!(started, 2, "{text}");
+    }
+
+    #[test]
+    fn a_killed_node_does_not_spoil_the_run() {
+        let begin = Instant::now();
+        let summary = run(&config("killed").fault("kill:1@20ms").unwrap()).unwrap();
+        assert_eq!(summary.finished(), [NodeId(0)]);
+        assert_eq!(summary.faults().len(), 1);
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_to_its_node() {
+        let summary = run(&config("panicked").fault("panic:1@50%").unwrap()).unwrap();
+        assert_eq!((summary.faults().len(), summary.finished().len()), (1, 2));
+    }
+
+    #[test]
+    fn a_failed_node_is_named_with_its_error_and_the_register_is_kept() {
+        let error = run(&config("fails")).unwrap_err().to_string();
+        let expected = "node 1 ended with exit code 1: sink out/totals: disk full";
+        assert!(error.starts_with(expected), "{error}");
+        let kept = error.split("the register is kept in ").nth(1).unwrap();
+        assert!(std::path::Path::new(kept).join("1").exists());
+        std::fs::remove_dir_all(kept).unwrap();
+    }
+
+    #[test]
+    fn a_run_without_a_node_that_finished_has_failed() {
+        let config = config("all killed").fault("kill:0@1ms").unwrap();
+        let error = run(&config.fault("kill:1@1ms").unwrap()).unwrap_err().to_string();
+        assert!(error.contains("no node finished: node 0 was ended by SIGKILL"), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_ends_before_the_start_ends_the_run() {
+        let error = run(&config("early")).unwrap_err().to_string();
+        assert!(error.contains("node 1 ended with exit code 3: no such file: a.txt"), "{error}");
+        assert!(error.contains("before all nodes were up"), "{error}");
+    }
+
+    #[test]
+    fn nodes_that_never_say_hello_are_named() {
+        let error = run(&config("mute").connect_timeout(Duration::from_millis(500))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Network);
+        assert!(error.to_string().contains("node(s) 0, 1 were not up"), "{error}");
+    }
+}

@@ -1,0 +1,23 @@
+//! Where threads, processes and the wall clock are.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | [`launcher`] | the parent of the node processes of `--local` |
+//! | [`channel`] | what launcher and node say to each other |
+//! | `node` | the loop of one node |
+//! | `generation` | worker threads and links for the time of one view |
+//! | `host` | where a process without a launcher tells what happens |
+//! | `recovery`, `stopwatch` | what a recovery took |
+//! | `job_hash` | what makes two processes the same job |
+
+pub mod channel;
+mod execute;
+mod generation;
+mod host;
+mod job_hash;
+pub mod launcher;
+mod node;
+mod recovery;
+mod stopwatch;
+
+pub use execute::{Outcome, execute, execute_from_args};

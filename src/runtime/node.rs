@@ -1,0 +1,1069 @@
+//! A node: the loop that feeds the protocol with what happens and carries out what it decides.
+//!
+//! Every decision is the protocol machine's. This file turns connections, threads and files into its
+//! inputs and its outputs into connections, threads and files, and owns all of them.
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ringfence_operators::error::JobError;
+use ringfence_operators::generation::{
+    Gauges, Generation, Notice, Observer, Routes, Settings, WhenDone,
+};
+use ringfence_operators::hash::KeyHasher;
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::vault::{MemoryVault, Role, Vault};
+use timely::WorkerConfig;
+
+use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
+use super::recovery::RecoveryLog;
+use crate::chaos::FaultKind;
+use crate::error::{Error, Kind, Result};
+use crate::network::{
+    ControlConnection, ControlEvent, ControlLimits, DialError, Hello, Identity, Inbound, Link,
+    LinkEnds, LinkLoss, Listener, ListenerLimits, Purpose, Refusal, RefusedConnection, Welcome,
+    dial,
+};
+use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
+use crate::protocol::message::{Event as Decision, Input, Message, Output, RegisterReply};
+use crate::protocol::message::{ProtocolError, Suspicion};
+use crate::protocol::plan::PlanError;
+use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+use crate::register::{Creation, DoneRecord, Register, RegisterError};
+use crate::report::What;
+
+/// How often a node tells how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the threads of an ended generation may take to end when the process wants to.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much the compactor folds before it looks again what is most urgent.
+const COMPACT_BYTES: usize = 1 << 20;
+
+/// How long the compactor rests when there is nothing to fold.
+const COMPACT_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many events may wait for the loop; who brings more waits.
+const EVENTS_MAX: usize = 4096;
+
+/// How long a data connection may take to be made before that counts as a failure.
+const LINK_LIMIT: Duration = Duration::from_secs(5);
+
+/// The register and the identity of the run in it.
+pub(crate) struct Run {
+    pub(crate) id: String,
+    pub(crate) register: Arc<dyn Register>,
+    /// Where other nodes find the register.
+    pub(crate) location: Option<String>,
+}
+
+/// Opens the register that another node has named.
+pub(crate) type OpenRegister = Box<dyn Fn(&str) -> Result<Run> + Send>;
+
+/// How a node finds its run.
+pub(crate) enum RunSource {
+    /// It is known.
+    Known(Run),
+    /// The lowest node tells when it is dialled.
+    Told(OpenRegister),
+}
+
+/// Everything that a node is started with.
+pub(crate) struct NodeSetup {
+    pub(crate) node: NodeId,
+    /// All nodes, this one included, and where they listen.
+    pub(crate) nodes: BTreeMap<NodeId, String>,
+    /// Where this one listens; `None` where it has no peers.
+    pub(crate) listener: Option<TcpListener>,
+    /// The hash of executable and arguments.
+    pub(crate) job_hash: String,
+    pub(crate) run: RunSource,
+    pub(crate) workers: usize,
+    pub(crate) partitions: u32,
+    pub(crate) backups: u32,
+    pub(crate) epoch_interval: Duration,
+    pub(crate) in_flight_epochs_max: u64,
+    pub(crate) connect_limit: Duration,
+    pub(crate) worker_config: WorkerConfig,
+    pub(crate) job: Job,
+    /// Told of all that happens.
+    pub(crate) tell: Box<dyn Fn(What) + Send>,
+}
+
+/// What reaches the loop.
+pub(crate) enum NodeEvent {
+    /// Someone connected.
+    Inbound(Inbound),
+    /// Someone connected and made no sense.
+    Refused(RefusedConnection),
+    /// A control connection was dialled.
+    Dialled { node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
+    /// A data connection was dialled.
+    Linked { view: ViewNumber, node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
+    /// A peer said something, or is gone.
+    Control { node: NodeId, event: ControlEvent<Message> },
+    /// A data connection broke.
+    LinkLost { view: ViewNumber, loss: LinkLoss },
+    /// Something happened in a worker.
+    Notice { view: ViewNumber, notice: Notice },
+    /// A worker ended.
+    Ended(WorkerEnded),
+    /// All threads of a generation have ended.
+    Joined { view: ViewNumber },
+    /// A fault is to be injected.
+    Fault(FaultKind),
+}
+
+/// Brings events to a node's loop.
+pub(crate) type Events = Sender<NodeEvent>;
+
+/// A channel for events to a node.
+pub(crate) fn events() -> (Events, Receiver<NodeEvent>) {
+    bounded(EVENTS_MAX)
+}
+
+/// One process of the cluster.
+pub(crate) struct Node {
+    setup: NodeSetup,
+    incarnation: Incarnation,
+    started: Instant,
+    events: Events,
+    inbox: Receiver<NodeEvent>,
+    listener: Option<Listener>,
+    controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
+    run: Option<Run>,
+    machine: Option<Machine>,
+    /// What happened before the run was known.
+    early: Vec<Input>,
+    /// Data connections of views that are not installed here yet.
+    waiting_links: Vec<Inbound>,
+    vault: Arc<MemoryVault>,
+    gauges: Arc<Gauges>,
+    current: Option<Current>,
+    recovery: RecoveryLog,
+    commits: u64,
+    when_done: Vec<WhenDone>,
+    /// The error of this node's own job, which the protocol knows only as a text.
+    job_error: Option<Error>,
+    end: Option<Result<()>>,
+}
+
+/// The present view at this node: connecting, running, or ending.
+struct Current {
+    view: View,
+    digest: String,
+    process_index: usize,
+    links: BTreeMap<NodeId, TcpStream>,
+    running: Option<Running>,
+    ended: usize,
+    finished: usize,
+    stop_wanted: bool,
+    joined: bool,
+    committed: Option<Epoch>,
+}
+
+struct Notices {
+    view: ViewNumber,
+    events: Events,
+}
+
+impl Observer for Notices {
+    fn notice(&self, notice: Notice) {
+        // An error says that the node's loop is over: nobody wants to know any more.
+        let _ = self.events.send(NodeEvent::Notice { view: self.view, notice });
+    }
+}
+
+impl Node {
+    pub(crate) fn new(setup: NodeSetup, events: Events, inbox: Receiver<NodeEvent>) -> Self {
+        let started = Instant::now();
+        Node {
+            incarnation: Incarnation(incarnation_now()),
+            started,
+            events,
+            inbox,
+            listener: None,
+            controls: BTreeMap::new(),
+            run: None,
+            machine: None,
+            early: Vec::new(),
+            waiting_links: Vec::new(),
+            vault: Arc::new(MemoryVault::new(setup.partitions)),
+            gauges: Arc::default(),
+            current: None,
+            recovery: RecoveryLog::default(),
+            commits: 0,
+            when_done: Vec::new(),
+            job_error: None,
+            end: None,
+            setup,
+        }
+    }
+
+    /// Runs until the job is done or cannot go on.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let compactor = Compactor::start(Arc::clone(&self.vault));
+        let address = (self.setup.nodes.len() > 1)
+            .then(|| self.setup.nodes.get(&self.setup.node).cloned())
+            .flatten();
+        self.tell(What::Started {
+            process_id: std::process::id(),
+            workers: self.setup.workers,
+            address,
+        });
+        let result = self.open().and_then(|()| self.serve());
+        self.close(result.is_ok());
+        drop(compactor);
+        match &result {
+            Ok(()) => {
+                let records = self.gauges.records.load(Ordering::Relaxed);
+                let consumed = self.gauges.consumed.load(Ordering::Relaxed);
+                self.tell(What::Finished { records, consumed, commits: self.commits });
+            }
+            Err(error) => self.tell(What::Error { message: format!("{error:?}") }),
+        }
+        result
+    }
+
+    fn open(&mut self) -> Result<()> {
+        self.start_listening()?;
+        match std::mem::replace(&mut self.setup.run, RunSource::Told(Box::new(no_register))) {
+            RunSource::Known(run) => self.join_run(run)?,
+            told => self.setup.run = told,
+        }
+        let lower: Vec<(NodeId, String)> = self
+            .setup
+            .nodes
+            .range(..self.setup.node)
+            .map(|(&node, address)| (node, address.clone()))
+            .collect();
+        for (node, address) in lower {
+            let hello = self.hello(Purpose::Control, node, None);
+            let deadline = self.started + self.setup.connect_limit;
+            self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Dialled {
+                node,
+                result,
+            });
+        }
+        Ok(())
+    }
+
+    fn start_listening(&mut self) -> Result<()> {
+        let Some(listener) = self.setup.listener.take() else { return Ok(()) };
+        let (inbound, refused) = (self.events.clone(), self.events.clone());
+        let listener = Listener::start(
+            listener,
+            ListenerLimits::default(),
+            move |connection| drop(inbound.send(NodeEvent::Inbound(connection))),
+            move |connection| drop(refused.send(NodeEvent::Refused(connection))),
+        );
+        let listener = listener
+            .map_err(|error| Error::new(Kind::Network, "cannot listen").because(error))?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// The loop: waits for something to happen, and does what follows from it.
+    fn serve(&mut self) -> Result<()> {
+        let mut progress_at = Instant::now() + PROGRESS_INTERVAL;
+        loop {
+            if let Some(end) = self.end.take() {
+                return end;
+            }
+            let now = Instant::now();
+            if now >= progress_at {
+                self.tell_progress();
+                progress_at = now + PROGRESS_INTERVAL;
+            }
+            let forming_until = self.started + self.setup.connect_limit;
+            if self.current.is_none() && now >= forming_until {
+                return Err(self.not_formed());
+            }
+            let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
+            let deadline = deadline.map(|ms| self.started + Duration::from_millis(ms));
+            let until = deadline.map_or(progress_at, |at| at.min(progress_at));
+            match self.inbox.recv_timeout(until.saturating_duration_since(now)) {
+                Ok(event) => self.on_event(event)?,
+                Err(RecvTimeoutError::Timeout) => self.step(Input::Tick)?,
+                // The loop holds a sender itself.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::internal("the node's inbox is closed"));
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: NodeEvent) -> Result<()> {
+        match event {
+            NodeEvent::Inbound(inbound) => self.on_inbound(inbound),
+            NodeEvent::Refused(refused) => {
+                let peer = refused.peer_addr.map_or_else(String::new, |addr| addr.to_string());
+                self.tell(What::Refused { peer, reason: refused.text });
+                Ok(())
+            }
+            NodeEvent::Dialled { node, result } => match result {
+                Ok((stream, welcome)) => self.on_welcome(node, stream, welcome),
+                Err(error) => Err(self.dial_failed(node, error)),
+            },
+            NodeEvent::Linked { view, node, result } => match result {
+                Ok((stream, _welcome)) => self.on_link(view, node, stream),
+                Err(error) => {
+                    self.step(Input::ConnectFailed { view, node, why: error.to_string() })
+                }
+            },
+            NodeEvent::Control { node, event: ControlEvent::Message(message) } => {
+                self.step(Input::Message { from: node, message })
+            }
+            NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
+                self.step(Input::PeerLost { node, why: why.to_string() })
+            }
+            NodeEvent::LinkLost { view, loss } => {
+                let why = loss.why.to_string();
+                self.step(Input::LinkLost { view, node: loss.node, why })
+            }
+            NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
+            NodeEvent::Ended(ended) => self.on_ended(ended),
+            NodeEvent::Joined { view } => self.on_joined(view),
+            NodeEvent::Fault(FaultKind::Panic) => {
+                if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+                    running.shared.panic_next();
+                }
+                Ok(())
+            }
+            // Only a launcher kills, from outside.
+            NodeEvent::Fault(FaultKind::Kill) => Ok(()),
+        }
+    }
+
+    // Control connections.
+
+    fn identity(&self) -> Identity {
+        Identity {
+            run: self.run.as_ref().map_or_else(String::new, |run| run.id.clone()),
+            job: self.setup.job_hash.clone(),
+            node: self.setup.node,
+            incarnation: self.incarnation,
+        }
+    }
+
+    fn hello(&self, purpose: Purpose, to: NodeId, incarnation: Option<Incarnation>) -> Hello {
+        let identity = self.identity();
+        Hello {
+            run: identity.run,
+            job: identity.job,
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            address: self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default(),
+            purpose,
+            to_node: to,
+            to_incarnation: incarnation,
+        }
+    }
+
+    fn welcome(&self) -> Welcome {
+        Welcome {
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            run: self.identity().run,
+            register: self.run.as_ref().and_then(|run| run.location.clone()),
+        }
+    }
+
+    fn spawn_dial(
+        &self,
+        address: String,
+        hello: Hello,
+        deadline: Instant,
+        event: impl FnOnce(Result<(TcpStream, Welcome), DialError>) -> NodeEvent + Send + 'static,
+    ) {
+        let events = self.events.clone();
+        thread::spawn(move || {
+            let _ = events.send(event(dial(&address, &hello, deadline)));
+        });
+    }
+
+    fn on_inbound(&mut self, inbound: Inbound) -> Result<()> {
+        if let Err(reason) = self.identity().check(&inbound.hello) {
+            return self.refuse(inbound, reason);
+        }
+        match inbound.hello.purpose.clone() {
+            Purpose::Control => self.on_inbound_control(inbound),
+            Purpose::Data { view, digest } => self.on_inbound_data(inbound, view, digest),
+        }
+    }
+
+    fn on_inbound_control(&mut self, inbound: Inbound) -> Result<()> {
+        let node = inbound.hello.node;
+        if node <= self.setup.node || !self.setup.nodes.contains_key(&node) {
+            return self.refuse(inbound, Refusal::NotAMember { node });
+        }
+        if self.controls.contains_key(&node) {
+            return self.refuse(inbound, Refusal::AlreadyConnected { node });
+        }
+        // The lowest node tells the others which run it is: it must know first.
+        let (incarnation, address) = (inbound.hello.incarnation, inbound.hello.address.clone());
+        match inbound.accept(self.welcome()) {
+            Ok(stream) => self.connect_control(node, incarnation, address, stream),
+            // The dialler tries again.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn on_welcome(&mut self, node: NodeId, stream: TcpStream, welcome: Welcome) -> Result<()> {
+        if self.run.is_none()
+            && let RunSource::Told(open) = &self.setup.run
+            && let Some(location) = &welcome.register
+        {
+            let run = open(location)?;
+            if run.id != welcome.run {
+                return Err(Error::new(
+                    Kind::Register,
+                    format!(
+                        "register {location} holds run {}, but node {node} is in run {}: the \
+                         directory must be the same one for all nodes (see --register)",
+                        run.id, welcome.run
+                    ),
+                ));
+            }
+            self.join_run(run)?;
+        }
+        let address = self.setup.nodes.get(&node).cloned().unwrap_or_default();
+        self.connect_control(node, welcome.incarnation, address, stream)
+    }
+
+    fn connect_control(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        address: String,
+        stream: TcpStream,
+    ) -> Result<()> {
+        let events = self.events.clone();
+        let on_event =
+            move |event| drop(events.send(NodeEvent::Control { node, event }));
+        let connection = ControlConnection::start(stream, node, ControlLimits::default(), on_event);
+        let connection = connection.map_err(|error| {
+            Error::new(Kind::Network, format!("cannot talk to node {node}")).because(error)
+        })?;
+        self.controls.insert(node, (incarnation, connection));
+        self.step(Input::PeerUp { node, incarnation, address })
+    }
+
+    fn refuse(&mut self, inbound: Inbound, reason: Refusal) -> Result<()> {
+        let what =
+            What::Refused { peer: inbound.peer_addr.to_string(), reason: reason.to_string() };
+        // Whether the stranger hears it or not changes nothing here.
+        thread::spawn(move || drop(inbound.refuse(reason)));
+        self.tell(what);
+        Ok(())
+    }
+
+    fn dial_failed(&self, node: NodeId, error: DialError) -> Error {
+        Error::new(Kind::Network, format!("cannot connect to node {node}")).because(error)
+    }
+
+    fn not_formed(&self) -> Error {
+        let missing: Vec<String> = self
+            .setup
+            .nodes
+            .keys()
+            .filter(|&&node| node != self.setup.node && !self.controls.contains_key(&node))
+            .map(NodeId::to_string)
+            .collect();
+        let limit_ms = self.setup.connect_limit.as_millis();
+        let text = if missing.is_empty() {
+            format!("there was no first view after {limit_ms} ms though all nodes are connected")
+        } else {
+            format!("node(s) {} did not connect within {limit_ms} ms", missing.join(", "))
+        };
+        Error::new(Kind::Network, text)
+    }
+
+    // The run and its register.
+
+    fn join_run(&mut self, run: Run) -> Result<()> {
+        let state = run.register.latest().and_then(|latest| Ok((latest, run.register.done()?)));
+        let (latest, done) = state.map_err(register_failed)?;
+        let others = self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default();
+        self.machine = Some(Machine::new(MemberConfig {
+            run: run.id.clone(),
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            address: others,
+            nodes: self.setup.nodes.keys().copied().collect(),
+            workers_per_node: self.setup.workers as u32,
+            partitions: self.setup.partitions,
+            backups: self.setup.backups,
+            limits: MemberLimits::default(),
+        }));
+        self.run = Some(run);
+        self.step(Input::Started { latest, done })?;
+        for input in std::mem::take(&mut self.early) {
+            self.step(input)?;
+        }
+        Ok(())
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&dyn Register) -> Result<T, RegisterError>,
+        reply: impl FnOnce(T) -> RegisterReply,
+    ) -> Input {
+        let Some(run) = &self.run else {
+            unreachable!("the machine that asks is made when the register is known");
+        };
+        Input::Register(match question(run.register.as_ref()) {
+            Ok(answer) => reply(answer),
+            Err(error @ RegisterError::Unavailable { .. }) => {
+                RegisterReply::Unavailable { why: error.to_string() }
+            }
+            Err(error) => RegisterReply::Unusable { message: error.to_string() },
+        })
+    }
+
+    // The protocol.
+
+    /// Hands an input to the protocol and carries out what it answers, to the end.
+    fn step(&mut self, input: Input) -> Result<()> {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let now_ms = self.started.elapsed().as_millis() as u64;
+            let Some(machine) = &mut self.machine else {
+                self.early.push(input);
+                continue;
+            };
+            for output in machine.handle(now_ms, input) {
+                // A reply never comes before the rest of what was asked for.
+                inputs.extend(self.carry_out(output)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, output: Output) -> Result<Option<Input>> {
+        match output {
+            Output::Send(node, message) => {
+                if let Some((_, connection)) = self.controls.get(&node) {
+                    // A lost connection reports itself.
+                    let _ = connection.send(&message);
+                }
+            }
+            Output::Propose(view) => {
+                let number = view.number;
+                return Ok(Some(self.ask(
+                    |register| register.create_view(&view),
+                    |created| match created {
+                        Creation::Created => RegisterReply::Created { number },
+                        Creation::Exists => RegisterReply::Exists { number },
+                    },
+                )));
+            }
+            Output::ReadView(number) => {
+                return Ok(Some(self.ask(
+                    |register| Ok((register.read_view(number)?, register.done()?)),
+                    |(view, done)| RegisterReply::Read { number, view, done },
+                )));
+            }
+            Output::MarkDone(view) => {
+                let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
+                let record = DoneRecord { run, view };
+                return Ok(Some(self.ask(
+                    |register| register.mark_done(&record),
+                    |()| RegisterReply::DoneMarked,
+                )));
+            }
+            Output::Install(view) => self.install(view)?,
+            Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
+            Output::Report(decision) => self.on_decision(decision),
+            Output::Finish => self.end = Some(Ok(())),
+            Output::Fail(error) => {
+                let own = matches!(error, ProtocolError::Local { .. });
+                let job_error = self.job_error.take().filter(|_| own);
+                self.end = Some(Err(job_error.unwrap_or_else(|| protocol_failed(error))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn on_decision(&mut self, decision: Decision) {
+        let now = Instant::now();
+        match decision {
+            Decision::Suspicion { view, what } => {
+                self.recovery.suspected(now);
+                if let Some(failure) = failure_of(view, &what) {
+                    self.tell(failure);
+                }
+            }
+            Decision::Stopped { .. } => self.recovery.stopped(now),
+            Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
+                self.recovery.agreed(now);
+                self.tell(What::View {
+                    number,
+                    members,
+                    resume,
+                    moved_partitions: moved.len() as u32,
+                    under_replicated: under_replicated.len() as u32,
+                });
+            }
+            Decision::Waiting { missing, .. } => {
+                let missing: Vec<String> = missing.iter().map(NodeId::to_string).collect();
+                let text = format!(
+                    "waiting for node(s) {}: without what they hold no view can be made",
+                    missing.join(", ")
+                );
+                self.tell(What::Message { text });
+            }
+            Decision::RegisterUnavailable { why } => {
+                let text = format!("the register does not answer, trying again: {why}");
+                self.tell(What::Message { text });
+            }
+            Decision::Running { .. } | Decision::Finishing { .. } => {}
+        }
+    }
+
+    // Views.
+
+    fn install(&mut self, view: View) -> Result<()> {
+        let node = self.setup.node;
+        let role = |partition: PartitionId| {
+            let place = view.assignment.place(partition);
+            Role {
+                owner: place.is_some_and(|place| place.owner.node == node),
+                backup: place
+                    .is_some_and(|place| place.backups.iter().any(|backup| backup.node == node)),
+            }
+        };
+        self.vault.install(view.number, view.resume, &role).map_err(|error| {
+            Error::internal(format!("the vault refuses view {}", view.number)).because(error)
+        })?;
+        self.gauges.consumed.store(0, Ordering::Relaxed);
+        self.gauges.total.store(0, Ordering::Relaxed);
+        self.gauges.records.store(0, Ordering::Relaxed);
+
+        let Some(process_index) = view.process_index(node) else {
+            return Err(Error::internal(format!("view {} does not have this node", view.number)));
+        };
+        let digest = view.digest().0;
+        let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
+            .iter()
+            .map(|member| (member.node, member.incarnation, member.address.clone()))
+            .collect();
+        let number = view.number;
+        self.current = Some(Current {
+            view,
+            digest: digest.clone(),
+            process_index,
+            links: BTreeMap::new(),
+            running: None,
+            ended: 0,
+            finished: 0,
+            stop_wanted: false,
+            joined: false,
+            committed: None,
+        });
+        for (peer, incarnation, address) in lower {
+            let purpose = Purpose::Data { view: number, digest: digest.clone() };
+            let hello = self.hello(purpose, peer, Some(incarnation));
+            let deadline = Instant::now() + LINK_LIMIT;
+            self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Linked {
+                view: number,
+                node: peer,
+                result,
+            });
+        }
+        for inbound in std::mem::take(&mut self.waiting_links) {
+            self.on_inbound(inbound)?;
+        }
+        self.start_if_linked()
+    }
+
+    fn on_inbound_data(
+        &mut self,
+        inbound: Inbound,
+        view: ViewNumber,
+        digest: String,
+    ) -> Result<()> {
+        let node = inbound.hello.node;
+        let here = self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number);
+        if view > here {
+            // It is ahead by a moment: its connection waits until this node has the view, too.
+            if self.waiting_links.len() >= self.setup.nodes.len() {
+                return self.refuse(inbound, Refusal::NotYet { yours: view });
+            }
+            self.waiting_links.push(inbound);
+            return Ok(());
+        }
+        let Some(current) = self.current.as_ref().filter(|_| view == here) else {
+            return self.refuse(inbound, Refusal::StaleView { here, yours: view });
+        };
+        let reason = if current.digest != digest {
+            Some(Refusal::OtherDigest { view, here: current.digest.clone(), yours: digest })
+        } else if current.view.member(node).is_none_or(|m| m.incarnation != inbound.hello.incarnation)
+        {
+            Some(Refusal::NotAMember { node })
+        } else if current.stop_wanted {
+            Some(Refusal::StaleView { here, yours: view })
+        } else if current.running.is_some() || current.links.contains_key(&node) {
+            Some(Refusal::AlreadyConnected { node })
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return self.refuse(inbound, reason);
+        }
+        match inbound.accept(self.welcome()) {
+            Ok(stream) => self.on_link(view, node, stream),
+            Err(error) => self.step(Input::ConnectFailed { view, node, why: error.to_string() }),
+        }
+    }
+
+    fn on_link(&mut self, view: ViewNumber, node: NodeId, stream: TcpStream) -> Result<()> {
+        if let Some(current) = &mut self.current
+            && current.view.number == view
+            && !current.stop_wanted
+        {
+            current.links.insert(node, stream);
+            return self.start_if_linked();
+        }
+        Ok(())
+    }
+
+    /// Builds the generation once all data connections stand.
+    fn start_if_linked(&mut self) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let is_linked = current.links.len() + 1 == current.view.members.len();
+        if current.running.is_some() || current.stop_wanted || !is_linked {
+            return Ok(());
+        }
+        self.recovery.connected(Instant::now());
+        let (view, workers) = (&current.view, self.setup.workers);
+        let number = view.number;
+        let range = |process: usize| process * workers..(process + 1) * workers;
+        let mut links = Vec::new();
+        for (index, member) in view.members.iter().enumerate() {
+            links.push(current.links.remove(&member.node).map(|stream| {
+                let ends = LinkEnds {
+                    local_workers: range(current.process_index),
+                    remote_workers: range(index),
+                };
+                let events = self.events.clone();
+                Link::new(stream, member.node, ends, move |loss| {
+                    drop(events.send(NodeEvent::LinkLost { view: number, loss }));
+                })
+            }));
+        }
+        let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
+        let settings = Settings {
+            hasher: KeyHasher::default(),
+            epoch_interval: self.setup.epoch_interval,
+            in_flight_epochs_max: self.setup.in_flight_epochs_max,
+            run,
+            workers_per_node: workers,
+            share_count: (self.setup.nodes.len() * workers) as u32,
+        };
+        let generation = Arc::new(Generation::new(
+            number,
+            view.resume,
+            routes_of(view),
+            settings,
+            Arc::clone(&self.vault) as Arc<dyn Vault>,
+            Arc::new(SinceStart::new()),
+            Arc::new(Notices { view: number, events: self.events.clone() }),
+            Arc::clone(&self.gauges),
+        ));
+        let events = self.events.clone();
+        let running = Running::start(
+            generation,
+            links,
+            current.process_index,
+            workers,
+            self.setup.worker_config.clone(),
+            Arc::clone(&self.setup.job),
+            move |ended| drop(events.send(NodeEvent::Ended(ended))),
+        );
+        match running {
+            Ok(running) => {
+                current.running = Some(running);
+                self.recovery.building(number, workers);
+                self.step(Input::GenerationRunning { view: number })
+            }
+            Err(error) => Err(Error::internal(format!("cannot start view {number}: {error}"))),
+        }
+    }
+
+    fn stop_generation(&mut self, view: ViewNumber) -> Option<Input> {
+        let current = self.current.as_mut().filter(|current| current.view.number == view)?;
+        current.stop_wanted = true;
+        current.links.clear();
+        match &current.running {
+            Some(running) => {
+                running.stop();
+                None
+            }
+            // It was not started: there is nothing to wait for.
+            None => Some(Input::GenerationStopped { view, evidence: self.evidence(view) }),
+        }
+    }
+
+    fn on_ended(&mut self, ended: WorkerEnded) -> Result<()> {
+        let Some(current) = self.current.as_mut().filter(|c| c.view.number == ended.view) else {
+            return Ok(());
+        };
+        current.ended += 1;
+        let view = ended.view;
+        let worker = ended.worker as u32;
+        let mut input = None;
+        match Verdict::from(ended.end) {
+            Verdict::Finished => current.finished += 1,
+            Verdict::Stopped => {}
+            Verdict::Panicked(message) => {
+                input = Some(Input::WorkerPanicked { view, worker, message });
+            }
+            Verdict::Failed(error) => {
+                input = Some(Input::FatalError { message: error.to_string() });
+                self.job_error = Some(job_failed(&error));
+            }
+        }
+        let all_ended = current.ended == self.setup.workers;
+        let all_finished = current.finished == self.setup.workers;
+        if let Some(input) = input {
+            self.step(input)?;
+        }
+        if all_ended && let Some(current) = &mut self.current {
+            if let Some(running) = &mut current.running {
+                if all_finished {
+                    self.when_done = running.shared.take_when_done();
+                }
+                let events = self.events.clone();
+                running.join(move || drop(events.send(NodeEvent::Joined { view })));
+            }
+            if all_finished {
+                self.step(Input::GenerationFinished { view })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_joined(&mut self, view: ViewNumber) -> Result<()> {
+        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
+            return Ok(());
+        };
+        current.joined = true;
+        let finished = current.finished == self.setup.workers;
+        if finished {
+            return Ok(());
+        }
+        let evidence = self.evidence(view);
+        self.step(Input::GenerationStopped { view, evidence })
+    }
+
+    /// What this node holds, now that its generation has ended.
+    fn evidence(&self, view: ViewNumber) -> Evidence {
+        let inventory = self.vault.inventory();
+        let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
+            partition,
+            replica: copies
+                .replica
+                .map(|span| ReplicaSpan { from: span.from, through: span.through }),
+            live: copies.live,
+        });
+        Evidence {
+            view,
+            recorded: self.vault.recorded(),
+            copies: copies.collect(),
+            operators: inventory.operators.into_values().collect(),
+        }
+    }
+
+    // What workers tell.
+
+    fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
+        let now = Instant::now();
+        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
+            return Ok(());
+        };
+        if let Notice::Committed { epoch } = notice
+            && Some(epoch) > current.committed
+        {
+            current.committed = Some(epoch);
+            // The end of everything is not an epoch that anybody would know.
+            if epoch != Epoch::END {
+                self.commits += 1;
+                self.tell(What::Commit { view, epoch });
+            }
+        }
+        if let Some(recovered) = self.recovery.note(view, &notice, now) {
+            self.tell(recovered);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, what: What) {
+        (self.setup.tell)(what);
+    }
+
+    fn tell_progress(&self) {
+        if self.current.as_ref().is_some_and(|current| current.running.is_some()) {
+            self.tell(What::Progress {
+                consumed: self.gauges.consumed.load(Ordering::Relaxed),
+                total: self.gauges.total.load(Ordering::Relaxed),
+                records: self.gauges.records.load(Ordering::Relaxed),
+            });
+        }
+    }
+
+    // The end.
+
+    /// Ends what is left of threads and connections.
+    fn close(&mut self, finished: bool) {
+        if !finished
+            && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref())
+        {
+            running.stop();
+        }
+        self.await_joined();
+        if finished {
+            for action in std::mem::take(&mut self.when_done) {
+                if let Err(error) = action() {
+                    let text = format!("the job is done, but cleaning up failed: {error}");
+                    self.tell(What::Message { text });
+                }
+            }
+        }
+        for (_, connection) in self.controls.values() {
+            connection.close();
+        }
+        if let Some(listener) = self.listener.take() {
+            listener.shutdown();
+        }
+    }
+
+    /// Waits for the threads of the last generation: they may still be sending what peers need.
+    fn await_joined(&mut self) {
+        let until = Instant::now() + JOIN_LIMIT;
+        while let Some(current) = &mut self.current
+            && let Some(running) = &mut current.running
+            && !current.joined
+        {
+            let view = current.view.number;
+            let left = until.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left) {
+                Ok(NodeEvent::Ended(ended)) if ended.view == view => {
+                    current.ended += 1;
+                    if current.ended == self.setup.workers {
+                        let events = self.events.clone();
+                        running.join(move || drop(events.send(NodeEvent::Joined { view })));
+                    }
+                }
+                Ok(NodeEvent::Joined { view: joined }) if joined == view => current.joined = true,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn incarnation_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // Starts of one node are told apart by time; two in one microsecond are not to be had.
+    now.unwrap_or_default().as_micros() as u64
+}
+
+fn no_register(_location: &str) -> Result<Run> {
+    Err(Error::internal("the run is known already"))
+}
+
+/// The routes of a view, in timely's worker numbers.
+fn routes_of(view: &View) -> Routes {
+    let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
+    let places = view.assignment.iter();
+    let (owners, backups) = places
+        .map(|(_, place)| {
+            let backups = place.backups.iter().map(|&backup| index(backup)).collect();
+            (index(place.owner), backups)
+        })
+        .unzip();
+    Routes { owners, backups }
+}
+
+/// What is told of a suspicion; nothing where another node told it first.
+fn failure_of(view: ViewNumber, what: &Suspicion) -> Option<What> {
+    let evidence = what.to_string();
+    let (text, suspect, worker) = match what {
+        Suspicion::PeerLost { node, .. } | Suspicion::Gone { node } => {
+            ("node lost", Some(*node), None)
+        }
+        Suspicion::LinkLost { node, .. } => ("link lost", Some(*node), None),
+        Suspicion::ConnectFailed { node, .. } => ("connection failed", Some(*node), None),
+        Suspicion::WorkerPanicked { worker, .. } => ("worker panicked", None, Some(*worker)),
+        Suspicion::Stopped { .. } => return None,
+    };
+    Some(What::Failure { view, what: text.to_owned(), suspect, worker, operator: None, evidence })
+}
+
+fn job_failed(error: &JobError) -> Error {
+    let kind = match error {
+        JobError::Source { .. } | JobError::Sink { .. } => Kind::Input,
+        JobError::NoCopy { .. } => Kind::Lost,
+        _ => Kind::Job,
+    };
+    Error::new(kind, error.to_string())
+}
+
+pub(crate) fn register_failed(error: RegisterError) -> Error {
+    Error::new(Kind::Register, error.to_string())
+}
+
+fn protocol_failed(error: ProtocolError) -> Error {
+    let kind = match &error {
+        ProtocolError::Excluded { .. } => Kind::Excluded,
+        ProtocolError::Plan(PlanError::Lost { .. }) => Kind::Lost,
+        ProtocolError::RunStarted { .. }
+        | ProtocolError::RunDone
+        | ProtocolError::OtherRun { .. }
+        | ProtocolError::BadView { .. }
+        | ProtocolError::Diverged { .. }
+        | ProtocolError::Register { .. } => Kind::Register,
+        ProtocolError::Misquoted { .. } | ProtocolError::Plan(_) => Kind::Internal,
+        _ => Kind::Job,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// The thread that folds deltas into replicas, off the workers' threads.
+struct Compactor {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Compactor {
+    fn start(vault: Arc<MemoryVault>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                // What cannot be folded is found again, and reported, when its replica is opened.
+                if vault.compact(COMPACT_BYTES).unwrap_or(0) == 0 {
+                    thread::sleep(COMPACT_PAUSE);
+                }
+            }
+        });
+        Compactor { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Compactor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to report.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a node notes of its recoveries, from the first suspicion to being as far as before.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ringfence_operators::generation::Notice;
+use ringfence_operators::ids::ViewNumber;
+
+use super::stopwatch::Stopwatch;
+use crate::report::What;
+
+/// The recovery that is under way, if one is.
+#[derive(Debug, Default)]
+pub(crate) struct RecoveryLog {
+    watch: Option<Stopwatch>,
+    view: ViewNumber,
+    workers: usize,
+    built: usize,
+    restoring: BTreeMap<usize, Duration>,
+    sources_behind: usize,
+    records_replayed: u64,
+    keys_rewound: u64,
+    /// By worker; the same partitions are opened by every operator.
+    partitions_restored: BTreeMap<usize, u32>,
+}
+
+impl RecoveryLog {
+    pub(crate) fn suspected(&mut self, now: Instant) {
+        self.watch.get_or_insert_with(|| Stopwatch::start(now));
+    }
+
+    pub(crate) fn stopped(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.watch {
+            watch.stopped(now);
+        }
+    }
+
+    pub(crate) fn agreed(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.watch {
+            watch.agreed(now);
+        }
+    }
+
+    pub(crate) fn connected(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.watch {
+            watch.connected(now);
+        }
+    }
+
+    /// The workers of `view` begin to build; what an earlier attempt restored counts no longer.
+    pub(crate) fn building(&mut self, view: ViewNumber, workers: usize) {
+        let watch = self.watch.take();
+        *self = RecoveryLog { watch, view, workers, ..RecoveryLog::default() };
+    }
+
+    /// Notes what a worker of `view` told; returns what to report once the recovery is over.
+    pub(crate) fn note(&mut self, view: ViewNumber, notice: &Notice, now: Instant) -> Option<What> {
+        if view != self.view {
+            return None;
+        }
+        let watch = self.watch.as_mut()?;
+        match notice {
+            Notice::Restored { worker, opened, keys_rewound, elapsed, .. } => {
+                let restored = self.partitions_restored.entry(*worker).or_default();
+                *restored = (*restored).max(*opened as u32);
+                self.keys_rewound += *keys_rewound as u64;
+                let total = self.restoring.entry(*worker).or_default();
+                *total += *elapsed;
+                watch.restored(*total);
+            }
+            Notice::Replaying { records } => {
+                self.sources_behind += 1;
+                self.records_replayed += records;
+            }
+            Notice::Built { .. } => {
+                self.built += 1;
+                if self.built == self.workers {
+                    watch.built(now);
+                }
+            }
+            Notice::CaughtUp { .. } => self.sources_behind = self.sources_behind.saturating_sub(1),
+            Notice::Committed { .. } => watch.committed(now),
+            _ => {}
+        }
+        if watch.is_built() && self.sources_behind == 0 {
+            watch.replayed(now);
+        }
+        if !watch.is_over() {
+            return None;
+        }
+        let phases_ms = watch.phases();
+        self.watch = None;
+        Some(What::Recovered {
+            view,
+            phases_ms,
+            records_replayed: self.records_replayed,
+            keys_rewound: self.keys_rewound,
+            partitions_restored: self.partitions_restored.values().sum(),
+        })
+    }
+}
