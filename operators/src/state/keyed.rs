@@ -206,6 +206,31 @@ where
         self.table.replace(position, None)
     }
 
+    /// Removes every key that `keep` does not want. Decodes what an attached replica still holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
+        self.decode_some(usize::MAX);
+        for position in 0..self.table.capacity() {
+            if let (Some(key), Some(value)) = (self.table.key(position), self.table.value(position))
+                && !keep(key, value)
+            {
+                self.touched(position);
+                self.table.replace(position, None);
+            }
+        }
+    }
+
+    /// Calls `change` with every key and its value: all of them count as changed. Decodes what an
+    /// attached replica still holds.
+    pub fn for_each_mut(&mut self, mut change: impl FnMut(&K, &mut V)) {
+        self.decode_some(usize::MAX);
+        for position in 0..self.table.capacity() {
+            if self.table.value(position).is_some() {
+                self.touched(position);
+                self.table.change(position, &mut change);
+            }
+        }
+    }
+
     /// Calls `visit` with every key and value. Decodes what an attached replica still holds.
     pub fn for_each(&mut self, mut visit: impl FnMut(&K, &V)) {
         self.decode_some(usize::MAX);

@@ -20,6 +20,8 @@ enum Step {
     Remove(u8),
     GetMut(u8, u16),
     Get(u8),
+    Retain(u16),
+    ChangeAll(u16),
     Seal(u64),
     Record(u64),
     Fold(usize),
@@ -38,6 +40,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => key().prop_map(Step::Remove),
         2 => (key(), any::<u16>()).prop_map(|(key, by)| Step::GetMut(key, by)),
         2 => key().prop_map(Step::Get),
+        1 => (2_u16..5).prop_map(Step::Retain),
+        1 => any::<u16>().prop_map(Step::ChangeAll),
         4 => (1_u64..4).prop_map(Step::Seal),
         1 => (0_u64..6).prop_map(Step::Record),
         1 => (1_usize..2000).prop_map(Step::Fold),
@@ -124,6 +128,14 @@ impl World {
                 let key = name(key);
                 let hash = self.live.hash_of(&key).unwrap();
                 assert_eq!(self.live.get(hash, &key), self.model.get(&key));
+            }
+            Step::Retain(of) => {
+                self.live.retain(|_, value| value[0] % of != 0);
+                self.model.retain(|_, value| value[0] % of != 0);
+            }
+            Step::ChangeAll(by) => {
+                self.live.for_each_mut(|_, value| value[0] ^= by);
+                self.model.values_mut().for_each(|value| value[0] ^= by);
             }
             Step::Seal(step) => self.seal(self.sealed + step),
             Step::Record(step) => {

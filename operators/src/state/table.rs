@@ -355,6 +355,18 @@ impl<K: Eq, V> Table<K, V> {
         }
     }
 
+    /// Returns the number of slots: positions are below it.
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Calls `change` with the key and value of a slot, unless it is a ghost.
+    pub(super) fn change(&mut self, position: Position, change: impl FnOnce(&K, &mut V)) {
+        if let Slot::Full { key, value, .. } = &mut self.slots[position] {
+            change(key, value);
+        }
+    }
+
     /// Returns whether the slot is marked dirty.
     #[inline]
     pub(super) fn is_dirty(&self, position: Position) -> bool {

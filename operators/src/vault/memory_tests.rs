@@ -343,3 +343,56 @@ fn storing_folds_by_itself_above_the_limit() {
     story.install(2, Some(199), BACKUP);
     assert_eq!(story.sum(), Some(199 * 50));
 }
+
+/// Workers store while the compactor folds and the supervisor looks on: nothing is lost.
+#[test]
+fn a_vault_serves_many_threads() {
+    const PARTITIONS: u32 = 8;
+    const EPOCHS: u64 = 60;
+    let vault: Arc<dyn Vault> = Arc::new(MemoryVault::with_limit(PARTITIONS, 2048));
+    vault.install(ViewNumber(1), None, &|_| BOTH).unwrap();
+    let operator = vault.register(&name("counts"), print(), PARTITIONS).unwrap();
+    std::thread::scope(|scope| {
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let vault = Arc::clone(&vault);
+            scope.spawn(move || {
+                let subject = Subject { operator, fingerprint: print(), partition };
+                let mut counts = Counts::new(KeyHasher::Rapid);
+                for epoch in 1..=EPOCHS {
+                    for key in 0..20 {
+                        let hash = counts.hash_of(&key).unwrap();
+                        counts.update(hash, key, || 0, |count| *count += 1);
+                    }
+                    let mut bytes = Vec::new();
+                    counts.seal(Epoch(epoch), subject, &mut bytes).unwrap();
+                    assert_eq!(vault.store(ViewNumber(1), &bytes), Ok(1));
+                    if partition == P0 {
+                        vault.record(ViewNumber(1), Epoch(epoch / 2)).unwrap();
+                        vault.complete(ViewNumber(1), operator, Epoch(epoch / 2)).unwrap();
+                    }
+                }
+                vault.deposit(operator, partition, Box::new(counts));
+            });
+        }
+        for _ in 0..50 {
+            vault.compact(1000).unwrap();
+            assert_eq!(vault.inventory().partitions.len(), PARTITIONS as usize);
+            assert_eq!(vault.usage().dropped_frames, 0);
+        }
+    });
+    vault.install(ViewNumber(2), Some(Epoch(EPOCHS / 2)), &|_| BOTH).unwrap();
+    vault.register(&name("counts"), print(), PARTITIONS).unwrap();
+    for partition in (0..PARTITIONS).map(PartitionId) {
+        let opened = vault.open_replica(operator, partition).unwrap().unwrap();
+        assert_eq!(opened.last, Some(Epoch(EPOCHS / 2)));
+        let live = vault.take_live(operator, partition).unwrap();
+        let mut counts = *live.state.downcast::<Counts>().unwrap();
+        counts.rewind(live.rewind_to).unwrap();
+        let mut copy = Counts::new(KeyHasher::Rapid);
+        copy.attach(opened.base, Some(Epoch(EPOCHS / 2))).unwrap();
+        let mut sums = [0; 2];
+        counts.for_each(|_, count| sums[0] += count);
+        copy.for_each(|_, count| sums[1] += count);
+        assert_eq!(sums, [20 * EPOCHS / 2; 2]);
+    }
+}
