@@ -279,7 +279,7 @@ impl<S: Source> Reading<S> {
         let gauges = &generation.gauges;
         gauges.consumed.fetch_add(consumed, Ordering::Relaxed);
         gauges.records.fetch_add(records, Ordering::Relaxed);
-        if fence.worker() % generation.settings.workers_per_node.max(1) == 0 {
+        if fence.worker().is_multiple_of(generation.settings.workers_per_node.max(1)) {
             gauges.total.fetch_add(total, Ordering::Relaxed);
         }
         if replayed > 0 {

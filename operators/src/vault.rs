@@ -56,7 +56,7 @@ pub struct Span {
 pub struct Copies {
     /// The replica, if it is complete.
     pub replica: Option<Span>,
-    /// Whether the live state of every operator that is registered lies here.
+    /// Whether the live state of every known operator lies here.
     pub live: bool,
 }
 

@@ -384,10 +384,11 @@ impl Vault for MemoryVault {
 
     fn inventory(&self) -> Inventory {
         let state = read(&self.view);
+        // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
+        // before it was built has registered none, and yet all that the one before left is here.
         let complete = state
             .operators
             .values()
-            .filter(|operator| operator.registered)
             .map(|operator| operator.through.max(state.resume))
             .min()
             .unwrap_or(state.resume);
@@ -410,9 +411,7 @@ impl Vault for MemoryVault {
             if let Some(span) = &mut partitions[index].replica {
                 span.from = span.from.max(base);
             }
-            let registered =
-                state.operators.get(&operator).is_some_and(|operator| operator.registered);
-            if registered && cell.live.is_some() {
+            if state.operators.contains_key(&operator) && cell.live.is_some() {
                 *deposits.entry(index).or_default() += 1;
             }
         }
@@ -421,7 +420,6 @@ impl Vault for MemoryVault {
             let wanted: u64 = state
                 .operators
                 .values()
-                .filter(|operator| operator.registered)
                 .map(|operator| {
                     let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
                     beyond.div_ceil(state.holdings.len() as u64)
