@@ -166,6 +166,13 @@ enum Question {
     MarkDone,
 }
 
+impl Asking {
+    /// Whether nothing is being asked, nor waits to be asked again.
+    fn is_idle(&self) -> bool {
+        self.asked.is_none() && self.retry_at_ms.is_none()
+    }
+}
+
 impl Machine {
     /// Returns the machine of a node that has just started.
     pub fn new(config: MemberConfig) -> Self {
@@ -215,7 +222,7 @@ impl Machine {
             }
             Phase::Stopping { since_ms } => Some(since_ms + limits.stop_limit_ms),
             Phase::Gathering(gathering) => {
-                self.register.asked.is_none().then(|| self.propose_at(gathering))
+                self.register.is_idle().then(|| self.propose_at(gathering))
             }
             Phase::Finishing { until_ms } => *until_ms,
             Phase::Proposing | Phase::Finished | Phase::Failed => None,
@@ -339,7 +346,7 @@ impl Machine {
         if !is_lowest || !all_up {
             return self.ask_to_read();
         }
-        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
+        if !self.register.is_idle() {
             return;
         }
         let member = |node, incarnation, address: &String| Member {
@@ -523,7 +530,7 @@ impl Machine {
         }
         let Phase::Gathering(gathering) = &self.phase else { return };
         let due = self.propose_at(gathering) <= now_ms;
-        if due && self.register.asked.is_none() && self.register.retry_at_ms.is_none() {
+        if due && self.register.is_idle() {
             // SUBTLE: the register is read after it was decided to go on without the missing. One that
             // ended because it had finished marked the run as done before, so the read tells.
             self.ask_to_read();
@@ -661,7 +668,7 @@ impl Machine {
     }
 
     fn ask_to_read(&mut self) {
-        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
+        if !self.register.is_idle() {
             self.register.read_again = true;
         } else if !matches!(self.phase, Phase::Finishing { .. }) {
             self.register.asked = Some(Question::Read);
