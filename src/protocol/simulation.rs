@@ -18,7 +18,7 @@ use super::message::{Event, Input, Output, ProtocolError, RegisterReply};
 use super::plan::PlanError;
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
 const FAULTS_END_MS: u64 = 12_000;
 const STEPS_MAX: u64 = 60_000;
 
@@ -203,7 +203,7 @@ impl Simulation {
         while next_fault_ms < FAULTS_END_MS {
             self.drain(next_fault_ms);
             self.inject();
-            next_fault_ms += 1 + self.chance.below(1_500);
+            next_fault_ms += 1 + self.chance.below(3_000);
         }
         self.drain(FAULTS_END_MS);
         self.faults = false;
@@ -264,6 +264,7 @@ impl Simulation {
         let now_ms = self.now_ms;
         let node = self.nodes.get_mut(&id).unwrap();
         let before = node.machine.next_deadline();
+        let number_before = node.machine.view().map(|view| view.number);
         let outputs = node.machine.handle(now_ms, input);
         let deadline = node.machine.next_deadline();
         assert!(
@@ -271,11 +272,12 @@ impl Simulation {
             "node {id} has work left at {now_ms}: {:?}",
             node.machine
         );
+        let view = node.machine.view().filter(|view| Some(view.number) != number_before);
+        if let Some(view) = view {
+            self.believed.believe(view).unwrap();
+        }
         if let Some(at_ms) = deadline.filter(|at| Some(*at) != before) {
             self.at(id, at_ms, Happening::Wake);
-        }
-        if let Some(view) = self.nodes[&id].machine.view().cloned() {
-            self.believed.believe(&view).unwrap();
         }
         outputs.into_iter().for_each(|output| self.carry_out(id, output));
     }
@@ -619,21 +621,18 @@ impl Drop for Receipt {
     }
 }
 
-#[test]
-fn survivors_agree_and_go_on() {
+/// Plays the seeds that leave `remainder`; two tests share them out to two threads.
+fn play(remainder: u64) {
     let chosen = std::env::var("RINGFENCE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     let seeds = chosen.map_or(0..SEEDS, |seed| seed..seed + 1);
     let mut total = Tally::default();
-    for seed in seeds {
+    for seed in seeds.filter(|seed| seed % 2 == remainder) {
         let receipt = Receipt(seed);
         let mut simulation = Simulation::new(seed);
         simulation.run();
-        drop(receipt);
         let tally = simulation.tally;
-        assert_eq!(
-            tally.running, 0,
-            "seed {seed}: after the input ended, nobody who has a view still runs"
-        );
+        assert_eq!(tally.running, 0, "after the input ended, nobody who has a view still runs");
+        drop(receipt);
         total.crashes += tally.crashes;
         total.panics += tally.panics;
         total.views_max = total.views_max.max(tally.views_max);
@@ -652,6 +651,16 @@ fn survivors_agree_and_go_on() {
             "each kind of story was told"
         );
     }
+}
+
+#[test]
+fn survivors_agree_and_go_on_after_even_seeds() {
+    play(0);
+}
+
+#[test]
+fn survivors_agree_and_go_on_after_odd_seeds() {
+    play(1);
 }
 
 #[test]
