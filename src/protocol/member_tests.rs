@@ -340,3 +340,21 @@ fn an_unanswered_proposal_is_settled_by_reading() {
     let outputs = lowest.handle(521, read(V2, Some(second.clone())));
     assert!(outputs.contains(&Output::Install(second.clone())), "our own proposal had been stored");
 }
+
+/// Node 0 formed the view before nodes 1 and 2 were connected to each other. That is no failure, and
+/// what one of them said meanwhile is said again when they are.
+#[test]
+fn members_may_connect_after_the_view_is_agreed() {
+    let mut node = machine(1, 3);
+    node.handle(0, up(0));
+    node.handle(0, Input::Started { latest: None, done: false });
+    let outputs = node.handle(0, read(V1, Some(first_view(3))));
+    assert!(!outputs.contains(&Output::StopGeneration { view: V1 }), "{outputs:?}");
+    node.handle(10, Input::ConnectFailed { view: V1, node: NodeId(2), why: "refused".to_owned() });
+    node.handle(11, stopped(3, 1));
+    let outputs = node.handle(12, up(2));
+    let first = first_view(3);
+    assert_eq!(sent(&outputs)[0], (2, &Message::ViewCreated { number: V1 }));
+    assert!(matches!(sent(&outputs)[1], (2, Message::Stop { view: V1, .. })));
+    assert_eq!(sent(&outputs)[2], (2, &Message::Evidence(evidence(&first, 1))));
+}

@@ -96,7 +96,8 @@ impl Machine {
 
     /// The members that gave no evidence yet and are not known to be gone, ascending.
     pub(super) fn missing(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.other_members().filter(|node| self.is_up(*node) && self.evidence_of(*node).is_none())
+        self.other_members()
+            .filter(|node| !self.is_gone(*node) && self.evidence_of(*node).is_none())
     }
 
     pub(super) fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {

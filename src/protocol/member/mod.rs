@@ -217,7 +217,7 @@ impl Machine {
         }
         if let Phase::Finishing { until_ms: Some(until_ms) } = self.phase {
             let all_know =
-                self.other_members().all(|node| !self.is_up(node) || self.peers[&node].done);
+                self.other_members().all(|node| self.is_gone(node) || self.has_finished(node));
             if all_know || until_ms <= self.now_ms {
                 self.phase = Phase::Finished;
                 self.outputs.push(Output::Finish);
@@ -246,15 +246,36 @@ impl Machine {
         if known == Some(incarnation) && self.phase != Phase::Forming {
             return;
         }
-        let was_member = known.is_some() && self.is_up(node) && self.is_member(node);
         let peer = Peer { incarnation, address, up: true, done: false, stop: None, evidence: None };
         self.peers.insert(node, peer);
         if self.phase == Phase::Forming {
             self.poll_at_ms = self.now_ms;
-        } else if was_member {
-            // NOTE: the loss of the earlier incarnation should have been reported before.
+        } else if self.is_up(node) && self.is_member(node) {
+            self.greet(node);
+        } else if self.is_member(node) {
             self.suspect(self.number(), Suspicion::Gone { node });
         }
+    }
+
+    /// Tells a member what it missed.
+    ///
+    /// SUBTLE: the first view is proposed when all connections of the lowest node stand. Two others may
+    /// know the view, or even have stopped it again, before they are connected to each other.
+    fn greet(&mut self, node: NodeId) {
+        let view = self.number();
+        let mut missed = vec![Message::ViewCreated { number: view }];
+        match &self.phase {
+            Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
+                missed.push(Message::Stop {
+                    view,
+                    why: "it had stopped before the connection stood".to_owned(),
+                });
+            }
+            Phase::Finishing { until_ms: Some(_) } => missed.push(Message::Done),
+            _ => {}
+        }
+        missed.extend(self.given.clone().map(Message::Evidence));
+        self.outputs.extend(missed.into_iter().map(|message| Output::Send(node, message)));
     }
 
     fn try_to_form(&mut self) {
@@ -306,7 +327,7 @@ impl Machine {
 
     /// Suspects, unless the peer ended because it had finished.
     fn suspect_peer(&mut self, view: ViewNumber, node: NodeId, what: Suspicion) {
-        if !self.peers.get(&node).is_some_and(|peer| peer.done) {
+        if !self.has_finished(node) {
             self.suspect(view, what);
         }
     }
@@ -479,7 +500,7 @@ impl Machine {
         let others: Vec<NodeId> = self.other_members().collect();
         for node in others {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
-            if !self.is_up(node) {
+            if self.is_gone(node) {
                 self.suspect(number, Suspicion::Gone { node });
             } else if let Some((_, why)) = stop.filter(|(stopped, _)| *stopped == number) {
                 self.suspect(number, Suspicion::Stopped { node, why });
@@ -534,6 +555,17 @@ impl Machine {
         let member = self.view.as_ref().and_then(|view| view.member(node));
         let Some(peer) = self.peers.get(&node) else { return false };
         peer.up && member.is_none_or(|member| member.incarnation == peer.incarnation)
+    }
+
+    /// Whether the incarnation of `node` that is in the current view is known to have ended.
+    ///
+    /// One that was never connected is not gone: it may be about to connect.
+    fn is_gone(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node) && !self.is_up(node)
+    }
+
+    fn has_finished(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.done)
     }
 
     fn other_members(&self) -> impl Iterator<Item = NodeId> + '_ {
