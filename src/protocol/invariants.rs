@@ -216,3 +216,7 @@ fn holds_replica(previous: &View, next: &View, partition: PartitionId, node: Nod
 fn ensure(holds: bool, violation: impl FnOnce() -> Violation) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(violation()) }
 }
+
+#[cfg(test)]
+#[path = "invariants_tests.rs"]
+mod tests;

@@ -1,1 +1,360 @@
+//! One machine at a time, told what happens around it.
 
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+
+use super::member::{Machine, MemberConfig, MemberLimits, Phase};
+use super::message::{Input, Message, Output, ProtocolError, RegisterReply};
+use super::plan::{PlanError, next_view};
+use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+
+const V1: ViewNumber = ViewNumber(1);
+const V2: ViewNumber = ViewNumber(2);
+
+fn machine(node: u64, nodes: u64) -> Machine {
+    Machine::new(MemberConfig {
+        run: "run".to_owned(),
+        node: NodeId(node),
+        incarnation: Incarnation(1),
+        address: format!("h:{node}"),
+        nodes: (0..nodes).map(NodeId).collect(),
+        workers_per_node: 1,
+        partitions: 6,
+        backups: 1,
+        limits: MemberLimits::default(),
+    })
+}
+
+fn up(node: u64) -> Input {
+    Input::PeerUp { node: NodeId(node), incarnation: Incarnation(1), address: format!("h:{node}") }
+}
+
+fn lost(node: u64) -> Input {
+    Input::PeerLost { node: NodeId(node), why: "end of file".to_owned() }
+}
+
+fn said(from: u64, message: Message) -> Input {
+    Input::Message { from: NodeId(from), message }
+}
+
+fn read(number: ViewNumber, view: Option<View>) -> Input {
+    Input::Register(RegisterReply::Read { number, view, done: false })
+}
+
+fn first_view(nodes: u64) -> View {
+    let mut lowest = machine(0, nodes);
+    let mut outputs = Vec::new();
+    (1..nodes).for_each(|node| outputs.extend(lowest.handle(0, up(node))));
+    outputs.extend(lowest.handle(0, Input::Started { latest: None, done: false }));
+    match outputs.pop() {
+        Some(Output::Propose(view)) => view,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A machine whose generation of view 1 runs.
+fn running(node: u64, nodes: u64) -> Machine {
+    let mut machine = machine(node, nodes);
+    (0..nodes).filter(|peer| *peer != node).for_each(|peer| drop(machine.handle(0, up(peer))));
+    let started = machine.handle(0, Input::Started { latest: None, done: false });
+    if node == 0 {
+        machine.handle(0, Input::Register(RegisterReply::Created { number: V1 }));
+    } else {
+        assert_eq!(started, [Output::ReadView(V1)]);
+    }
+    let outputs = machine.handle(0, read(V1, Some(first_view(nodes))));
+    assert!(outputs.contains(&Output::Install(first_view(nodes))), "{outputs:?}");
+    machine.handle(0, Input::GenerationRunning { view: V1 });
+    assert_eq!(machine.phase(), &Phase::Running);
+    machine
+}
+
+fn evidence(view: &View, node: u64) -> Evidence {
+    let node = NodeId(node);
+    let span = ReplicaSpan { from: None, through: Some(Epoch(5)) };
+    let copy = |(partition, place): (PartitionId, &super::assignment::Place)| {
+        let backup = place.backups.iter().any(|backup| backup.node == node);
+        let live = place.owner.node == node;
+        (backup || live).then_some(CopyEvidence {
+            partition,
+            replica: backup.then_some(span),
+            live,
+        })
+    };
+    let copies = view.assignment.iter().filter_map(copy).collect();
+    Evidence { view: view.number, recorded: Some(Epoch(5)), copies, operators: Vec::new() }
+}
+
+fn stopped(nodes: u64, node: u64) -> Input {
+    Input::GenerationStopped { view: V1, evidence: evidence(&first_view(nodes), node) }
+}
+
+fn sent(outputs: &[Output]) -> Vec<(u64, &Message)> {
+    let sent = |output| match output {
+        &Output::Send(to, ref message) => Some((to.0, message)),
+        _ => None,
+    };
+    outputs.iter().filter_map(sent).collect()
+}
+
+fn failure(outputs: &[Output]) -> &ProtocolError {
+    match outputs.last() {
+        Some(Output::Fail(error)) => error,
+        _ => panic!("no failure in {outputs:?}"),
+    }
+}
+
+#[test]
+fn a_single_node_forms_by_itself() {
+    let machine = running(0, 1);
+    assert_eq!(machine.view().unwrap().members.len(), 1);
+    assert_eq!(machine.next_deadline(), None);
+}
+
+#[test]
+fn nobody_proposes_before_the_register_was_read_and_all_are_up() {
+    let mut lowest = machine(0, 3);
+    assert_eq!(lowest.handle(0, up(1)), []);
+    assert_eq!(
+        lowest.handle(0, Input::Started { latest: None, done: false }),
+        [Output::ReadView(V1)]
+    );
+    assert_eq!(lowest.handle(1, read(V1, None)), []);
+    assert!(matches!(lowest.handle(2, up(2))[..], [Output::Propose(_)]));
+}
+
+#[test]
+fn a_restarted_node_is_told_that_it_cannot_rejoin() {
+    let outputs = machine(1, 3).handle(0, Input::Started { latest: Some(V2), done: false });
+    assert!(failure(&outputs).to_string().contains("has reached view 2 already"));
+    let outputs = machine(1, 3).handle(0, Input::Started { latest: Some(V2), done: true });
+    assert!(failure(&outputs).to_string().contains("on a fresh register"));
+}
+
+/// Node 2 dies. The survivors stop, report, and the lowest of them proposes at once.
+#[test]
+fn stop_report_propose_install() {
+    let mut lowest = running(0, 3);
+    let outputs = lowest.handle(10, lost(2));
+    assert_eq!(outputs[0], Output::StopGeneration { view: V1 });
+    assert!(matches!(sent(&outputs)[..], [(1, Message::Stop { view: V1, .. })]), "{outputs:?}");
+    assert_eq!(outputs.last(), Some(&Output::ReadView(V2)));
+    lowest.handle(10, read(V2, None));
+
+    let first = first_view(3);
+    // The evidence of node 1 comes before our own stop: it is kept, and nothing is proposed yet.
+    assert_eq!(lowest.handle(11, said(1, Message::Evidence(evidence(&first, 1)))), []);
+    let outputs = lowest.handle(12, stopped(3, 0));
+    assert_eq!(sent(&outputs), [(1, &Message::Evidence(evidence(&first, 0)))]);
+    assert_eq!(outputs.last(), Some(&Output::ReadView(V2)), "read, in case the others are done");
+    let outputs = lowest.handle(12, read(V2, None));
+    let all = [0, 1].map(|node| (NodeId(node), (Incarnation(1), evidence(&first, node)))).into();
+    let second = next_view(&first, &all).unwrap().view;
+    assert_eq!(outputs, [Output::Propose(second.clone())]);
+    lowest.handle(13, Input::Register(RegisterReply::Created { number: V2 }));
+    let outputs = lowest.handle(13, read(V2, Some(second.clone())));
+    assert!(outputs.contains(&Output::Install(second)));
+    assert_eq!(sent(&outputs), [(1, &Message::ViewCreated { number: V2 })]);
+}
+
+/// The others wait their turn, and propose if the lowest does not.
+#[test]
+fn the_next_in_rank_proposes_later() {
+    let mut second = running(1, 3);
+    second.handle(10, lost(2));
+    second.handle(10, read(V2, None));
+    second.handle(11, said(0, Message::Evidence(evidence(&first_view(3), 0))));
+    second.handle(12, stopped(3, 1));
+    assert_eq!(second.next_deadline(), Some(512));
+    assert_eq!(second.handle(511, Input::Tick), []);
+    assert_eq!(second.handle(512, Input::Tick), [Output::ReadView(V2)]);
+    assert!(matches!(second.handle(512, read(V2, None))[..], [Output::Propose(_)]));
+}
+
+/// A member that is silent but not gone is waited for; then the view is made without it.
+#[test]
+fn a_silent_member_is_waited_for() {
+    let mut lowest = running(0, 3);
+    lowest.handle(10, Input::LinkLost { view: V1, node: NodeId(1), why: "reset".to_owned() });
+    lowest.handle(10, read(V2, None));
+    lowest.handle(20, stopped(3, 0));
+    assert_eq!(lowest.next_deadline(), Some(4_020), "two are missing");
+    lowest.handle(30, said(1, Message::Evidence(evidence(&first_view(3), 1))));
+    assert_eq!(lowest.next_deadline(), Some(2_020));
+    assert_eq!(lowest.handle(2_020, Input::Tick), [Output::ReadView(V2)]);
+    let outputs = lowest.handle(2_020, read(V2, None));
+    assert!(
+        matches!(&outputs[..], [Output::Propose(view)] if view.members.len() == 2),
+        "{outputs:?}"
+    );
+}
+
+/// Alone, node 0 would have to give up what node 1 owned with its backup on node 2. It waits for both.
+#[test]
+fn a_possible_holder_is_waited_for_longer() {
+    let mut lowest = running(0, 3);
+    lowest.handle(10, Input::LinkLost { view: V1, node: NodeId(1), why: "reset".to_owned() });
+    lowest.handle(10, read(V2, None));
+    lowest.handle(20, stopped(3, 0));
+    lowest.handle(4_020, Input::Tick);
+    let outputs = lowest.handle(4_020, read(V2, None));
+    assert!(matches!(&outputs[..], [Output::Report(_)]), "{outputs:?}");
+    assert_eq!(lowest.next_deadline(), Some(30_020));
+    lowest.handle(5_000, lost(1));
+    lowest.handle(5_000, lost(2));
+    let outputs = lowest.handle(5_001, read(V2, None));
+    assert!(
+        matches!(failure(&outputs), ProtocolError::Plan(PlanError::Lost { .. })),
+        "{outputs:?}"
+    );
+}
+
+#[test]
+fn a_node_that_others_went_on_without_ends() {
+    let mut slow = running(2, 3);
+    assert_eq!(
+        slow.handle(9_000, said(0, Message::ViewCreated { number: V2 })),
+        [Output::ReadView(V2)]
+    );
+    let first = first_view(3);
+    let all = [0, 1].map(|node| (NodeId(node), (Incarnation(1), evidence(&first, node)))).into();
+    let outputs = slow.handle(9_000, read(V2, Some(next_view(&first, &all).unwrap().view)));
+    assert!(matches!(failure(&outputs), ProtocolError::Excluded { number: V2, .. }));
+}
+
+#[test]
+fn a_view_that_misquotes_us_is_refused() {
+    let mut node = running(1, 2);
+    node.handle(10, Input::WorkerPanicked { view: V1, worker: 0, message: "boom".to_owned() });
+    node.handle(10, read(V2, None));
+    node.handle(11, stopped(2, 1));
+    let first = first_view(2);
+    let mut other = evidence(&first, 1);
+    other.recorded = Some(Epoch(4));
+    let all =
+        [(NodeId(0), (Incarnation(1), evidence(&first, 0))), (NodeId(1), (Incarnation(1), other))]
+            .into();
+    node.handle(12, said(0, Message::ViewCreated { number: V2 }));
+    let outputs = node.handle(12, read(V2, Some(next_view(&first, &all).unwrap().view)));
+    assert_eq!(failure(&outputs), &ProtocolError::Misquoted { number: V2 });
+}
+
+#[test]
+fn what_is_said_of_old_views_changes_nothing() {
+    let mut node = running(0, 2);
+    let old = ViewNumber(0);
+    let why = String::new();
+    assert_eq!(node.handle(1, said(1, Message::Stop { view: old, why: why.clone() })), []);
+    assert_eq!(
+        node.handle(1, Input::LinkLost { view: old, node: NodeId(1), why: why.clone() }),
+        []
+    );
+    assert_eq!(node.handle(1, Input::WorkerPanicked { view: old, worker: 0, message: why }), []);
+    assert_eq!(node.handle(1, Input::GenerationFinished { view: old }), []);
+    assert_eq!(node.handle(1, lost(9)), []);
+    assert_eq!(node.phase(), &Phase::Running);
+}
+
+#[test]
+fn workers_that_do_not_stop_end_the_process() {
+    let mut node = running(0, 2);
+    node.handle(10, lost(1));
+    node.handle(10, read(V2, None));
+    assert_eq!(node.next_deadline(), Some(5_010));
+    let outputs = node.handle(5_010, Input::Tick);
+    assert_eq!(failure(&outputs), &ProtocolError::StopLimit { view: V1, limit_ms: 5_000 });
+    assert!(node.is_over() && node.next_deadline().is_none());
+}
+
+/// Done is marked, then said; a node leaves when the others have said it too.
+#[test]
+fn the_last_to_know_ends_the_run() {
+    let mut node = running(0, 3);
+    let outputs = node.handle(10, Input::GenerationFinished { view: V1 });
+    assert_eq!(outputs.last(), Some(&Output::MarkDone(V1)));
+    let outputs = node.handle(11, Input::Register(RegisterReply::DoneMarked));
+    assert_eq!(sent(&outputs), [(1, &Message::Done), (2, &Message::Done)]);
+    assert_eq!(node.handle(12, said(1, Message::Done)), []);
+    assert_eq!(node.handle(13, lost(2)), [Output::Finish], "a lost member is waited for no longer");
+}
+
+#[test]
+fn a_finished_node_does_not_wait_forever() {
+    let mut node = running(0, 2);
+    node.handle(10, Input::GenerationFinished { view: V1 });
+    let outputs =
+        node.handle(10, Input::Register(RegisterReply::Unavailable { why: "busy".to_owned() }));
+    assert!(matches!(outputs[..], [Output::Report(_)]));
+    assert_eq!(node.handle(510, Input::Tick), [Output::MarkDone(V1)]);
+    node.handle(600, Input::Register(RegisterReply::DoneMarked));
+    assert_eq!(node.next_deadline(), Some(2_600));
+    assert_eq!(node.handle(2_600, Input::Tick), [Output::Finish]);
+}
+
+/// Node 1 said that it is done, and left. That is no failure: our own generation ends by itself.
+#[test]
+fn an_end_after_done_is_no_failure() {
+    let mut node = running(0, 2);
+    node.handle(10, said(1, Message::Done));
+    assert_eq!(node.handle(11, lost(1)), []);
+    assert_eq!(
+        node.handle(11, Input::LinkLost { view: V1, node: NodeId(1), why: String::new() }),
+        []
+    );
+    let outputs = node.handle(12, Input::GenerationFinished { view: V1 });
+    assert_eq!(outputs.last(), Some(&Output::Finish));
+}
+
+/// Node 1 marked the run as done and died before it could say so: the register tells.
+#[test]
+fn trouble_after_done_is_no_failure() {
+    let mut node = running(0, 2);
+    node.handle(10, lost(1));
+    let outputs = node
+        .handle(10, Input::Register(RegisterReply::Read { number: V2, view: None, done: true }));
+    assert_eq!(outputs.last(), Some(&Output::Finish));
+}
+
+#[test]
+fn a_fatal_error_ends_all() {
+    let mut node = running(0, 2);
+    let outputs = node.handle(10, Input::FatalError { message: "line 3 is no number".to_owned() });
+    let [(1, said_to_1)] = sent(&outputs)[..] else { panic!("{outputs:?}") };
+    assert_eq!(failure(&outputs).to_string(), "line 3 is no number");
+    let outputs = running(1, 2).handle(11, said(0, said_to_1.clone()));
+    assert_eq!(failure(&outputs).to_string(), "node 0 ended the job: line 3 is no number");
+}
+
+/// An answer that did not come may have been a yes: the register is read before anything else is tried.
+#[test]
+fn an_unanswered_proposal_is_settled_by_reading() {
+    let mut lowest = running(0, 2);
+    lowest.handle(10, lost(1));
+    lowest.handle(10, read(V2, None));
+    let first = first_view(2);
+    lowest.handle(10, stopped(2, 0));
+    let outputs = lowest.handle(10, read(V2, None));
+    let [Output::Propose(second)] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(second.previous, Some(first.digest()));
+    lowest.handle(20, Input::Register(RegisterReply::Unavailable { why: "timeout".to_owned() }));
+    assert_eq!(lowest.handle(520, Input::Tick), [Output::ReadView(V2)]);
+    let outputs = lowest.handle(521, read(V2, Some(second.clone())));
+    assert!(outputs.contains(&Output::Install(second.clone())), "our own proposal had been stored");
+}
+
+/// Node 0 formed the view before nodes 1 and 2 were connected to each other. That is no failure, and
+/// what one of them said meanwhile is said again when they are.
+#[test]
+fn members_may_connect_after_the_view_is_agreed() {
+    let mut node = machine(1, 3);
+    node.handle(0, up(0));
+    node.handle(0, Input::Started { latest: None, done: false });
+    let outputs = node.handle(0, read(V1, Some(first_view(3))));
+    assert!(!outputs.contains(&Output::StopGeneration { view: V1 }), "{outputs:?}");
+    node.handle(10, Input::ConnectFailed { view: V1, node: NodeId(2), why: "refused".to_owned() });
+    node.handle(11, stopped(3, 1));
+    let outputs = node.handle(12, up(2));
+    let first = first_view(3);
+    assert_eq!(sent(&outputs)[0], (2, &Message::ViewCreated { number: V1 }));
+    assert!(matches!(sent(&outputs)[1], (2, Message::Stop { view: V1, .. })));
+    assert_eq!(sent(&outputs)[2], (2, &Message::Evidence(evidence(&first, 1))));
+}

@@ -42,6 +42,7 @@ fn conforms(fresh: &dyn Fn() -> Box<dyn Register>) {
     a_view_is_created_once(&*fresh());
     views_have_no_gaps(&*fresh());
     done_stays_done(&*fresh());
+    a_machine_is_answered(&*fresh());
     for _ in 0..20 {
         one_of_many_creators_wins(&*fresh());
     }
@@ -100,6 +101,24 @@ fn done_stays_done(register: &dyn Register) {
     let error = register.open_run(&record("a")).unwrap_err();
     assert!(matches!(error, RegisterError::Done { .. }), "{error}");
     assert!(!error.is_transient());
+}
+
+fn a_machine_is_answered(register: &dyn Register) {
+    register.open_run(&record("a")).unwrap();
+    let number = ViewNumber(1);
+    let ask = |output| answer(register, "a", &output).unwrap();
+    assert_eq!(
+        ask(Output::ReadView(number)),
+        RegisterReply::Read { number, view: None, done: false }
+    );
+    assert_eq!(ask(Output::Propose(view("a", 1, 1))), RegisterReply::Created { number });
+    assert_eq!(ask(Output::Propose(view("a", 1, 2))), RegisterReply::Exists { number });
+    assert_eq!(ask(Output::MarkDone(number)), RegisterReply::DoneMarked);
+    let view = Some(view("a", 1, 1));
+    assert_eq!(ask(Output::ReadView(number)), RegisterReply::Read { number, view, done: true });
+    assert_eq!(answer(register, "a", &Output::Finish), None);
+    let other = answer(register, "b", &Output::MarkDone(number));
+    assert!(matches!(other, Some(RegisterReply::Unusable { .. })), "{other:?}");
 }
 
 fn one_of_many_creators_wins(register: &dyn Register) {

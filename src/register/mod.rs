@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use ringfence_operators::ids::ViewNumber;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::message::{Output, RegisterReply};
 use crate::protocol::view::{ClusterShape, View};
 
 pub mod directory;
@@ -85,6 +86,31 @@ pub trait Register: Send + Sync {
 
     /// Returns whether the run is marked as complete.
     fn done(&self) -> Result<bool, RegisterError>;
+}
+
+/// Asks the register what a member's state machine wants to know, and returns what to tell it.
+///
+/// Returns `None` if `output` is no question to the register.
+pub fn answer(register: &dyn Register, run: &str, output: &Output) -> Option<RegisterReply> {
+    let reply = match output {
+        Output::ReadView(number) => register.read_view(*number).and_then(|view| {
+            let done = register.done()?;
+            Ok(RegisterReply::Read { number: *number, view, done })
+        }),
+        Output::Propose(view) => register.create_view(view).map(|creation| match creation {
+            Creation::Created => RegisterReply::Created { number: view.number },
+            Creation::Exists => RegisterReply::Exists { number: view.number },
+        }),
+        Output::MarkDone(view) => {
+            let record = DoneRecord { run: run.to_owned(), view: *view };
+            register.mark_done(&record).map(|()| RegisterReply::DoneMarked)
+        }
+        _ => return None,
+    };
+    Some(reply.unwrap_or_else(|error| match error.is_transient() {
+        true => RegisterReply::Unavailable { why: error.to_string() },
+        false => RegisterReply::Unusable { message: error.to_string() },
+    }))
 }
 
 /// Why a register did not do what was asked.

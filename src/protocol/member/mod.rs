@@ -16,66 +16,20 @@
 //! INVARIANT: evidence is given once for each view, in `Stopping`, and from then on this node takes
 //! part in no view but the next. INVARIANT: the register is asked one thing at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
-use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply, Suspicion};
-use super::plan::{PlanError, next_view};
+use super::message::{Event, Input, Message, Output, ProtocolError, Suspicion};
 use super::view::{ClusterShape, Evidence, Member, View};
+use asking::Asking;
 
-/// What a node knows of itself and of its cluster before anything happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberConfig {
-    /// The id of the run, as the register has it.
-    pub run: String,
-    /// This node.
-    pub node: NodeId,
-    /// This start of the node.
-    pub incarnation: Incarnation,
-    /// Where this node listens for the others.
-    pub address: String,
-    /// All nodes of the first view, this one among them.
-    pub nodes: BTreeSet<NodeId>,
-    /// The number of worker threads of every node.
-    pub workers_per_node: u32,
-    /// The number of partitions.
-    pub partitions: u32,
-    /// The number of backups of each partition; clipped to what the cluster has.
-    pub backups: u32,
-    /// How long and how often.
-    pub limits: MemberLimits,
-}
+mod asking;
+mod config;
+mod gathering;
 
-/// How long a node waits for what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberLimits {
-    /// How long each member that is not known to be gone is waited for before a view without it is proposed.
-    pub evidence_wait_ms: u64,
-    /// How much later than the one before it each further node proposes.
-    pub propose_stagger_ms: u64,
-    /// How long a member that holds the only copy of something is waited for.
-    pub holder_wait_ms: u64,
-    /// How long the workers of a generation may take to stop before the process gives up.
-    pub stop_limit_ms: u64,
-    /// How long a finished node waits for the others to say that they know.
-    pub done_wait_ms: u64,
-    /// How often the register is asked again: for the first view, and after it failed to answer.
-    pub register_retry_ms: u64,
-}
-
-impl Default for MemberLimits {
-    fn default() -> Self {
-        MemberLimits {
-            evidence_wait_ms: 2_000,
-            propose_stagger_ms: 500,
-            holder_wait_ms: 30_000,
-            stop_limit_ms: 5_000,
-            done_wait_ms: 2_000,
-            register_retry_ms: 500,
-        }
-    }
-}
+pub use config::{MemberConfig, MemberLimits};
+pub use gathering::Gathering;
 
 /// Where a node stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,20 +60,6 @@ pub enum Phase {
     Failed,
 }
 
-/// How far a node is with the evidence of the others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gathering {
-    since_ms: u64,
-    /// Since when nobody is waited for.
-    complete_since_ms: Option<u64>,
-    /// Not before this may this node propose.
-    not_before_ms: u64,
-    /// Whether the register is being read so that a proposal may follow.
-    reading: bool,
-    /// Whether some partition has no holder among those that gave evidence so far.
-    short: bool,
-}
-
 /// The state machine of one node.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -148,22 +88,6 @@ struct Peer {
     /// The latest stop and the latest evidence; newer ones replace older ones.
     stop: Option<(ViewNumber, String)>,
     evidence: Option<Evidence>,
-}
-
-/// The one question that the register is being asked, and what comes next.
-#[derive(Clone, Debug, Default)]
-struct Asking {
-    asked: Option<Question>,
-    retry_at_ms: Option<u64>,
-    read_again: bool,
-    mark_wanted: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
-    Read,
-    Propose,
-    MarkDone,
 }
 
 impl Machine {
@@ -215,7 +139,7 @@ impl Machine {
             }
             Phase::Stopping { since_ms } => Some(since_ms + limits.stop_limit_ms),
             Phase::Gathering(gathering) => {
-                self.register.asked.is_none().then(|| self.propose_at(gathering))
+                self.register.is_idle().then(|| self.propose_at(gathering))
             }
             Phase::Finishing { until_ms } => *until_ms,
             Phase::Proposing | Phase::Finished | Phase::Failed => None,
@@ -277,10 +201,12 @@ impl Machine {
         let limits = &self.config.limits;
         match &self.phase {
             Phase::Forming if self.started && self.poll_at_ms <= self.now_ms => self.try_to_form(),
-            Phase::Installing | Phase::Running => {
-                if self.done_seen_ms.is_some_and(|seen| seen + limits.done_wait_ms <= self.now_ms) {
-                    self.finish_marked();
-                }
+            Phase::Installing | Phase::Running
+                if self
+                    .done_seen_ms
+                    .is_some_and(|seen| seen + limits.done_wait_ms <= self.now_ms) =>
+            {
+                self.finish_marked();
             }
             Phase::Stopping { since_ms } if since_ms + limits.stop_limit_ms <= self.now_ms => {
                 let (view, limit_ms) = (self.number(), limits.stop_limit_ms);
@@ -291,7 +217,7 @@ impl Machine {
         }
         if let Phase::Finishing { until_ms: Some(until_ms) } = self.phase {
             let all_know =
-                self.other_members().all(|node| !self.is_up(node) || self.peers[&node].done);
+                self.other_members().all(|node| self.is_gone(node) || self.has_finished(node));
             if all_know || until_ms <= self.now_ms {
                 self.phase = Phase::Finished;
                 self.outputs.push(Output::Finish);
@@ -320,15 +246,36 @@ impl Machine {
         if known == Some(incarnation) && self.phase != Phase::Forming {
             return;
         }
-        let was_member = known.is_some() && self.is_up(node) && self.is_member(node);
         let peer = Peer { incarnation, address, up: true, done: false, stop: None, evidence: None };
         self.peers.insert(node, peer);
         if self.phase == Phase::Forming {
             self.poll_at_ms = self.now_ms;
-        } else if was_member {
-            // NOTE: the loss of the earlier incarnation should have been reported before.
+        } else if self.is_up(node) && self.is_member(node) {
+            self.greet(node);
+        } else if self.is_member(node) {
             self.suspect(self.number(), Suspicion::Gone { node });
         }
+    }
+
+    /// Tells a member what it missed.
+    ///
+    /// SUBTLE: the first view is proposed when all connections of the lowest node stand. Two others may
+    /// know the view, or even have stopped it again, before they are connected to each other.
+    fn greet(&mut self, node: NodeId) {
+        let view = self.number();
+        let mut missed = vec![Message::ViewCreated { number: view }];
+        match &self.phase {
+            Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
+                missed.push(Message::Stop {
+                    view,
+                    why: "it had stopped before the connection stood".to_owned(),
+                });
+            }
+            Phase::Finishing { until_ms: Some(_) } => missed.push(Message::Done),
+            _ => {}
+        }
+        missed.extend(self.given.clone().map(Message::Evidence));
+        self.outputs.extend(missed.into_iter().map(|message| Output::Send(node, message)));
     }
 
     fn try_to_form(&mut self) {
@@ -339,7 +286,7 @@ impl Machine {
         if !is_lowest || !all_up {
             return self.ask_to_read();
         }
-        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
+        if !self.register.is_idle() {
             return;
         }
         let member = |node, incarnation, address: &String| Member {
@@ -380,7 +327,7 @@ impl Machine {
 
     /// Suspects, unless the peer ended because it had finished.
     fn suspect_peer(&mut self, view: ViewNumber, node: NodeId, what: Suspicion) {
-        if !self.peers.get(&node).is_some_and(|peer| peer.done) {
+        if !self.has_finished(node) {
             self.suspect(view, what);
         }
     }
@@ -436,7 +383,8 @@ impl Machine {
                 self.on_done_known();
             }
             Message::Fatal { message } => {
-                if !matches!(self.phase, Phase::Finishing { .. }) {
+                let concerns_us = self.view.is_none() || self.is_member(from);
+                if concerns_us && !matches!(self.phase, Phase::Finishing { .. }) {
                     self.fail(ProtocolError::Peer { node: from, message });
                 }
             }
@@ -511,180 +459,6 @@ impl Machine {
         self.broadcast(&Message::Done);
     }
 
-    // Gathering and proposing.
-
-    fn advance_gathering(&mut self) {
-        let complete = self.missing().next().is_none();
-        let now_ms = self.now_ms;
-        let Phase::Gathering(gathering) = &mut self.phase else { return };
-        match complete {
-            true => gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms)),
-            false => gathering.complete_since_ms = None,
-        }
-        let Phase::Gathering(gathering) = &self.phase else { return };
-        let due = self.propose_at(gathering) <= now_ms;
-        if due && self.register.asked.is_none() && self.register.retry_at_ms.is_none() {
-            // SUBTLE: the register is read after it was decided to go on without the missing. One that
-            // ended because it had finished marked the run as done before, so the read tells.
-            self.ask_to_read();
-            if let Phase::Gathering(gathering) = &mut self.phase {
-                gathering.reading = true;
-            }
-        }
-    }
-
-    fn propose_at(&self, gathering: &Gathering) -> u64 {
-        let limits = &self.config.limits;
-        let missing = self.missing().count() as u64;
-        let rank = self.givers().take_while(|(node, _)| *node != self.config.node).count() as u64;
-        let turn_ms = match gathering.complete_since_ms {
-            Some(since_ms) if missing == 0 => since_ms,
-            _ if missing == 0 => self.now_ms,
-            _ if gathering.short => gathering.since_ms + limits.holder_wait_ms,
-            _ => gathering.since_ms + limits.evidence_wait_ms * missing,
-        };
-        (turn_ms + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
-    }
-
-    fn propose(&mut self) {
-        let Some(current) = &self.view else { return };
-        let evidence: BTreeMap<_, _> = self
-            .givers()
-            .filter_map(|(node, evidence)| {
-                Some((node, (current.member(node)?.incarnation, evidence.clone())))
-            })
-            .collect();
-        let missing: Vec<NodeId> = self.missing().collect();
-        let plan = next_view(current, &evidence);
-        let (view, limits, now_ms) = (current.number, &self.config.limits, self.now_ms);
-        match (plan, &mut self.phase) {
-            (Ok(plan), phase) => {
-                *phase = Phase::Proposing;
-                self.ask_to_create(plan.view);
-            }
-            // Somebody who may hold what is lost is not known to be gone: better late than lost.
-            (Err(PlanError::Lost { .. }), Phase::Gathering(gathering))
-                if !missing.is_empty() && now_ms < gathering.since_ms + limits.holder_wait_ms =>
-            {
-                gathering.short = true;
-                self.outputs.push(Output::Report(Event::Waiting { view, missing }));
-            }
-            (Err(error), _) => self.fail_all(error.into()),
-        }
-    }
-
-    /// The members that gave evidence of the current view and are not known to be gone, ascending.
-    fn givers(&self) -> impl Iterator<Item = (NodeId, &Evidence)> {
-        let members = self.view.iter().flat_map(|view| &view.members);
-        members.filter_map(|member| Some((member.node, self.evidence_of(member.node)?)))
-    }
-
-    /// The members that gave no evidence yet and are not known to be gone, ascending.
-    fn missing(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.other_members().filter(|node| self.is_up(*node) && self.evidence_of(*node).is_none())
-    }
-
-    fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {
-        let evidence = match node == self.config.node {
-            true => self.given.as_ref()?,
-            false => self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?,
-        };
-        (evidence.view == self.number()).then_some(evidence)
-    }
-
-    // The register.
-
-    fn on_reply(&mut self, reply: RegisterReply) {
-        let asked = self.register.asked.take();
-        match reply {
-            RegisterReply::Read { done: true, .. } => self.on_done_known(),
-            RegisterReply::Read { number, view: Some(view), .. }
-                if number == self.next_number() =>
-            {
-                self.consider(view)
-            }
-            RegisterReply::Read { number, view: None, .. } if number == self.next_number() => {
-                self.on_no_view()
-            }
-            RegisterReply::Read { .. } => {}
-            RegisterReply::Created { number } | RegisterReply::Exists { number }
-                if number != self.next_number() => {}
-            RegisterReply::Created { .. } | RegisterReply::Exists { .. } => {
-                // Whether we won or lost, the register has the view; one path installs it.
-                self.back_to_gathering();
-                self.register.read_again = true;
-            }
-            RegisterReply::DoneMarked => {
-                if matches!(self.phase, Phase::Finishing { until_ms: None }) {
-                    self.finish_marked();
-                }
-            }
-            RegisterReply::Unavailable { why } => {
-                self.back_to_gathering();
-                self.register.mark_wanted |= asked == Some(Question::MarkDone);
-                self.register.retry_at_ms =
-                    Some(self.now_ms + self.config.limits.register_retry_ms);
-                self.outputs.push(Output::Report(Event::RegisterUnavailable { why }));
-            }
-            RegisterReply::Unusable { message } => self.fail(ProtocolError::Register { message }),
-        }
-        let is_idle =
-            self.register.asked.is_none() && self.register.retry_at_ms.is_none() && !self.is_over();
-        if is_idle && self.register.mark_wanted {
-            self.ask_to_mark();
-        } else if is_idle && std::mem::take(&mut self.register.read_again) {
-            self.ask_to_read();
-        }
-    }
-
-    fn on_no_view(&mut self) {
-        let Phase::Gathering(gathering) = &mut self.phase else { return };
-        if std::mem::take(&mut gathering.reading) {
-            self.propose();
-        }
-    }
-
-    /// After a proposal nobody proposes again at once: the register is read first.
-    fn back_to_gathering(&mut self) {
-        let not_before_ms = self.now_ms + self.config.limits.propose_stagger_ms;
-        match &mut self.phase {
-            Phase::Proposing => {
-                self.phase = Phase::Gathering(Gathering {
-                    since_ms: self.now_ms,
-                    not_before_ms,
-                    ..Gathering::default()
-                });
-            }
-            Phase::Gathering(gathering) => gathering.reading = false,
-            _ => {}
-        }
-    }
-
-    fn ask_to_read(&mut self) {
-        if self.register.asked.is_some() || self.register.retry_at_ms.is_some() {
-            self.register.read_again = true;
-        } else if !matches!(self.phase, Phase::Finishing { .. }) {
-            self.register.asked = Some(Question::Read);
-            self.outputs.push(Output::ReadView(self.next_number()));
-        }
-    }
-
-    fn ask_to_create(&mut self, view: View) {
-        debug_assert_eq!(view.validate(), Ok(()));
-        assert_eq!(self.register.asked, None, "the register is asked one thing at a time");
-        self.register.asked = Some(Question::Propose);
-        self.outputs.push(Output::Propose(view));
-    }
-
-    fn ask_to_mark(&mut self) {
-        self.register.mark_wanted =
-            self.register.asked.is_some() || self.register.retry_at_ms.is_some();
-        if !self.register.mark_wanted {
-            self.register.asked = Some(Question::MarkDone);
-            self.outputs.push(Output::MarkDone(self.number()));
-        }
-    }
-
     // Installing.
 
     /// Installs the next view if this node may take part in it.
@@ -726,7 +500,7 @@ impl Machine {
         let others: Vec<NodeId> = self.other_members().collect();
         for node in others {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
-            if !self.is_up(node) {
+            if self.is_gone(node) {
                 self.suspect(number, Suspicion::Gone { node });
             } else if let Some((_, why)) = stop.filter(|(stopped, _)| *stopped == number) {
                 self.suspect(number, Suspicion::Stopped { node, why });
@@ -781,6 +555,17 @@ impl Machine {
         let member = self.view.as_ref().and_then(|view| view.member(node));
         let Some(peer) = self.peers.get(&node) else { return false };
         peer.up && member.is_none_or(|member| member.incarnation == peer.incarnation)
+    }
+
+    /// Whether the incarnation of `node` that is in the current view is known to have ended.
+    ///
+    /// One that was never connected is not gone: it may be about to connect.
+    fn is_gone(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node) && !self.is_up(node)
+    }
+
+    fn has_finished(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.done)
     }
 
     fn other_members(&self) -> impl Iterator<Item = NodeId> + '_ {

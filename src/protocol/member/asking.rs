@@ -1,0 +1,109 @@
+//! Asking the register: one thing at a time, and again if it did not answer.
+//!
+//! A question that was not answered may have taken effect. So an unanswered proposal is never simply
+//! repeated: the register is read first, and the read tells who won.
+
+use super::super::message::ProtocolError;
+use super::super::message::{Event, Output, RegisterReply};
+use super::super::view::View;
+use super::{Machine, Phase};
+
+/// The one question that the register is being asked, and what comes next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asking {
+    pub(super) asked: Option<Question>,
+    pub(super) retry_at_ms: Option<u64>,
+    pub(super) read_again: bool,
+    pub(super) mark_wanted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    Read,
+    Propose,
+    MarkDone,
+}
+
+impl Asking {
+    /// Whether nothing is being asked, nor waits to be asked again.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_none() && self.retry_at_ms.is_none()
+    }
+}
+
+impl Machine {
+    pub(super) fn on_reply(&mut self, reply: RegisterReply) {
+        let asked = self.register.asked.take();
+        match reply {
+            RegisterReply::Read { done: true, .. } => self.on_done_known(),
+            RegisterReply::Read { number, view: Some(view), .. }
+                if number == self.next_number() =>
+            {
+                self.consider(view)
+            }
+            RegisterReply::Read { number, view: None, .. } if number == self.next_number() => {
+                self.on_no_view()
+            }
+            RegisterReply::Read { .. } => {}
+            RegisterReply::Created { number } | RegisterReply::Exists { number }
+                if number != self.next_number() => {}
+            RegisterReply::Created { .. } | RegisterReply::Exists { .. } => {
+                // Whether we won or lost, the register has the view; one path installs it.
+                self.back_to_gathering();
+                self.register.read_again = true;
+            }
+            RegisterReply::DoneMarked => {
+                if matches!(self.phase, Phase::Finishing { until_ms: None }) {
+                    self.finish_marked();
+                }
+            }
+            RegisterReply::Unavailable { why } => {
+                self.back_to_gathering();
+                self.register.mark_wanted |= asked == Some(Question::MarkDone);
+                self.register.retry_at_ms =
+                    Some(self.now_ms + self.config.limits.register_retry_ms);
+                self.outputs.push(Output::Report(Event::RegisterUnavailable { why }));
+            }
+            RegisterReply::Unusable { message } => self.fail(ProtocolError::Register { message }),
+        }
+        let is_idle =
+            self.register.asked.is_none() && self.register.retry_at_ms.is_none() && !self.is_over();
+        if is_idle && self.register.mark_wanted {
+            self.ask_to_mark();
+        } else if is_idle && std::mem::take(&mut self.register.read_again) {
+            self.ask_to_read();
+        }
+    }
+
+    pub(super) fn on_no_view(&mut self) {
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        if std::mem::take(&mut gathering.reading) {
+            self.propose();
+        }
+    }
+
+    pub(super) fn ask_to_read(&mut self) {
+        if !self.register.is_idle() {
+            self.register.read_again = true;
+        } else if !matches!(self.phase, Phase::Finishing { .. }) {
+            self.register.asked = Some(Question::Read);
+            self.outputs.push(Output::ReadView(self.next_number()));
+        }
+    }
+
+    pub(super) fn ask_to_create(&mut self, view: View) {
+        debug_assert_eq!(view.validate(), Ok(()));
+        assert_eq!(self.register.asked, None, "the register is asked one thing at a time");
+        self.register.asked = Some(Question::Propose);
+        self.outputs.push(Output::Propose(view));
+    }
+
+    pub(super) fn ask_to_mark(&mut self) {
+        self.register.mark_wanted =
+            self.register.asked.is_some() || self.register.retry_at_ms.is_some();
+        if !self.register.mark_wanted {
+            self.register.asked = Some(Question::MarkDone);
+            self.outputs.push(Output::MarkDone(self.number()));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What a node knows before anything happens, and how long it waits for what.
+
+use std::collections::BTreeSet;
+
+use ringfence_operators::ids::{Incarnation, NodeId};
+
+/// What a node knows of itself and of its cluster before anything happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// The id of the run, as the register has it.
+    pub run: String,
+    /// This node.
+    pub node: NodeId,
+    /// This start of the node.
+    pub incarnation: Incarnation,
+    /// Where this node listens for the others.
+    pub address: String,
+    /// All nodes of the first view, this one among them.
+    pub nodes: BTreeSet<NodeId>,
+    /// The number of worker threads of every node.
+    pub workers_per_node: u32,
+    /// The number of partitions.
+    pub partitions: u32,
+    /// The number of backups of each partition; clipped to what the cluster has.
+    pub backups: u32,
+    /// How long and how often.
+    pub limits: MemberLimits,
+}
+
+/// How long a node waits for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberLimits {
+    /// How long each member that is not known to be gone is waited for before a view without it is proposed.
+    pub evidence_wait_ms: u64,
+    /// How much later than the one before it each further node proposes.
+    pub propose_stagger_ms: u64,
+    /// How long a member that holds the only copy of something is waited for.
+    pub holder_wait_ms: u64,
+    /// How long the workers of a generation may take to stop before the process gives up.
+    pub stop_limit_ms: u64,
+    /// How long a finished node waits for the others to say that they know.
+    pub done_wait_ms: u64,
+    /// How often the register is asked again: for the first view, and after it failed to answer.
+    pub register_retry_ms: u64,
+}
+
+impl Default for MemberLimits {
+    fn default() -> Self {
+        MemberLimits {
+            evidence_wait_ms: 2_000,
+            propose_stagger_ms: 500,
+            holder_wait_ms: 30_000,
+            stop_limit_ms: 5_000,
+            done_wait_ms: 2_000,
+            register_retry_ms: 500,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Gathering evidence, and the decision when to propose the next view.
+//!
+//! Who proposes and when is a matter of time alone and never of safety: any stopped member may propose
+//! from any evidence, and the register lets one win. The lowest node that gave evidence proposes at
+//! once when nobody is left to wait for, the others later by their rank, in case it dies first.
+
+use std::collections::BTreeMap;
+
+use ringfence_operators::ids::NodeId;
+
+use super::super::message::{Event, Output};
+use super::super::plan::{PlanError, next_view};
+use super::super::view::Evidence;
+use super::{Machine, Phase};
+
+/// How far a node is with the evidence of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathering {
+    pub(super) since_ms: u64,
+    /// Since when nobody is waited for.
+    pub(super) complete_since_ms: Option<u64>,
+    /// Not before this may this node propose.
+    pub(super) not_before_ms: u64,
+    /// Whether the register is being read so that a proposal may follow.
+    pub(super) reading: bool,
+    /// Whether some partition has no holder among those that gave evidence so far.
+    pub(super) short: bool,
+}
+
+impl Machine {
+    pub(super) fn advance_gathering(&mut self) {
+        let complete = self.missing().next().is_none();
+        let now_ms = self.now_ms;
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        match complete {
+            true => gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms)),
+            false => gathering.complete_since_ms = None,
+        }
+        let Phase::Gathering(gathering) = &self.phase else { return };
+        let due = self.propose_at(gathering) <= now_ms;
+        if due && self.register.is_idle() {
+            // SUBTLE: the register is read after it was decided to go on without the missing. One that
+            // ended because it had finished marked the run as done before, so the read tells.
+            self.ask_to_read();
+            if let Phase::Gathering(gathering) = &mut self.phase {
+                gathering.reading = true;
+            }
+        }
+    }
+
+    pub(super) fn propose_at(&self, gathering: &Gathering) -> u64 {
+        let limits = &self.config.limits;
+        let missing = self.missing().count() as u64;
+        let rank = self.givers().take_while(|(node, _)| *node != self.config.node).count() as u64;
+        let turn_ms = match gathering.complete_since_ms {
+            Some(since_ms) if missing == 0 => since_ms,
+            _ if missing == 0 => self.now_ms,
+            _ if gathering.short => gathering.since_ms + limits.holder_wait_ms,
+            _ => gathering.since_ms + limits.evidence_wait_ms * missing,
+        };
+        (turn_ms + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
+    }
+
+    pub(super) fn propose(&mut self) {
+        let Some(current) = &self.view else { return };
+        let evidence: BTreeMap<_, _> = self
+            .givers()
+            .filter_map(|(node, evidence)| {
+                Some((node, (current.member(node)?.incarnation, evidence.clone())))
+            })
+            .collect();
+        let missing: Vec<NodeId> = self.missing().collect();
+        let plan = next_view(current, &evidence);
+        let (view, limits, now_ms) = (current.number, &self.config.limits, self.now_ms);
+        match (plan, &mut self.phase) {
+            (Ok(plan), phase) => {
+                *phase = Phase::Proposing;
+                self.ask_to_create(plan.view);
+            }
+            // Somebody who may hold what is lost is not known to be gone: better late than lost.
+            (Err(PlanError::Lost { .. }), Phase::Gathering(gathering))
+                if !missing.is_empty() && now_ms < gathering.since_ms + limits.holder_wait_ms =>
+            {
+                gathering.short = true;
+                self.outputs.push(Output::Report(Event::Waiting { view, missing }));
+            }
+            (Err(error), _) => self.fail_all(error.into()),
+        }
+    }
+
+    /// The members that gave evidence of the current view and are not known to be gone, ascending.
+    pub(super) fn givers(&self) -> impl Iterator<Item = (NodeId, &Evidence)> {
+        let members = self.view.iter().flat_map(|view| &view.members);
+        members.filter_map(|member| Some((member.node, self.evidence_of(member.node)?)))
+    }
+
+    /// The members that gave no evidence yet and are not known to be gone, ascending.
+    pub(super) fn missing(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.other_members()
+            .filter(|node| !self.is_gone(*node) && self.evidence_of(*node).is_none())
+    }
+
+    pub(super) fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {
+        let evidence = match node == self.config.node {
+            true => self.given.as_ref()?,
+            false => self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?,
+        };
+        (evidence.view == self.number()).then_some(evidence)
+    }
+
+    /// After a proposal nobody proposes again at once: the register is read first.
+    pub(super) fn back_to_gathering(&mut self) {
+        let not_before_ms = self.now_ms + self.config.limits.propose_stagger_ms;
+        match &mut self.phase {
+            Phase::Proposing => {
+                self.phase = Phase::Gathering(Gathering {
+                    since_ms: self.now_ms,
+                    not_before_ms,
+                    ..Gathering::default()
+                });
+            }
+            Phase::Gathering(gathering) => gathering.reading = false,
+            _ => {}
+        }
+    }
+}
