@@ -287,8 +287,11 @@ impl Config {
 
     /// Backups lie on other nodes; only where there is one node, on its other workers.
     fn backups_max(&self) -> usize {
-        let peers = if self.node_count() > 1 { self.node_count() } else { self.workers };
-        peers.saturating_sub(1)
+        match self.node_count() {
+            // The vault of a lone worker is its backup: it survives the worker's panic.
+            1 => self.workers.saturating_sub(1).max(1),
+            nodes => nodes - 1,
+        }
     }
 
     /// Refuses settings that contradict each other.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use timely::dataflow::{Scope, Stream};
 use timely::progress::Timestamp;
@@ -16,6 +17,9 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::time::EpochTime;
 
 const CONFIG_KEY: &str = "ringfence";
+
+/// How long the first epoch of a view after the first lasts at most.
+const FIRST_EPOCH_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// The fences of this thread's workers: one, or many under the simulator.
@@ -39,6 +43,8 @@ struct Inner {
     dataflow: Cell<Option<usize>>,
     commit: Commit,
     built: Cell<bool>,
+    /// When, by the generation's clock, the first source of this worker began to read.
+    reading_since: Cell<Option<Duration>>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
 }
@@ -101,6 +107,7 @@ impl Fence {
                 dataflow: Cell::new(None),
                 commit: Commit::resume(generation.resume),
                 built: Cell::new(false),
+                reading_since: Cell::new(None),
                 tainted: Cell::new(false),
             }),
         };
@@ -192,14 +199,22 @@ impl Fence {
         }
     }
 
+    /// An abort point within an activation, for one that may take long.
+    ///
+    /// SUBTLE: it may stand only where the operator's tables hold whole updates: their undo lists then
+    /// take everything back that the activation has done.
+    pub(crate) fn leave_if_stopping(&self) {
+        if self.inner.generation.is_stopping() {
+            Leave::Stopped.now();
+        }
+    }
+
     /// The abort point, at the start of each activation of a protected operator.
     ///
     /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here
     /// leaves state that can be rewound.
     pub(crate) fn check(&self, operator: &OperatorName) {
-        if self.inner.generation.is_stopping() {
-            Leave::Stopped.now();
-        }
+        self.leave_if_stopping();
         self.built();
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
@@ -228,8 +243,19 @@ impl Fence {
     /// The epoch that a source should be in by the clock and the throttle.
     pub(crate) fn clock_epoch(&self) -> ClockEpoch {
         let settings = &self.inner.generation.settings;
-        let elapsed = self.inner.generation.clock.elapsed();
-        let ticks = elapsed.as_nanos() / settings.epoch_interval.as_nanos().max(1);
+        let interval = settings.epoch_interval;
+        let now = self.inner.generation.clock.elapsed();
+        let since = self.inner.reading_since.get().unwrap_or_else(|| {
+            self.inner.reading_since.set(Some(now));
+            now
+        });
+        // After a failure the first epoch is a short one, so that what is replayed is soon committed.
+        let lead = match self.is_first_view() {
+            true => Duration::ZERO,
+            false => interval.saturating_sub(FIRST_EPOCH_AFTER_FAILURE),
+        };
+        let elapsed = now.saturating_sub(since) + lead;
+        let ticks = elapsed.as_nanos() / interval.as_nanos().max(1);
         let first = self.first_epoch().0;
         let by_clock = first.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
         let begun = self.inner.commit.committed().map_or(0, |epoch| epoch.next().0).max(first);

@@ -101,10 +101,12 @@ pub enum Notice {
         /// The epoch.
         epoch: Epoch,
     },
-    /// A worker's shards of a source have gone back: it reads these records again.
-    Replaying {
-        /// The number of records.
+    /// A worker's shards of a source are where the view resumes.
+    Resumed {
+        /// How many records they had been read for at the resume epoch.
         records: u64,
+        /// How many more the same worker's process had read, and reads again.
+        replaying: u64,
     },
     /// The same shards have been read again as far as before the failure.
     CaughtUp {

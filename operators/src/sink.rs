@@ -182,6 +182,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 });
                 let Some(outlet) = &mut outlet else { return };
                 while let Some((time, batches)) = turns.next_complete(frontier) {
+                    fence.leave_if_stopping();
                     writing.prepare(time.to_epoch(), batches.into_iter().flatten().collect());
                     outlet.seal(&time, &mut writing.shards);
                 }

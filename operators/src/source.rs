@@ -282,8 +282,8 @@ impl<S: Source> Reading<S> {
         if fence.worker().is_multiple_of(generation.settings.workers_per_node.max(1)) {
             gauges.total.fetch_add(total, Ordering::Relaxed);
         }
-        if replayed > 0 {
-            fence.notice(Notice::Replaying { records: replayed });
+        if !fence.is_first_view() {
+            fence.notice(Notice::Resumed { records, replaying: replayed });
         }
         Reading { source, fence: fence.clone(), name: name.clone(), states, open, behind }
     }

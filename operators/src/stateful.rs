@@ -299,19 +299,22 @@ where
                 let Some(capability) = &held else { break };
                 let capability = capability.delayed(&time);
                 if let Some((_, batches)) = turn {
-                    for record in batches.into_iter().flatten() {
-                        let key = key(&record);
-                        let hash = match route.hash(&key) {
-                            Ok(hash) => hash,
-                            Err(error) => fence.fail(JobError::Misplaced {
-                                operator: name.clone(),
-                                what: format!("a key cannot be encoded: {error}"),
-                            }),
-                        };
-                        let at = Place { key, hash, partition: partition_of(hash, partitions) };
-                        operator.record(&time, at, record, &mut Give { results: &mut results });
-                        if results.len() >= GIVE_MAX {
-                            flush(&mut output, &capability, &mut results);
+                    for batch in batches {
+                        fence.leave_if_stopping();
+                        for record in batch {
+                            let key = key(&record);
+                            let hash = match route.hash(&key) {
+                                Ok(hash) => hash,
+                                Err(error) => fence.fail(JobError::Misplaced {
+                                    operator: name.clone(),
+                                    what: format!("a key cannot be encoded: {error}"),
+                                }),
+                            };
+                            let at = Place { key, hash, partition: partition_of(hash, partitions) };
+                            operator.record(&time, at, record, &mut Give { results: &mut results });
+                            if results.len() >= GIVE_MAX {
+                                flush(&mut output, &capability, &mut results);
+                            }
                         }
                     }
                 }

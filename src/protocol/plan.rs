@@ -77,9 +77,9 @@ pub enum PlanError {
     /// The job cannot go on without missing state. Run it again from the beginning, with more backups
     /// if as many nodes as failed may fail again.
     #[error(
-        "the state of partitions {} of operators {} is lost: its holders were nodes {}, and nodes {} are gone; \
+        "the state of partitions {} of operators {} is lost: its holders were nodes {}{}; \
          start the job anew, with more backups if as many nodes may fail again",
-        Ranges(.partitions), list(.operators), list(.holders), list(.gone)
+        Ranges(.partitions), list(.operators), list(.holders), also_gone(.gone)
     )]
     Lost {
         /// The partitions, ascending.
@@ -91,6 +91,10 @@ pub enum PlanError {
         /// The members of the current view that gave no evidence.
         gone: Vec<NodeId>,
     },
+}
+
+fn also_gone(nodes: &[NodeId]) -> String {
+    if nodes.is_empty() { String::new() } else { format!(", and gone are nodes {}", list(nodes)) }
 }
 
 /// Returns the view to follow `current`, computed from the `evidence` of its stopped members.

@@ -209,6 +209,7 @@ mod tests {
             view: ViewNumber(2),
             phases_ms: super::super::Phases::default(),
             records_replayed: 0,
+            records_at_resume: 0,
             keys_rewound: 0,
             partitions_restored: 0,
         };

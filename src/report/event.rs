@@ -157,8 +157,14 @@ pub enum What {
         view: ViewNumber,
         /// How long each phase took.
         phases_ms: Phases,
-        /// Records read again from this node's sources.
+        /// Records read again from this node's sources. A node knows only what it had read itself;
+        /// the launcher adds what had been read by nodes that are gone, to the last of a view's
+        /// members to tell.
         records_replayed: u64,
+        /// Records that the shares of the input which this node reads now had been read for at the
+        /// resume epoch.
+        #[serde(default)]
+        records_at_resume: u64,
         /// Keys that this node undid to their committed state.
         keys_rewound: u64,
         /// Partitions that this node opened from a replica.
@@ -286,6 +292,7 @@ mod tests {
                 view: ViewNumber(2),
                 phases_ms: Phases { detect: Some(0.5), replay: 2.0, ..Phases::default() },
                 records_replayed: 10,
+                records_at_resume: 9,
                 keys_rewound: 11,
                 partitions_restored: 12,
             },

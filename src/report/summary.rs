@@ -46,6 +46,8 @@ pub struct Recovery {
     pub slowest: Phases,
     /// Records read again, over all nodes.
     pub records_replayed: u64,
+    /// Records read once for all at the resume epoch, over all nodes.
+    pub records_at_resume: u64,
     /// Keys undone to their committed state, over all nodes.
     pub keys_rewound: u64,
     /// Partitions opened from replicas, over all nodes.
@@ -60,6 +62,7 @@ impl Recovery {
             nodes: Vec::new(),
             slowest: Phases::default(),
             records_replayed: 0,
+            records_at_resume: 0,
             keys_rewound: 0,
             partitions_restored: 0,
         }
@@ -84,6 +87,8 @@ pub struct Summary {
     faults: Vec<FaultRecord>,
     faults_unfired: Vec<Fault>,
     recoveries: BTreeMap<ViewNumber, Recovery>,
+    /// Records that all nodes had read, as far as they had told, when a view was agreed.
+    records_before: BTreeMap<ViewNumber, u64>,
     last_error: Option<(Option<NodeId>, String)>,
 }
 
@@ -93,9 +98,34 @@ impl Summary {
         Summary::default()
     }
 
-    /// Adds the time from the fault to the first verdict to a recovery that does not say it: the
-    /// node that recovers cannot know when the fault happened, but who folds all events does.
+    /// Adds to a recovery what the node that recovers cannot know, but who folds all events does:
+    /// the time from the fault to the first verdict, and the records that dead nodes had read.
     pub fn complete(&self, event: &mut Event) {
+        self.complete_replayed(event);
+        self.complete_detect(event);
+    }
+
+    /// What all had read before, less what is read already at the resume epoch, is read again. The
+    /// part of it that no survivor counts is added to the last of the members to tell.
+    fn complete_replayed(&self, event: &mut Event) {
+        let node = event.node.node();
+        let What::Recovered { view, records_replayed, records_at_resume, .. } = &mut event.what
+        else {
+            return;
+        };
+        let (Some(before), Some(node)) = (self.records_before.get(view), node) else { return };
+        let none = Recovery::of(*view);
+        let others = self.recoveries.get(view).unwrap_or(&none);
+        let is_last = self.view == Some(*view)
+            && self.members.iter().all(|m| *m == node || others.nodes.contains(m));
+        if is_last {
+            let at_resume = others.records_at_resume + *records_at_resume;
+            let counted = others.records_replayed + *records_replayed;
+            *records_replayed += before.saturating_sub(at_resume).saturating_sub(counted);
+        }
+    }
+
+    fn complete_detect(&self, event: &mut Event) {
         let What::Recovered { view, phases_ms, .. } = &mut event.what else { return };
         if phases_ms.detect.is_some() || view.0 == 0 {
             return;
@@ -130,6 +160,8 @@ impl Summary {
                 }
             }
             What::View { number, members, .. } if self.view.is_none_or(|view| view < *number) => {
+                let records = self.progress.values().map(|(_, records)| records).sum();
+                self.records_before.insert(*number, records);
                 self.view = Some(*number);
                 self.members.clone_from(members);
                 self.progress.retain(|node, _| members.contains(node));
@@ -174,6 +206,7 @@ impl Summary {
             view,
             phases_ms,
             records_replayed,
+            records_at_resume,
             keys_rewound,
             partitions_restored,
         } = &event.what
@@ -186,6 +219,7 @@ impl Summary {
         }
         recovery.nodes.extend(event.node.node());
         recovery.records_replayed += records_replayed;
+        recovery.records_at_resume += records_at_resume;
         recovery.keys_rewound += keys_rewound;
         recovery.partitions_restored += u64::from(*partitions_restored);
     }
@@ -383,6 +417,7 @@ mod tests {
             view: ViewNumber(2),
             phases_ms: Phases { stop, ..Phases::default() },
             records_replayed: 5,
+            records_at_resume: 60,
             keys_rewound: 1,
             partitions_restored: 40,
         }

@@ -19,6 +19,7 @@ pub(crate) struct RecoveryLog {
     restoring: BTreeMap<usize, Duration>,
     sources_behind: usize,
     records_replayed: u64,
+    records_at_resume: u64,
     keys_rewound: u64,
     /// By worker; the same partitions are opened by every operator.
     partitions_restored: BTreeMap<usize, u32>,
@@ -68,9 +69,10 @@ impl RecoveryLog {
                 *total += *elapsed;
                 watch.restored(*total);
             }
-            Notice::Replaying { records } => {
-                self.sources_behind += 1;
-                self.records_replayed += records;
+            Notice::Resumed { records, replaying } => {
+                self.sources_behind += usize::from(*replaying > 0);
+                self.records_replayed += replaying;
+                self.records_at_resume += records;
             }
             Notice::Built { .. } => {
                 self.built += 1;
@@ -94,6 +96,7 @@ impl RecoveryLog {
             view,
             phases_ms,
             records_replayed: self.records_replayed,
+            records_at_resume: self.records_at_resume,
             keys_rewound: self.keys_rewound,
             partitions_restored: self.partitions_restored.values().sum(),
         })

@@ -490,7 +490,11 @@ impl Machine {
             members: view.members.iter().map(|member| member.node).collect(),
             left,
             moved,
-            under_replicated: view.assignment.under_replicated(view.backups),
+            // A cluster that began with one node never had other nodes to lie on.
+            under_replicated: match self.config.nodes.len() {
+                1 => Vec::new(),
+                _ => view.assignment.under_replicated(view.backups),
+            },
         }));
         self.phase = Phase::Installing;
         self.given = None;
