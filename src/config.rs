@@ -552,7 +552,7 @@ mod tests {
     fn no_flags_is_one_process_with_one_worker() {
         let config = parsed("");
         assert_eq!(config.mode(), Mode::Single);
-        assert_eq!((config.worker_count(), config.backup_count()), (1, 0));
+        assert_eq!((config.worker_count(), config.backup_count()), (1, 1));
         assert_eq!((config.partition_count(), config.in_flight_epochs_max()), (256, 4));
         assert_eq!(config.epoch_interval(), Duration::from_millis(100));
         assert_eq!(config.connect_limit(), Duration::from_secs(30));
@@ -623,7 +623,7 @@ mod tests {
             ("--local 0", "--local 0"),
             ("--local 3 --local 4", "--local"),
             ("--local 3 --backups 3", "3 nodes have room for 2"),
-            ("--backups 1", "one node with 1 worker(s) has room for 0"),
+            ("--backups 2", "one node with 1 worker(s) has room for 1"),
             ("--epoch-ms 0", "--epoch-ms"),
             ("--partitions 65537", "--partitions"),
             ("--fault kill", "\"kill\""),
@@ -641,7 +641,7 @@ mod tests {
     #[test]
     fn backups_are_clipped_only_by_default() {
         assert_eq!(parsed("--local 3").backup_count(), 1);
-        assert_eq!(parsed("--local 1").backup_count(), 0);
+        assert_eq!(parsed("--local 1").backup_count(), 1);
         assert_eq!(parsed("-w 3").backup_count(), 1);
         assert_eq!(parsed("--local 3 --backups 0").backup_count(), 0);
     }

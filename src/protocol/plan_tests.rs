@@ -109,7 +109,7 @@ fn a_replica_that_begins_above_or_ends_below_is_none() {
     }
     let lost = next_view(&second, &[(node, (incarnation, short))].into()).unwrap_err();
     assert!(lost.to_string().contains(
-        "of operators counts is lost: its holders were nodes 0, 1, and nodes 0 are gone"
+        "of operators counts is lost: its holders were nodes 0, 1, and gone are nodes 0"
     ));
 }
 
