@@ -166,8 +166,11 @@ impl Shared {
 
     /// Notes why the connection is over, and cuts it: what waits is not sent.
     fn cut(&self, why: ControlLoss) {
-        self.finish(why);
+        let mut state = self.state();
+        state.loss.get_or_insert(why);
+        // SUBTLE: before the queue ends, or the writer could still say farewell.
         let _ = self.stream.shutdown(Shutdown::Both);
+        state.queue = None;
     }
 }
 
