@@ -200,6 +200,10 @@ fn is_live(next: &View, partition: PartitionId, node: NodeId) -> bool {
 }
 
 fn holds_replica(previous: &View, next: &View, partition: PartitionId, node: NodeId) -> bool {
+    // Nothing is committed: everybody holds all of nothing.
+    if next.resume.is_none() {
+        return true;
+    }
     let evidence = next.member(node).and_then(|member| member.evidence.as_ref());
     let Some(span) = evidence.and_then(|evidence| evidence.copy(partition)?.replica) else {
         return false;

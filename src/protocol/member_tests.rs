@@ -44,7 +44,7 @@ fn first_view(nodes: u64) -> View {
     let mut lowest = machine(0, nodes);
     let mut outputs = Vec::new();
     (1..nodes).for_each(|node| outputs.extend(lowest.handle(0, up(node))));
-    outputs.extend(lowest.handle(0, Input::Started { latest: None, done: false }));
+    outputs.extend(lowest.handle(0, Input::Started { done: false }));
     match outputs.pop() {
         Some(Output::Propose(view)) => view,
         other => panic!("{other:?}"),
@@ -55,7 +55,7 @@ fn first_view(nodes: u64) -> View {
 fn running(node: u64, nodes: u64) -> Machine {
     let mut machine = machine(node, nodes);
     (0..nodes).filter(|peer| *peer != node).for_each(|peer| drop(machine.handle(0, up(peer))));
-    let started = machine.handle(0, Input::Started { latest: None, done: false });
+    let started = machine.handle(0, Input::Started { done: false });
     if node == 0 {
         machine.handle(0, Input::Register(RegisterReply::Created { number: V1 }));
     } else {
@@ -114,19 +114,20 @@ fn a_single_node_forms_by_itself() {
 fn nobody_proposes_before_the_register_was_read_and_all_are_up() {
     let mut lowest = machine(0, 3);
     assert_eq!(lowest.handle(0, up(1)), []);
-    assert_eq!(
-        lowest.handle(0, Input::Started { latest: None, done: false }),
-        [Output::ReadView(V1)]
-    );
+    assert_eq!(lowest.handle(0, Input::Started { done: false }), [Output::ReadView(V1)]);
     assert_eq!(lowest.handle(1, read(V1, None)), []);
     assert!(matches!(lowest.handle(2, up(2))[..], [Output::Propose(_)]));
 }
 
 #[test]
 fn a_restarted_node_is_told_that_it_cannot_rejoin() {
-    let outputs = machine(1, 3).handle(0, Input::Started { latest: Some(V2), done: false });
-    assert!(failure(&outputs).to_string().contains("has reached view 2 already"));
-    let outputs = machine(1, 3).handle(0, Input::Started { latest: Some(V2), done: true });
+    let mut restarted = machine(1, 3);
+    assert_eq!(restarted.handle(0, Input::Started { done: false }), [Output::ReadView(V1)]);
+    let mut first = first_view(3);
+    first.members[1].incarnation = Incarnation(77);
+    let outputs = restarted.handle(1, read(V1, Some(first)));
+    assert!(failure(&outputs).to_string().contains("the run has view 1 already"));
+    let outputs = machine(1, 3).handle(0, Input::Started { done: true });
     assert!(failure(&outputs).to_string().contains("on a fresh register"));
 }
 
@@ -347,7 +348,7 @@ fn an_unanswered_proposal_is_settled_by_reading() {
 fn members_may_connect_after_the_view_is_agreed() {
     let mut node = machine(1, 3);
     node.handle(0, up(0));
-    node.handle(0, Input::Started { latest: None, done: false });
+    node.handle(0, Input::Started { done: false });
     let outputs = node.handle(0, read(V1, Some(first_view(3))));
     assert!(!outputs.contains(&Output::StopGeneration { view: V1 }), "{outputs:?}");
     node.handle(10, Input::ConnectFailed { view: V1, node: NodeId(2), why: "refused".to_owned() });

@@ -40,12 +40,10 @@ pub enum Message {
 /// What happened on or around a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// What the register said when the process started, before any connection was made.
+    /// The node knows its run and has reached the register.
     ///
     /// Until this comes, no view is proposed.
     Started {
-        /// The number of the latest view, if there is any.
-        latest: Option<ViewNumber>,
         /// Whether the run is marked as done.
         done: bool,
     },
@@ -293,10 +291,10 @@ pub enum ProtocolError {
     )]
     Excluded { number: ViewNumber, node: NodeId, incarnation: Incarnation },
     #[error(
-        "the run has reached view {latest} already, and a restarted process cannot rejoin yet; \
-         the job goes on without it, or start it anew on a fresh register"
+        "the run has view {number} already, in which this process is not: a restarted process cannot \
+         rejoin yet; the job goes on without it, or start it anew on a fresh register"
     )]
-    RunStarted { latest: ViewNumber },
+    RunStarted { number: ViewNumber },
     #[error("the run is done already; start the job on a fresh register")]
     RunDone,
     #[error(

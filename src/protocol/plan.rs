@@ -158,6 +158,11 @@ pub fn resume_epoch(current: &View, members: &[Member]) -> Option<Epoch> {
 /// Returns for each partition which of `members` hold a copy of it at `resume`.
 pub fn copies(current: &View, members: &[Member], resume: Option<Epoch>) -> Vec<Copies> {
     let mut copies = vec![Copies::default(); current.partitions as usize];
+    if resume.is_none() {
+        // Nothing is committed, so nothing was released: every member holds all of nothing.
+        let everyone: BTreeSet<NodeId> = members.iter().map(|member| member.node).collect();
+        copies.iter_mut().for_each(|copy| copy.replicas.clone_from(&everyone));
+    }
     let recorded = members.iter().filter_map(|member| member.evidence.as_ref()?.recorded).max();
     for member in members {
         for copy in member.evidence.iter().flat_map(|evidence| &evidence.copies) {

@@ -155,8 +155,7 @@ impl Simulation {
             error: None,
         };
         self.nodes.insert(node, fresh);
-        let latest = self.views.keys().last().copied();
-        let started = Input::Started { latest, done: self.done };
+        let started = Input::Started { done: self.done };
         self.after(node, 0, Happening::Local(started));
         let peers: Vec<NodeId> = self.alive().filter(|peer| *peer != node).collect();
         for peer in peers {
@@ -379,13 +378,14 @@ impl Simulation {
     fn install(&mut self, id: NodeId, view: &View) {
         let node = self.nodes.get_mut(&id).unwrap();
         assert_eq!(node.generation, None, "node {id} installs a view while its generation is up");
-        let is_first = view.number == ViewNumber(1);
+        // Before the first commit there is nothing to hold.
+        let holds_nothing = view.resume.is_none();
         let holds = |span: &ReplicaSpan| span.from <= view.resume && span.through >= view.resume;
         let (mut replicas, mut live) = (BTreeMap::new(), BTreeSet::new());
         for (partition, place) in view.assignment.iter() {
             let span = node.replicas.get(&partition).filter(|span| holds(span));
             if place.owner.node == id {
-                let can = is_first || span.is_some() || node.live.contains(&partition);
+                let can = holds_nothing || span.is_some() || node.live.contains(&partition);
                 assert!(
                     can,
                     "node {id} owns partition {partition} of view {} and holds no copy",
@@ -395,7 +395,7 @@ impl Simulation {
             }
             if place.backups.iter().any(|backup| backup.node == id) {
                 assert!(
-                    is_first || span.is_some(),
+                    holds_nothing || span.is_some(),
                     "node {id} backs up partition {partition} and holds no replica"
                 );
                 let from = span.and_then(|span| span.from);

@@ -487,14 +487,13 @@ impl Node {
     // The run and its register.
 
     fn join_run(&mut self, run: Run) -> Result<()> {
-        let state = run.register.latest().and_then(|latest| Ok((latest, run.register.done()?)));
-        let (latest, done) = state.map_err(register_failed)?;
-        let others = self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default();
+        let done = run.register.done().map_err(register_failed)?;
+        let address = self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default();
         self.machine = Some(Machine::new(MemberConfig {
             run: run.id.clone(),
             node: self.setup.node,
             incarnation: self.incarnation,
-            address: others,
+            address,
             nodes: self.setup.nodes.keys().copied().collect(),
             workers_per_node: self.setup.workers as u32,
             partitions: self.setup.partitions,
@@ -502,7 +501,7 @@ impl Node {
             limits: MemberLimits::default(),
         }));
         self.run = Some(run);
-        self.step(Input::Started { latest, done })?;
+        self.step(Input::Started { done })?;
         for input in std::mem::take(&mut self.early) {
             self.step(input)?;
         }

@@ -164,7 +164,7 @@ impl Machine {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Started { latest, done } => self.on_started(latest, done),
+            Input::Started { done } => self.on_started(done),
             Input::PeerUp { node, incarnation, address } => {
                 self.on_peer_up(node, incarnation, address)
             }
@@ -227,12 +227,13 @@ impl Machine {
 
     // Forming.
 
-    fn on_started(&mut self, latest: Option<ViewNumber>, done: bool) {
+    fn on_started(&mut self, done: bool) {
         if done {
             self.fail(ProtocolError::RunDone);
-        } else if let Some(latest) = latest {
-            self.fail(ProtocolError::RunStarted { latest });
         } else {
+            // SUBTLE: a view that exists already may be the first of this very process: it is proposed
+            // once all control connections stand, perhaps before this one has reached the register.
+            // Reading it tells.
             self.started = true;
         }
     }
@@ -528,7 +529,13 @@ impl Machine {
         }
         let Some(this) = view.member(*node).filter(|member| member.incarnation == *incarnation)
         else {
-            return Err(ProtocolError::Excluded { number, node: *node, incarnation: *incarnation });
+            // Who is not in the first view was started when the run was under way.
+            return Err(match self.view {
+                None => ProtocolError::RunStarted { number },
+                Some(_) => {
+                    ProtocolError::Excluded { number, node: *node, incarnation: *incarnation }
+                }
+            });
         };
         if this.evidence != self.given {
             return Err(ProtocolError::Misquoted { number });
