@@ -274,8 +274,9 @@ impl<S: Source> Reading<S> {
                 ));
             }
         }
-        // The first shards are read first.
+        // The last is read first: what was read before the failure, then in the order of the list.
         open.reverse();
+        open.sort_by_key(|shard: &OpenShard<S>| behind.contains_key(&shard.shard));
         let gauges = &generation.gauges;
         gauges.consumed.fetch_add(consumed, Ordering::Relaxed);
         gauges.records.fetch_add(records, Ordering::Relaxed);

@@ -147,6 +147,10 @@ pub(crate) struct Node {
     gauges: Arc<Gauges>,
     current: Option<Current>,
     recovery: RecoveryLog,
+    /// Whether the present view's failure has been told, by this node or by another.
+    failure_told: bool,
+    /// A lost link that is told when the next view comes and nothing else was.
+    lost_link: Option<What>,
     commits: u64,
     when_done: Vec<WhenDone>,
     /// The error of this node's own job, which the protocol knows only as a text.
@@ -198,6 +202,8 @@ impl Node {
             gauges: Arc::default(),
             current: None,
             recovery: RecoveryLog::default(),
+            failure_told: false,
+            lost_link: None,
             commits: 0,
             when_done: Vec::new(),
             job_error: None,
@@ -596,13 +602,28 @@ impl Node {
         match decision {
             Decision::Suspicion { view, what } => {
                 self.recovery.suspected(now);
-                if let Some(failure) = failure_of(view, &what) {
-                    self.tell(failure);
+                match (failure_of(view, &what), what) {
+                    // SUBTLE: survivors that stop close their links, too. A lost link is told only
+                    // where nothing else explains it.
+                    (Some(failure), Suspicion::LinkLost { .. }) => {
+                        self.lost_link.get_or_insert(failure);
+                    }
+                    (Some(failure), _) => {
+                        self.failure_told = true;
+                        self.tell(failure);
+                    }
+                    (None, _) => self.failure_told = true,
                 }
             }
             Decision::Stopped { .. } => self.recovery.stopped(now),
             Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
                 self.recovery.agreed(now);
+                let lost_link = self.lost_link.take();
+                if !std::mem::take(&mut self.failure_told)
+                    && let Some(failure) = lost_link
+                {
+                    self.tell(failure);
+                }
                 self.tell(What::View {
                     number,
                     members,
