@@ -49,3 +49,7 @@ pub mod runtime;
 pub use config::{Config, Mode};
 pub use error::{Error, Kind, Result};
 pub use runtime::{Outcome, execute, execute_from_args};
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;

@@ -1,4 +1,22 @@
 //! The operators of Ringfence: everything that runs inside a timely worker.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`ids`] | epoch, partition, node, view: the names of things |
+//! | [`time`] | what a timestamp must be so that epochs can be cut from it |
+//! | [`data`], [`codec`], [`hash`] | what records and state must be, how they are encoded and hashed |
+//! | `route` | key -> partition -> owner |
+//! | [`fence`] | the per-worker handle behind every verb |
+//! | [`generation`] | what all workers of a process share while one view lasts |
+//! | [`worker`] | a worker's life in one generation: build, run, leave, tear down |
+//! | [`state`] | keyed state with dirty keys and undo, and its encoded replica |
+//! | [`snapshot`] | the encoded forms: deltas and bases |
+//! | [`vault`] | a node's store of replicas and of live state between generations |
+//! | `protect` | what all protected operators share: restore, take turns, seal, leave |
+//! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
+//! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | [`error`] | what can be wrong with a job |
+//! | [`testing`] | a small harness without a cluster |
 
 pub mod codec;
 mod commit;
