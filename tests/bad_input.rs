@@ -2,6 +2,8 @@
 //! must be true each time: a clear error that names the thing, a non-zero exit, soon, without a panic,
 //! and nothing left that a later run would take for output.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
 mod support;
 
 use std::fs;
@@ -42,7 +44,7 @@ fn a_source_names_its_file_too() {
             );
         });
     });
-    let error = result.err().expect("the file is not there");
+    let error = result.expect_err("the file is not there");
     assert_eq!(error.kind(), Kind::Input);
     let text = error.to_string();
     assert!(text.contains("source \"lines\"") && text.contains("/nonexistent/a.txt"), "{text}");
@@ -158,7 +160,7 @@ fn a_name_may_be_used_once() {
             }
         });
     });
-    let error = result.err().expect("the name is used twice").to_string();
+    let error = result.expect_err("the name is used twice").to_string();
     assert!(error.contains("two protected operators are named \"same\""), "{error}");
 }
 
@@ -169,7 +171,7 @@ fn a_job_without_protection_is_refused() {
             (0..3u64).to_stream(scope).container::<Vec<_>>();
         });
     });
-    let error = result.err().expect("nothing is protected").to_string();
+    let error = result.expect_err("nothing is protected").to_string();
     assert!(error.contains("no protected operator"), "{error}");
 }
 
@@ -195,6 +197,6 @@ fn records_must_come_from_protected_sources_after_a_failure() {
             );
         });
     });
-    let error = result.err().expect("epoch 0 is committed").to_string();
+    let error = result.expect_err("epoch 0 is committed").to_string();
     assert!(error.contains("\"n\" received a record of epoch 0"), "{error}");
 }

@@ -1,6 +1,8 @@
 //! Three processes are started by hand, as in three terminals; one is killed from outside, or never
 //! comes. What must still be true: the others finish, and the output is exact.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
 mod support;
 
 use std::fs;

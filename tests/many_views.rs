@@ -1,6 +1,8 @@
 //! One process goes through many view changes, each caused by a panic of a worker. What must be true:
 //! memory, threads and open files stay as they were, and the result is exact.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

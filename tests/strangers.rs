@@ -1,6 +1,8 @@
 //! Strangers connect to the nodes' ports while a job runs: with random bytes, with nothing, with half
 //! a hello, and many at once. What must be true: nothing changes for the job.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
 mod support;
 
 use std::io::Write;

@@ -1,6 +1,8 @@
 //! Jobs that step their worker themselves, use timers, or build the same helper twice. What must be
 //! true: the same result as a plain computation, with a panic on the way and without.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -8,9 +8,12 @@
 //! | `generation` | worker threads and links for the time of one view |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
+//! | `compactor` | the thread that folds deltas into replicas |
+//! | `wording` | what went wrong, in words and kinds |
 //! | `job_hash` | what makes two processes the same job |
 
 pub mod channel;
+mod compactor;
 mod execute;
 mod generation;
 mod host;
@@ -19,5 +22,6 @@ pub mod launcher;
 mod node;
 mod recovery;
 mod stopwatch;
+mod wording;
 
 pub use execute::{Outcome, execute, execute_from_args};

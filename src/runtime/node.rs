@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use ringfence_operators::error::JobError;
 use ringfence_operators::generation::{
     Gauges, Generation, Notice, Observer, Routes, Settings, WhenDone,
 };
@@ -20,8 +19,10 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumb
 use ringfence_operators::vault::{MemoryVault, Role, Vault};
 use timely::WorkerConfig;
 
+use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::recovery::RecoveryLog;
+use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
@@ -30,11 +31,10 @@ use crate::network::{
     dial,
 };
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
-use crate::protocol::message::{Event as Decision, Input, Message, Output, RegisterReply};
+use crate::protocol::message::{Event as Decision, Input, Message, Output};
 use crate::protocol::message::{ProtocolError, Suspicion};
-use crate::protocol::plan::PlanError;
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
-use crate::register::{Creation, DoneRecord, Register, RegisterError};
+use crate::register::{Register, answer};
 use crate::report::What;
 
 /// How often a node tells how far it is.
@@ -42,12 +42,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// How much the compactor folds before it looks again what is most urgent.
-const COMPACT_BYTES: usize = 1 << 20;
-
-/// How long the compactor rests when there is nothing to fold.
-const COMPACT_PAUSE: Duration = Duration::from_millis(5);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
@@ -514,23 +508,6 @@ impl Node {
         Ok(())
     }
 
-    fn ask<T>(
-        &self,
-        question: impl FnOnce(&dyn Register) -> Result<T, RegisterError>,
-        reply: impl FnOnce(T) -> RegisterReply,
-    ) -> Input {
-        let Some(run) = &self.run else {
-            unreachable!("the machine that asks is made when the register is known");
-        };
-        Input::Register(match question(run.register.as_ref()) {
-            Ok(answer) => reply(answer),
-            Err(error @ RegisterError::Unavailable { .. }) => {
-                RegisterReply::Unavailable { why: error.to_string() }
-            }
-            Err(error) => RegisterReply::Unusable { message: error.to_string() },
-        })
-    }
-
     // The protocol.
 
     /// Hands an input to the protocol and carries out what it answers, to the end.
@@ -558,31 +535,11 @@ impl Node {
                     let _ = connection.send(&message);
                 }
             }
-            Output::Propose(view) => {
-                let number = view.number;
-                return Ok(Some(self.ask(
-                    |register| register.create_view(&view),
-                    |created| match created {
-                        Creation::Created => RegisterReply::Created { number },
-                        Creation::Exists => RegisterReply::Exists { number },
-                    },
-                )));
-            }
-            Output::ReadView(number) => {
-                return Ok(Some(self.ask(
-                    |register| Ok((register.read_view(number)?, register.done()?)),
-                    |(view, done)| RegisterReply::Read { number, view, done },
-                )));
-            }
-            Output::MarkDone(view) => {
-                let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
-                let record = DoneRecord { run, view };
-                return Ok(Some(
-                    self.ask(
-                        |register| register.mark_done(&record),
-                        |()| RegisterReply::DoneMarked,
-                    ),
-                ));
+            Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
+                // The machine that asks is made when the register is known.
+                return Ok(self.run.as_ref().and_then(|run| {
+                    answer(run.register.as_ref(), &run.id, &output).map(Input::Register)
+                }));
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
@@ -1012,80 +969,4 @@ fn routes_of(view: &View) -> Routes {
         })
         .unzip();
     Routes { owners, backups }
-}
-
-/// What is told of a suspicion; nothing where another node told it first.
-fn failure_of(view: ViewNumber, what: &Suspicion) -> Option<What> {
-    let evidence = what.to_string();
-    let (text, suspect, worker) = match what {
-        Suspicion::PeerLost { node, .. } | Suspicion::Gone { node } => {
-            ("node lost", Some(*node), None)
-        }
-        Suspicion::LinkLost { node, .. } => ("link lost", Some(*node), None),
-        Suspicion::ConnectFailed { node, .. } => ("connection failed", Some(*node), None),
-        Suspicion::WorkerPanicked { worker, .. } => ("worker panicked", None, Some(*worker)),
-        Suspicion::Stopped { .. } => return None,
-    };
-    Some(What::Failure { view, what: text.to_owned(), suspect, worker, operator: None, evidence })
-}
-
-fn job_failed(error: &JobError) -> Error {
-    let kind = match error {
-        JobError::Source { .. } | JobError::Sink { .. } => Kind::Input,
-        JobError::NoCopy { .. } => Kind::Lost,
-        _ => Kind::Job,
-    };
-    Error::new(kind, error.to_string())
-}
-
-pub(crate) fn register_failed(error: RegisterError) -> Error {
-    Error::new(Kind::Register, error.to_string())
-}
-
-fn protocol_failed(error: ProtocolError) -> Error {
-    let kind = match &error {
-        ProtocolError::Excluded { .. } => Kind::Excluded,
-        ProtocolError::Plan(PlanError::Lost { .. }) => Kind::Lost,
-        ProtocolError::RunStarted { .. }
-        | ProtocolError::RunDone
-        | ProtocolError::OtherRun { .. }
-        | ProtocolError::BadView { .. }
-        | ProtocolError::Diverged { .. }
-        | ProtocolError::Register { .. } => Kind::Register,
-        ProtocolError::Misquoted { .. } | ProtocolError::Plan(_) => Kind::Internal,
-        _ => Kind::Job,
-    };
-    Error::new(kind, error.to_string())
-}
-
-/// The thread that folds deltas into replicas, off the workers' threads.
-struct Compactor {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Compactor {
-    fn start(vault: Arc<MemoryVault>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !stopping.load(Ordering::Relaxed) {
-                // What cannot be folded is found again, and reported, when its replica is opened.
-                if vault.compact(COMPACT_BYTES).unwrap_or(0) == 0 {
-                    thread::sleep(COMPACT_PAUSE);
-                }
-            }
-        });
-        Compactor { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Compactor {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to report.
-            let _ = thread.join();
-        }
-    }
 }

@@ -3,7 +3,7 @@
 //! The launcher must not be run on a thread of the test harness, since nodes die with the thread that
 //! started them: every run here is the compiled example, as a user would start it.
 
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,0 +1,54 @@
+//! What went wrong, in the words and kinds that callers and people get.
+
+use ringfence_operators::error::JobError;
+use ringfence_operators::ids::ViewNumber;
+
+use crate::error::{Error, Kind};
+use crate::protocol::message::{ProtocolError, Suspicion};
+use crate::protocol::plan::PlanError;
+use crate::register::RegisterError;
+use crate::report::What;
+
+/// What is told of a suspicion; nothing where another node told it first.
+pub(super) fn failure_of(view: ViewNumber, what: &Suspicion) -> Option<What> {
+    let evidence = what.to_string();
+    let (text, suspect, worker) = match what {
+        Suspicion::PeerLost { node, .. } | Suspicion::Gone { node } => {
+            ("node lost", Some(*node), None)
+        }
+        Suspicion::LinkLost { node, .. } => ("link lost", Some(*node), None),
+        Suspicion::ConnectFailed { node, .. } => ("connection failed", Some(*node), None),
+        Suspicion::WorkerPanicked { worker, .. } => ("worker panicked", None, Some(*worker)),
+        Suspicion::Stopped { .. } => return None,
+    };
+    Some(What::Failure { view, what: text.to_owned(), suspect, worker, operator: None, evidence })
+}
+
+pub(super) fn job_failed(error: &JobError) -> Error {
+    let kind = match error {
+        JobError::Source { .. } | JobError::Sink { .. } => Kind::Input,
+        JobError::NoCopy { .. } => Kind::Lost,
+        _ => Kind::Job,
+    };
+    Error::new(kind, error.to_string())
+}
+
+pub(super) fn register_failed(error: RegisterError) -> Error {
+    Error::new(Kind::Register, error.to_string())
+}
+
+pub(super) fn protocol_failed(error: ProtocolError) -> Error {
+    let kind = match &error {
+        ProtocolError::Excluded { .. } => Kind::Excluded,
+        ProtocolError::Plan(PlanError::Lost { .. }) => Kind::Lost,
+        ProtocolError::RunStarted { .. }
+        | ProtocolError::RunDone
+        | ProtocolError::OtherRun { .. }
+        | ProtocolError::BadView { .. }
+        | ProtocolError::Diverged { .. }
+        | ProtocolError::Register { .. } => Kind::Register,
+        ProtocolError::Misquoted { .. } | ProtocolError::Plan(_) => Kind::Internal,
+        _ => Kind::Job,
+    };
+    Error::new(kind, error.to_string())
+}
