@@ -4,17 +4,24 @@
 
 mod support;
 
-use support::Place;
+use support::{Place, Ran, of_kind};
 
 const BYTES: usize = 500_000;
 const PASSES: u64 = 6;
 
 #[track_caller]
 fn survives(flags: &str, seed: u64) {
-    let place = Place::new(BYTES, seed);
-    let ran = place.word_count(flags, PASSES);
-    place.assert_survived(&ran, PASSES);
+    survives_in(&Place::new(BYTES, seed), flags, PASSES);
+}
+
+#[track_caller]
+fn survives_in(place: &Place, flags: &str, passes: u64) -> Ran {
+    let ran = place.word_count(flags, passes);
+    place.assert_survived(&ran, passes);
     ran.assert_no_panic();
+    let fired = of_kind(&place.events(), "fault").count();
+    assert_eq!(fired, flags.matches("--fault").count(), "not every fault has happened\n{ran}");
+    ran
 }
 
 #[test]
@@ -46,6 +53,17 @@ fn two_of_five_may_die_one_after_the_other() {
 }
 
 #[test]
+fn two_of_five_may_die_one_second_apart() {
+    let place = Place::new(BYTES, 13);
+    survives_in(&place, "--local 5 --backups 2 --fault kill:2@200ms --fault kill:3@1200ms", 25);
+}
+
+#[test]
+fn two_of_three_may_die_one_after_the_other() {
+    survives("--local 3 --backups 2 --fault kill:2@25% --fault kill:0@70%", 14);
+}
+
+#[test]
 fn a_second_node_may_die_during_the_recovery() {
     for (delay_ms, seed) in [(3, 9), (12, 10), (25, 11)] {
         let flags = format!(
@@ -66,22 +84,54 @@ fn an_undisturbed_run_stays_in_its_first_view() {
     assert!(place.events().iter().all(|event| event["number"].as_u64() <= Some(1)), "{ran}");
 }
 
+/// Runs the real text with these flags, twenty times over, at each of twenty moments of the run.
+fn sweep(flags: impl Fn(u64) -> String) {
+    let Some(input) = support::shakespeare() else { return };
+    for moment in 0..20 {
+        let mut place = Place::new(0, 0);
+        place.input.clone_from(&input);
+        let flags = flags(3 + moment * 47 / 10);
+        let ran = survives_in(&place, &flags, 20);
+        println!("{flags}: exact after {:?}", ran.elapsed);
+    }
+}
+
 /// ```text
-/// cargo test --release --test kills -- --ignored --nocapture
+/// cargo test --release --test kills -- --ignored --nocapture --test-threads 1
 /// ```
 #[test]
 #[ignore = "60 runs of several seconds"]
 fn each_of_three_nodes_may_die_at_twenty_moments() {
-    let Some(input) = support::shakespeare() else { return };
     for node in 0..3 {
-        for moment in 0..20 {
-            let mut place = Place::new(0, 0);
-            place.input.clone_from(&input);
-            let flags = format!("--local 3 --fault kill:{node}@{}%", 3 + moment * 47 / 10);
-            let ran = place.word_count(&flags, 20);
-            place.assert_survived(&ran, 20);
-            ran.assert_no_panic();
-            println!("{flags}: exact after {:?}", ran.elapsed);
-        }
+        sweep(|percent| format!("--local 3 --fault kill:{node}@{percent}%"));
     }
+}
+
+#[test]
+#[ignore = "60 runs of several seconds"]
+fn each_of_three_nodes_of_two_workers_may_die_at_twenty_moments() {
+    for node in 0..3 {
+        sweep(|percent| format!("--local 3 -w 2 --fault kill:{node}@{percent}%"));
+    }
+}
+
+#[test]
+#[ignore = "20 runs of several seconds"]
+fn two_of_five_may_die_at_once_at_twenty_moments() {
+    sweep(|percent| {
+        let (first, second) = (percent % 5, (percent % 5 + 1 + percent % 4) % 5);
+        format!(
+            "--local 5 --backups 2 --fault kill:{first}@{percent}% --fault kill:{second}@{percent}%"
+        )
+    });
+}
+
+/// The second kill comes 0 to 38 ms after the first: before, during and after its recovery.
+#[test]
+#[ignore = "20 runs of several seconds"]
+fn a_second_node_may_die_at_twenty_moments_of_a_recovery() {
+    sweep(|percent| {
+        let second_ms = 500 + (percent - 3) * 10 / 47 * 2;
+        format!("--local 3 --backups 2 --fault kill:0@500ms --fault kill:2@{second_ms}ms")
+    });
 }
