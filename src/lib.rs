@@ -1,5 +1,4 @@
-//! Fault tolerance for timely dataflow and differential dataflow: a job survives the loss of its
-//! workers, exactly once.
+//! Fault tolerance for timely dataflow: a job survives the loss of its workers, exactly once.
 //!
 //! A job is written as for timely, with verbs that end in `_fenced` where something must survive:
 //!

@@ -16,6 +16,7 @@
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
 //! | [`error`] | what can be wrong with a job |
+//! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
 pub mod codec;

@@ -190,15 +190,6 @@ pub enum What {
         /// Why.
         reason: String,
     },
-    /// A sink has released an epoch to the outside.
-    SinkReleased {
-        /// The sink's name.
-        sink: String,
-        /// The epoch.
-        epoch: Epoch,
-        /// Records released.
-        records: u64,
-    },
     /// A plain line for a person.
     Message {
         /// The line.
@@ -236,9 +227,9 @@ pub struct Phases {
     pub build: f64,
     /// Until survivors had rewound and successors had opened their replicas.
     pub restore: f64,
-    /// Until the sources had resent what was not committed.
+    /// Until the sources had read again what they had read before.
     pub replay: f64,
-    /// Until the first commit of the new view.
+    /// Until an epoch of the new view was committed, too.
     pub caught_up: f64,
 }
 
@@ -298,7 +289,6 @@ mod tests {
             },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
-            What::SinkReleased { sink: "totals".to_owned(), epoch: Epoch(3), records: 4 },
             What::Message { text: "line\nbreak".to_owned() },
             What::Error { message: "no".to_owned() },
             What::Finished { records: 3, consumed: 4, commits: 5 },
