@@ -419,7 +419,7 @@ fn command(program: &str) -> Command {
         .arg(number("process", "Number of this process, from 0").short('p'))
         .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line\n[default: localhost:2101 and the ports that follow]").short('h'))
         .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
-        .arg(number("backups", "Copies of each partition beside its owner's\n[default: 1, or 0 where there is no room]"))
+        .arg(number("backups", "Copies of each partition beside its owner's [default: 1]"))
         .arg(millis("epoch-ms", "Length of an epoch, the unit of commit [default: 100]"))
         .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs that may be uncommitted before sources wait [default: 4]"))
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))

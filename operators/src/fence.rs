@@ -29,6 +29,19 @@ thread_local! {
 /// A worker's part in a generation; clones share it.
 ///
 /// A fence is reached from anything that knows its worker, by [`HasFence`]; no verb asks for one.
+///
+/// ```
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing;
+///
+/// testing::run::<u64, _>(2, |scope, output| {
+///     assert_eq!(scope.fence().peers(), 2);
+///     assert!(scope.fence().is_first_view());
+///     per_share(|share| std::iter::once(share.index))
+///         .to_stream_fenced(scope, "shares")
+///         .sink_fenced("out", output);
+/// });
+/// ```
 #[derive(Clone)]
 pub struct Fence {
     inner: Rc<Inner>,
@@ -133,6 +146,26 @@ impl Fence {
     /// Prefixes the names of the protected operators that `build` makes.
     ///
     /// A helper that is used twice in a job needs it, since a name may be used only once.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::operators::Concat;
+    /// use timely::dataflow::{Scope, StreamVec};
+    ///
+    /// fn numbers<'scope>(scope: Scope<'scope, u64>, prefix: &str) -> StreamVec<'scope, u64, u64> {
+    ///     scope.fence().named(prefix, || {
+    ///         per_share(|_share| 0..3u64).to_stream_fenced(scope, "numbers")
+    ///     })
+    /// }
+    ///
+    /// let mut all = testing::run(1, |scope, output| {
+    ///     let (left, right) = (numbers(scope, "left"), numbers(scope, "right"));
+    ///     left.concat(right).sink_fenced("all", output);
+    /// });
+    /// all.sort();
+    /// assert_eq!(all, [0, 0, 1, 1, 2, 2]);
+    /// ```
     pub fn named<R>(&self, prefix: &str, build: impl FnOnce() -> R) -> R {
         self.inner.prefix.borrow_mut().push(prefix.to_owned());
         let result = build();

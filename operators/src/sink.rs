@@ -133,13 +133,30 @@ pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
     ///
     /// An error of the sink ends the job with the sink's name.
     ///
-    /// ```no_run
+    /// ```
     /// use ringfence_operators::prelude::*;
-    /// # fn job(scope: timely::dataflow::Scope<'_, u64>) {
-    /// per_share(|share| std::iter::once(share.index))
-    ///     .to_stream_fenced(scope, "shares")
-    ///     .sink_fenced("out", LineFiles::new("out"));
-    /// # }
+    /// use ringfence_operators::testing;
+    ///
+    /// let directory = std::env::temp_dir().join(format!("ringfence-sink-{}", std::process::id()));
+    /// let out = directory.clone();
+    /// testing::run::<u64, _>(2, move |scope, _| {
+    ///     per_share(|share| std::iter::once((share.index, share.count)))
+    ///         .to_stream_fenced(scope, "shares")
+    ///         .sink_fenced("out", LineFiles::new(&out));
+    /// });
+    /// let mut text = String::new();
+    /// for file in std::fs::read_dir(&directory)? {
+    ///     let path = file?.path();
+    ///     // The marker of an unfinished run is removed when a whole job is done.
+    ///     if !path.ends_with(".ringfence-unfinished") {
+    ///         text += &std::fs::read_to_string(path)?;
+    ///     }
+    /// }
+    /// let mut lines: Vec<&str> = text.lines().collect();
+    /// lines.sort();
+    /// assert_eq!(lines, ["0\t2", "1\t2"]);
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok::<(), std::io::Error>(())
     /// ```
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()>;
 }

@@ -80,6 +80,21 @@ impl Observer for Nobody {
 
 /// Runs a job of one dataflow on `workers` threads of this process; returns what it released.
 ///
+/// The job gets a scope and a sink; what it sends to that sink is returned, in no order.
+///
+/// ```
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing;
+///
+/// let mut numbers = testing::run(2, |scope, output| {
+///     per_share(|share| (0..4u64).filter(move |n| n % share.count == share.index))
+///         .to_stream_fenced(scope, "numbers")
+///         .sink_fenced("out", output);
+/// });
+/// numbers.sort();
+/// assert_eq!(numbers, [0, 1, 2, 3]);
+/// ```
+///
 /// # Panics
 ///
 /// Panics when a worker does not finish.
