@@ -7,57 +7,15 @@ mod support;
 
 use std::fs;
 
-use support::{Place, Ran, Running, events, free_addresses, of_kind, wait_until};
+use support::cluster::Cluster;
+use support::{Place, events, free_addresses, of_kind};
 
 const PASSES: u64 = 8;
-
-struct Cluster {
-    place: Place,
-    nodes: Vec<Running>,
-}
-
-impl Cluster {
-    fn start(flags: &str, seed: u64) -> Self {
-        let place = Place::new(500_000, seed);
-        let hosts = place.path("hosts");
-        fs::write(&hosts, free_addresses(3).join("\n")).unwrap();
-        let nodes = (0..3).map(|process| {
-            let report = place.path(&format!("report-{process}.json"));
-            let mut args = place.args("", PASSES);
-            args.retain(|arg| !arg.starts_with("--report"));
-            let own = format!(
-                "-n 3 -p {process} -h {} --report {} {flags}",
-                hosts.display(),
-                report.display()
-            );
-            args.splice(0..0, own.split_whitespace().map(str::to_owned));
-            Running::start("word_count", &args)
-        });
-        let nodes = nodes.collect();
-        Cluster { place, nodes }
-    }
-
-    fn commits(&self, process: usize) -> usize {
-        let events = events(&self.place.path(&format!("report-{process}.json")));
-        of_kind(&events, "commit").count()
-    }
-
-    fn kill_after(&mut self, process: usize, commits: usize) {
-        wait_until("for the first commits", || self.commits(process) >= commits);
-        assert!(!self.nodes[process].has_ended(), "the job ended too early to be killed");
-        self.nodes[process].kill();
-    }
-
-    fn wait(self) -> (Place, Vec<Ran>) {
-        let ran = self.nodes.into_iter().map(Running::wait).collect();
-        (self.place, ran)
-    }
-}
 
 #[test]
 fn one_of_three_may_be_killed_from_outside() {
     for (victim, flags) in [(0, ""), (1, ""), (2, "-w 2")] {
-        let mut cluster = Cluster::start(flags, victim as u64);
+        let mut cluster = Cluster::start(flags, PASSES, victim as u64);
         cluster.kill_after(victim, 2);
         let (place, ran) = cluster.wait();
         for (process, ran) in ran.iter().enumerate().filter(|(process, _)| *process != victim) {
@@ -74,7 +32,7 @@ fn one_of_three_may_be_killed_from_outside() {
 fn a_register_may_be_named() {
     let place = Place::new(1000, 1);
     let register = place.path("register");
-    let mut cluster = Cluster::start(&format!("--register {}", register.display()), 4);
+    let mut cluster = Cluster::start(&format!("--register {}", register.display()), PASSES, 4);
     cluster.kill_after(1, 2);
     let (place, ran) = cluster.wait();
     ran[0].assert_success();

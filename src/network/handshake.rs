@@ -158,6 +158,15 @@ pub enum Refusal {
         /// The dialer.
         node: NodeId,
     },
+    /// Another process has this number here, or had it before it died.
+    #[error(
+        "another process is or was node {node} here, and one that is started again cannot rejoin a \
+         run yet: the job goes on without it"
+    )]
+    Restarted {
+        /// The dialer.
+        node: NodeId,
+    },
     /// The acceptor is on its way out.
     #[error("this node is stopping")]
     Stopping,

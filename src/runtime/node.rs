@@ -321,6 +321,10 @@ impl Node {
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
+                // Before there is a view, a node that has ended may be started again.
+                if self.current.is_none() {
+                    self.controls.remove(&node);
+                }
                 self.step(Input::PeerLost { node, why: why.to_string() })
             }
             NodeEvent::LinkLost { view, loss } => {
@@ -403,8 +407,13 @@ impl Node {
         if node <= self.setup.node || !self.setup.nodes.contains_key(&node) {
             return self.refuse(inbound, Refusal::NotAMember { node });
         }
-        if self.controls.contains_key(&node) {
-            return self.refuse(inbound, Refusal::AlreadyConnected { node });
+        if let Some((known, _)) = self.controls.get(&node) {
+            let reason = if *known == inbound.hello.incarnation {
+                Refusal::AlreadyConnected { node }
+            } else {
+                Refusal::Restarted { node }
+            };
+            return self.refuse(inbound, reason);
         }
         // The lowest node tells the others which run it is: it must know first.
         let (incarnation, address) = (inbound.hello.incarnation, inbound.hello.address.clone());

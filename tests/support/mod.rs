@@ -5,15 +5,20 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
+pub mod cluster;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// No run of these tests takes longer, or it hangs.
@@ -202,6 +207,11 @@ impl Running {
         self.child.kill().expect("a child can be killed");
     }
 
+    pub fn signal(&self, signal: Signal) {
+        // It is not reaped before this handle waits for it, so the number is still its own.
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("a child can be signalled");
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_some()
     }
@@ -286,10 +296,21 @@ impl std::fmt::Display for Ran {
 }
 
 /// Addresses on loopback that were free a moment ago.
+///
+/// Their ports lie below those that the system gives to others by itself, and no two tests of one
+/// process get the same: what was free a moment ago is likely to be free still.
 pub fn free_addresses(count: usize) -> Vec<String> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|l| l.local_addr().expect("it is bound").to_string()).collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(61);
+    let mut free = Vec::new();
+    while free.len() < count {
+        let port = 10_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).is_ok() {
+            free.push(address);
+        }
+    }
+    free
 }
 
 /// Waits until `done`, and fails where that takes too long.
