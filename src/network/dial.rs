@@ -9,8 +9,7 @@ use ringfence_operators::ids::{Incarnation, NodeId};
 
 use super::deadline::Deadline;
 use super::handshake::{
-    Answer, HANDSHAKE_TIME_MAX, HandshakeError, Hello, Refusal, Welcome, read_message,
-    write_message,
+    Answer, HandshakeError, Hello, Refusal, Welcome, read_message, write_message,
 };
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -79,7 +78,7 @@ impl From<io::Error> for Failure {
 /// Connects to `address`, says `hello` and returns the connection once it is welcome.
 ///
 /// Tries until `deadline`, with pauses of 5 ms that grow to 200 ms, while nobody listens or the
-/// connection breaks; an address given as a host name is resolved anew each time (the resolver has
+/// connection breaks; one that stands is waited for until `deadline`. An address given as a host name is resolved anew each time (the resolver has
 /// its own time limit, which may exceed the deadline). An answer ends it: a refusal, or a peer that
 /// is not the node, incarnation or run that `hello` names. The connection has no timeouts and sends
 /// without delay.
@@ -111,7 +110,9 @@ fn attempt(
 ) -> Result<(TcpStream, Welcome), Failure> {
     let stream = connect(address, deadline)?;
     stream.set_nodelay(true)?;
-    let mut limited = Deadline::new(&stream, deadline.min(Instant::now() + HANDSHAKE_TIME_MAX));
+    // SUBTLE: an attempt may not be given up while the connection stands. A node that is slow takes
+    // it later, and then refuses the next one, since this node is connected already.
+    let mut limited = Deadline::new(&stream, deadline);
     // A refusal may be waiting even where the hello could not be sent to the end.
     let said = write_message(&mut limited, hello);
     let answer = match (read_message(&mut limited), said) {
