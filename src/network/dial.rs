@@ -78,10 +78,10 @@ impl From<io::Error> for Failure {
 /// Connects to `address`, says `hello` and returns the connection once it is welcome.
 ///
 /// Tries until `deadline`, with pauses of 5 ms that grow to 200 ms, while nobody listens or the
-/// connection breaks; one that stands is waited for until `deadline`. An address given as a host name is resolved anew each time (the resolver has
-/// its own time limit, which may exceed the deadline). An answer ends it: a refusal, or a peer that
-/// is not the node, incarnation or run that `hello` names. The connection has no timeouts and sends
-/// without delay.
+/// connection breaks; one that stands is waited for until `deadline`. An address given as a host
+/// name is resolved anew each time (the resolver has its own time limit, which may exceed the
+/// deadline). An answer ends it: a refusal, or a peer that is not the node, incarnation or run that
+/// `hello` names. The connection has no timeouts and sends without delay.
 pub fn dial(
     address: &str,
     hello: &Hello,
