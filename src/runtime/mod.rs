@@ -16,6 +16,7 @@ pub mod channel;
 mod compactor;
 mod execute;
 mod generation;
+mod hang;
 mod host;
 mod job_hash;
 pub mod launcher;
