@@ -23,6 +23,7 @@ use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::hang::{HangWatch, Hung};
 use super::recovery::RecoveryLog;
+use super::registrar::Registrar;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
@@ -33,9 +34,9 @@ use crate::network::{
 };
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
-use crate::protocol::message::{ProtocolError, Suspicion};
+use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
-use crate::register::{Register, answer};
+use crate::register::Register;
 use crate::report::What;
 
 /// How often a node tells how far it is.
@@ -114,6 +115,8 @@ pub(crate) enum NodeEvent {
     Ended(WorkerEnded),
     /// All threads of a generation have ended.
     Joined { view: ViewNumber },
+    /// The register has answered.
+    Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
 }
@@ -136,6 +139,7 @@ pub(crate) struct Node {
     listener: Option<Listener>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
+    registrar: Option<Registrar>,
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
@@ -194,6 +198,7 @@ impl Node {
             listener: None,
             controls: BTreeMap::new(),
             run: None,
+            registrar: None,
             machine: None,
             early: Vec::new(),
             waiting_links: Vec::new(),
@@ -340,6 +345,7 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
+            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();
@@ -515,6 +521,10 @@ impl Node {
             backups: self.setup.backups,
             limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
         }));
+        let events = self.events.clone();
+        let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
+        self.registrar =
+            Some(Registrar::start(Arc::clone(&run.register), run.id.clone(), answered));
         self.run = Some(run);
         self.step(Input::Started { done })?;
         for input in std::mem::take(&mut self.early) {
@@ -552,9 +562,9 @@ impl Node {
             }
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
                 // The machine that asks is made when the register is known.
-                return Ok(self.run.as_ref().and_then(|run| {
-                    answer(run.register.as_ref(), &run.id, &output).map(Input::Register)
-                }));
+                if let Some(registrar) = &self.registrar {
+                    registrar.ask(output);
+                }
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
