@@ -16,6 +16,7 @@ use ringfence_operators::generation::{
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::sink::RELEASE_LIMIT;
 use ringfence_operators::vault::{MemoryVault, Role, Vault};
 use timely::WorkerConfig;
 
@@ -929,6 +930,22 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+        }
+        match &notice {
+            Notice::ReleaseFailed { operator, epoch, why } => {
+                let limit_s = RELEASE_LIMIT.as_secs();
+                let text = format!(
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                     up to {limit_s} s"
+                );
+                self.tell(What::Message { text });
+            }
+            Notice::ReleaseRecovered { operator, failed_for } => {
+                let failed_ms = failed_for.as_millis();
+                let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
+                self.tell(What::Message { text });
+            }
+            _ => {}
         }
         if let Some(recovered) = self.recovery.note(view, &notice, now) {
             self.tell(recovered);
