@@ -450,7 +450,7 @@ mod tests {
                 return self.inner.release(id, prepared);
             }
             self.failures.store(left - 1, Ordering::SeqCst);
-            if left % 2 == 0 {
+            if left.is_multiple_of(2) {
                 self.inner.release(id, prepared)?;
             }
             Err(self.kind.into())

@@ -33,6 +33,7 @@ use crate::network::{
     LinkEnds, LinkLoss, Listener, ListenerLimits, Purpose, Refusal, RefusedConnection, Welcome,
     dial,
 };
+use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
 use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
@@ -174,6 +175,8 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     hang_watch: HangWatch,
+    /// How many partitions this node is filled to be a backup of, and since when.
+    refilling: Option<(u32, Instant)>,
 }
 
 struct Notices {
@@ -290,6 +293,7 @@ impl Node {
             let now = Instant::now();
             if now >= progress_at {
                 self.watch_workers(now)?;
+                self.watch_refilling(now);
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -658,6 +662,8 @@ impl Node {
         let Some(process_index) = view.process_index(node) else {
             return Err(Error::internal(format!("view {} does not have this node", view.number)));
         };
+        let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
+        let refilling = view.assignment.places.iter().filter(filled).count() as u32;
         let digest = view.digest().0;
         let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
             .iter()
@@ -676,6 +682,7 @@ impl Node {
             joined: false,
             committed: None,
             hang_watch: HangWatch::new(self.setup.hang_limit),
+            refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
@@ -912,6 +919,21 @@ impl Node {
             }
             None => Ok(()),
         }
+    }
+
+    /// Tells once the copies that this node was to be filled with are whole.
+    fn watch_refilling(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let Some((partitions, since)) = current.refilling else { return };
+        if self.vault.usage().filling_partitions == 0 {
+            current.refilling = None;
+            let took_ms = (now - since).as_secs_f64() * 1e3;
+            self.tell(What::Refilled { view: self.view_number(), partitions, took_ms });
+        }
+    }
+
+    fn view_number(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
     }
 
     // What workers tell.
