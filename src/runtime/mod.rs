@@ -9,6 +9,7 @@
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `hang` | workers that do not come back from what they do |
+//! | `link_watch` | data connections that deliver nothing |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
@@ -22,6 +23,7 @@ mod hang;
 mod host;
 mod job_hash;
 pub mod launcher;
+mod link_watch;
 mod node;
 mod recovery;
 mod registrar;

@@ -23,6 +23,7 @@ use timely::WorkerConfig;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::hang::{HangWatch, Hung};
+use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
@@ -49,6 +50,12 @@ const JOIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
+
+/// How often nodes tell each other how much came over their links.
+const LINK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A link that delivers nothing for this many times the silence allowed to a node is stuck.
+const LINK_STUCK_PERIODS: u32 = 5;
 
 /// How long a data connection may take to be made before that counts as a failure.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
@@ -175,6 +182,8 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     hang_watch: HangWatch,
+    link_watch: LinkWatch,
+    links_looked: Instant,
     /// How many partitions this node is filled to be a backup of, and since when.
     refilling: Option<(u32, Instant)>,
 }
@@ -293,6 +302,7 @@ impl Node {
             let now = Instant::now();
             if now >= progress_at {
                 self.watch_workers(now)?;
+                self.watch_links(now)?;
                 self.watch_refilling(now);
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
@@ -334,6 +344,12 @@ impl Node {
                 }
             },
             NodeEvent::Control { node, event: ControlEvent::Message(message) } => {
+                if let (Message::Received { view, bytes }, Some(current)) =
+                    (&message, &mut self.current)
+                    && *view == current.view.number
+                {
+                    current.link_watch.received(Instant::now(), node, *bytes);
+                }
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
@@ -682,6 +698,8 @@ impl Node {
             joined: false,
             committed: None,
             hang_watch: HangWatch::new(self.setup.hang_limit),
+            link_watch: LinkWatch::new(LINK_STUCK_PERIODS * self.setup.suspect_limit),
+            links_looked: Instant::now(),
             refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
@@ -919,6 +937,33 @@ impl Node {
             }
             None => Ok(()),
         }
+    }
+
+    /// Tells the others what came over their links, and looks whether they get what is sent to them.
+    fn watch_links(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        let is_due = now.saturating_duration_since(current.links_looked) >= LINK_INTERVAL;
+        if current.stop_wanted || current.ended > 0 || !is_due {
+            return Ok(());
+        }
+        current.links_looked = now;
+        let view = current.view.number;
+        let mut lost = Vec::new();
+        for (node, traffic) in running.traffic() {
+            if let Some((_, connection)) = self.controls.get(node) {
+                // A lost connection reports itself.
+                let _ =
+                    connection.send(&Message::Received { view, bytes: traffic.received_bytes() });
+            }
+            if let Some(stuck) = current.link_watch.look(now, *node, traffic.sent_bytes()) {
+                lost.push((*node, stuck.to_string()));
+            }
+        }
+        for (node, why) in lost {
+            self.step(Input::LinkLost { view, node, why })?;
+        }
+        Ok(())
     }
 
     /// Tells once the copies that this node was to be filled with are whole.

@@ -406,7 +406,8 @@ impl Machine {
                 }
             }
             Message::ViewCreated { number } => self.look_for(number),
-            Message::Beat { .. } => {}
+            // That it came says that the sender lives; what it says is for the connections' owner.
+            Message::Beat { .. } | Message::Received { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();
