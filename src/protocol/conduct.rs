@@ -4,7 +4,7 @@
 //! [`invariants`](super::invariants) compares views, this compares deeds: what was promised, stored,
 //! recorded and released, and by whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 
@@ -20,8 +20,6 @@ pub struct Conduct {
     views: BTreeMap<ViewNumber, View>,
     starts: BTreeMap<Who, u64>,
     promised: BTreeMap<Who, ViewNumber>,
-    operators: BTreeMap<ViewNumber, BTreeSet<u64>>,
-    stored: BTreeMap<(ViewNumber, NodeId, u64), Epoch>,
     recorded: BTreeMap<(ViewNumber, NodeId), Epoch>,
     released: Option<Epoch>,
 }
@@ -55,38 +53,24 @@ impl Conduct {
         *promised = view.max(*promised);
     }
 
-    /// Notes that an operator takes part in the commit of `view`.
-    pub fn registers(&mut self, view: ViewNumber, operator: u64) {
-        self.operators.entry(view).or_default().insert(operator);
-    }
-
-    /// Notes that `who` has stored all of an operator through an epoch.
-    pub fn stores(
-        &mut self,
-        who: Who,
-        view: ViewNumber,
-        operator: u64,
-        through: Epoch,
-    ) -> Result<(), Violation> {
+    /// Notes that `who` stores a snapshot of an epoch.
+    ///
+    /// Fails if a member has recorded the epoch already: it was not stored by all.
+    pub fn stores(&mut self, who: Who, view: ViewNumber, epoch: Epoch) -> Result<(), Violation> {
         self.keeps_its_promise(who, view)?;
-        let stored = self.stored.entry((view, who.0, operator)).or_insert(through);
-        *stored = through.max(*stored);
-        Ok(())
+        let members = (view, NodeId(0))..=(view, NodeId(u64::MAX));
+        let early = self.recorded.range(members).find(|(_, recorded)| **recorded >= epoch);
+        match early {
+            Some((&(_, member), _)) => {
+                Err(Violation::RecordedTooEarly { view, node: who.0, epoch, member })
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Notes that `who` records an epoch. Fails unless every member has stored it, of every operator.
+    /// Notes that `who` records an epoch: it is stored by all.
     pub fn records(&mut self, who: Who, view: ViewNumber, epoch: Epoch) -> Result<(), Violation> {
         self.keeps_its_promise(who, view)?;
-        let nothing = BTreeSet::new();
-        for member in self.members(view) {
-            for operator in self.operators.get(&view).unwrap_or(&nothing) {
-                let stored = self.stored.get(&(view, member, *operator)).copied();
-                if stored < Some(epoch) {
-                    let (node, view) = (who.0, view);
-                    return Err(Violation::RecordedTooEarly { view, node, epoch, member, stored });
-                }
-            }
-        }
         let recorded = self.recorded.entry((view, who.0)).or_insert(epoch);
         *recorded = epoch.max(*recorded);
         Ok(())

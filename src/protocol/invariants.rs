@@ -48,15 +48,9 @@ pub enum Violation {
     #[error("node {node} takes part in view {view} and has given evidence of view {promised}")]
     PromiseBroken { node: NodeId, view: ViewNumber, promised: ViewNumber },
     #[error(
-        "node {node} recorded epoch {epoch} in view {view}, but node {member} has stored an operator only through {stored:?}"
+        "node {node} stores a snapshot of epoch {epoch} in view {view}, which node {member} has recorded already"
     )]
-    RecordedTooEarly {
-        view: ViewNumber,
-        node: NodeId,
-        epoch: Epoch,
-        member: NodeId,
-        stored: Option<Epoch>,
-    },
+    RecordedTooEarly { view: ViewNumber, node: NodeId, epoch: Epoch, member: NodeId },
     #[error(
         "node {node} released epoch {epoch} in view {view}, but node {member} has recorded {recorded:?}"
     )]

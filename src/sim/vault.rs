@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use ringfence_operators::snapshot;
 use ringfence_operators::vault::{
     Inventory, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
 };
@@ -21,7 +22,6 @@ pub(super) struct WatchedVault {
     inner: MemoryVault,
     process: ProcessId,
     witness: Witness,
-    view: Mutex<ViewNumber>,
     stores: Mutex<u64>,
 }
 
@@ -31,13 +31,8 @@ impl WatchedVault {
             inner: MemoryVault::with_limit(partitions, PENDING_BYTES_MAX),
             process,
             witness,
-            view: Mutex::default(),
             stores: Mutex::default(),
         }
-    }
-
-    fn view(&self) -> ViewNumber {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Damages a snapshot on its way in, if that is due.
@@ -73,9 +68,7 @@ impl Vault for WatchedVault {
         let held =
             self.witness.lock().conduct.installs(self.process.who(), self.process.start, view);
         self.witness.check("install", held);
-        self.inner.install(view, resume, role)?;
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
-        Ok(())
+        self.inner.install(view, resume, role)
     }
 
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
@@ -98,15 +91,18 @@ impl Vault for WatchedVault {
                 return Ok(0);
             }
         }
-        self.inner.store(view, frames)
+        let stored = self.inner.store(view, frames)?;
+        for delta in snapshot::frames(frames).flatten() {
+            let epoch = delta.header().epoch;
+            let held = self.witness.lock().conduct.stores(self.process.who(), view, epoch);
+            self.witness.check("store", held);
+        }
+        Ok(stored)
     }
 
     fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
         self.witness.perhaps_crash(self.process);
-        self.inner.complete(view, operator, through)?;
-        let held = self.witness.lock().conduct.stores(self.process.who(), view, operator, through);
-        self.witness.check("complete", held);
-        Ok(())
+        self.inner.complete(view, operator, through)
     }
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
@@ -164,9 +160,7 @@ impl Vault for WatchedVault {
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        let number = self.inner.register(operator, fingerprint, partitions)?;
-        self.witness.lock().conduct.registers(self.view(), number);
-        Ok(number)
+        self.inner.register(operator, fingerprint, partitions)
     }
 
     fn unclaimed(&self) -> Vec<OperatorName> {
