@@ -11,21 +11,20 @@ pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role
     let place = view.assignment.place(partition);
     Role {
         owner: place.is_some_and(|place| place.owner.node == node),
-        backup: place.is_some_and(|place| place.backups.iter().any(|backup| backup.node == node)),
+        backup: place.is_some_and(|place| place.feeds(node)),
     }
 }
 
 /// The routes of a view, in timely's worker numbers.
 pub(crate) fn routes_of(view: &View) -> Routes {
     let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
-    let places = view.assignment.iter();
-    let (owners, backups) = places
-        .map(|(_, place)| {
-            let backups = place.backups.iter().map(|&backup| index(backup)).collect();
-            (index(place.owner), backups)
-        })
-        .unzip();
-    Routes { owners, backups }
+    let mut routes = Routes::default();
+    for (_, place) in view.assignment.iter() {
+        routes.owners.push(index(place.owner));
+        routes.backups.push(place.fed().map(index).collect());
+        routes.filling.push(!place.filling.is_empty());
+    }
+    routes
 }
 
 /// What a node with this vault holds, now that its generation of `view` has ended.

@@ -18,6 +18,7 @@ mod compactor;
 mod execute;
 mod generation;
 pub(crate) mod holdings;
+mod hang;
 mod host;
 mod job_hash;
 pub mod launcher;

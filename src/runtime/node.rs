@@ -20,6 +20,7 @@ use timely::WorkerConfig;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::holdings::{evidence_of, role_of, routes_of};
+use super::hang::{HangWatch, Hung};
 use super::recovery::RecoveryLog;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
@@ -83,6 +84,9 @@ pub(crate) struct NodeSetup {
     pub(crate) epoch_interval: Duration,
     pub(crate) in_flight_epochs_max: u64,
     pub(crate) connect_limit: Duration,
+    pub(crate) suspect_limit: Duration,
+    pub(crate) hang_limit: Duration,
+    pub(crate) refill_bytes_per_second: u64,
     pub(crate) worker_config: WorkerConfig,
     pub(crate) job: Job,
     /// Told of all that happens.
@@ -163,6 +167,7 @@ struct Current {
     stop_wanted: bool,
     joined: bool,
     committed: Option<Epoch>,
+    hang_watch: HangWatch,
 }
 
 struct Notices {
@@ -277,6 +282,7 @@ impl Node {
             }
             let now = Instant::now();
             if now >= progress_at {
+                self.watch_workers(now)?;
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -506,7 +512,7 @@ impl Node {
             workers_per_node: self.setup.workers as u32,
             partitions: self.setup.partitions,
             backups: self.setup.backups,
-            limits: MemberLimits::default(),
+            limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
         }));
         self.run = Some(run);
         self.step(Input::Started { done })?;
@@ -580,6 +586,12 @@ impl Node {
                     (None, _) => self.failure_told = true,
                 }
             }
+            Decision::Silent { node, silent_ms } => {
+                self.tell(What::Suspicion { suspect: node, silent_ms });
+            }
+            Decision::HeardAgain { node, silent_ms } => {
+                self.tell(What::Cleared { suspect: node, silent_ms });
+            }
             Decision::Stopped { .. } => self.recovery.stopped(now),
             Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
                 self.recovery.agreed(now);
@@ -645,6 +657,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
+            hang_watch: HangWatch::new(self.setup.hang_limit),
         });
         for (peer, incarnation, address) in lower {
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
@@ -748,6 +761,7 @@ impl Node {
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
+            refill_bytes_per_second: self.setup.refill_bytes_per_second,
         };
         let generation = Arc::new(Generation::new(
             number,
@@ -848,6 +862,25 @@ impl Node {
     /// What this node holds, now that its generation has ended.
     fn evidence(&self, view: ViewNumber) -> Evidence {
         evidence_of(self.vault.as_ref(), view)
+    }
+
+    /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
+    fn watch_workers(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        // What the job does after its dataflow has ended is its own affair.
+        if current.stop_wanted || current.ended > 0 || current.committed == Some(Epoch::END) {
+            return Ok(());
+        }
+        let hung = current.hang_watch.look(now, &running.shared);
+        let view = current.view.number;
+        match hung {
+            Some(Hung { worker, busy }) => {
+                let busy_ms = busy.as_millis() as u64;
+                self.step(Input::WorkerHung { view, worker, busy_ms })
+            }
+            None => Ok(()),
+        }
     }
 
     // What workers tell.

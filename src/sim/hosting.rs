@@ -15,7 +15,6 @@ use timely::WorkerConfig;
 
 use super::faults::Fault;
 use super::job;
-use super::plant::Plant;
 use super::process::{Current, End, ProcessId, Running};
 use super::trace::digest;
 use super::wire;
@@ -248,6 +247,7 @@ impl World {
             run: RUN.to_owned(),
             workers_per_node: 1,
             share_count: self.shape.nodes as u32,
+            refill_bytes_per_second: self.shape.refill_bytes_per_second,
         };
         let Some(process) = self.alive(id) else { return };
         let Some(current) = &mut process.current else { return };
@@ -378,6 +378,10 @@ impl World {
         let input = match end {
             WorkerEnd::Finished(()) => Some(Input::GenerationFinished { view }),
             WorkerEnd::Stopped => None,
+            WorkerEnd::Damaged(error) => {
+                let message = format!("it stopped itself: {error}");
+                Some(Input::WorkerPanicked { view, worker: 0, message })
+            }
             WorkerEnd::Panicked { message } => {
                 Some(Input::WorkerPanicked { view, worker: 0, message })
             }

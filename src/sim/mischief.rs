@@ -8,6 +8,7 @@ use super::plant::Plant;
 use super::process::{End, ProcessId};
 use super::witness::Armed;
 use super::world::{Happening, World};
+use crate::protocol::message::Input;
 
 impl World {
     /// Injects a fault if it is time for one; in a recovery it is so more often.
@@ -81,6 +82,15 @@ impl World {
                 self.fired(Fault::HungWorker, node, || format!("until {} ms", until_us / 1_000));
                 let Some(process) = self.alive(id) else { return false };
                 process.worker_hung_until_us = until_us;
+                let view = process.current.as_ref().map(|current| current.view.number);
+                // The node itself notices, as a real one does.
+                let busy_ms = self.chance.between(100, 2_000);
+                if let Some(view) = view
+                    && self.now_us + busy_ms * 1_000 < until_us
+                {
+                    let input = Input::WorkerHung { view, worker: 0, busy_ms };
+                    self.after(busy_ms * 1_000, id, Happening::Local(input));
+                }
             }
             16 => {
                 let Some(process) = self.alive(id) else { return false };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::job::JobPlan;
+use crate::protocol::detector::DetectorLimits;
 use crate::protocol::member::MemberLimits;
 
 /// The cluster, the job and the temper of one simulated run.
@@ -20,6 +21,8 @@ pub(super) struct Shape {
     pub(super) pace_us: u64,
     /// How long a message takes, at most, where nothing is wrong.
     pub(super) latency_us: u64,
+    /// How fast lost backups are filled again.
+    pub(super) refill_bytes_per_second: u64,
     /// For how long faults are injected.
     pub(super) faults_us: u64,
     /// How many faults are injected, at most.
@@ -35,6 +38,8 @@ impl Shape {
         let limits = match chance.one_in(10) {
             true => MemberLimits::default(),
             false => MemberLimits {
+                detector: DetectorLimits::from_suspect_ms(chance.between(150, 1_200)),
+                silent_wait_ms: chance.between(50, 400),
                 evidence_wait_ms: chance.between(200, 800),
                 propose_stagger_ms: chance.between(50, 300),
                 holder_wait_ms: chance.between(2_000, 6_000),
@@ -60,6 +65,7 @@ impl Shape {
             limits,
             pace_us: chance.between(5_000, 60_000),
             latency_us: chance.between(200, 20_000),
+            refill_bytes_per_second: chance.between(2_000, 50_000),
             faults_us: chance.between(1_000_000, 8_000_000),
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),

@@ -32,7 +32,7 @@ impl World {
             ProtocolError::Excluded { number, .. } => self.views.get(number).is_some_and(|v| !is_in(v)),
             ProtocolError::RunStarted { .. } => latest.is_some_and(|view| !is_in(view)),
             ProtocolError::RunDone => self.register.done().unwrap_or(false),
-            ProtocolError::StopLimit { .. } => self.troubled.contains(&id.node),
+            ProtocolError::CutOff { .. } | ProtocolError::StopLimit { .. } => self.troubled.contains(&id.node),
             ProtocolError::Peer { .. } => self.ends().any(is_lost),
             ProtocolError::Plan(PlanError::Lost { partitions, .. }) => {
                 return self.judge_lost(id, partitions);
@@ -113,7 +113,7 @@ impl World {
             let process = self.processes.get(&member.node);
             let present = process.filter(|process| process.id.incarnation == member.incarnation);
             let end = present.and_then(|process| process.end.as_ref());
-            if matches!(end, Some(End::Failed(error)) if !matches!(error, ProtocolError::StopLimit { .. }))
+            if matches!(end, Some(End::Failed(error)) if !matches!(error, ProtocolError::StopLimit { .. } | ProtocolError::CutOff { .. }))
             {
                 let node = member.node;
                 return self.violate(format!("the end: node {node} gave up the latest view: {end:?}"));

@@ -109,6 +109,10 @@ impl Clock for VirtualClock {
     fn elapsed(&self) -> Duration {
         Duration::from_micros(self.now_us.load(Ordering::Relaxed).saturating_sub(self.since_us))
     }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
 }
 
 impl World {

@@ -35,6 +35,12 @@ impl Machine {
     pub(super) fn on_reply(&mut self, reply: RegisterReply) {
         let asked = self.register.asked.take();
         match reply {
+            // Who was left out learns that, and not that the others have finished without it.
+            RegisterReply::Read { number, view: Some(view), done: true }
+                if number == self.next_number() && self.view.is_some() && !self.is_in(&view) =>
+            {
+                self.consider(view)
+            }
             RegisterReply::Read { done: true, .. } => self.on_done_known(),
             RegisterReply::Read { number, view: Some(view), .. }
                 if number == self.next_number() =>
