@@ -21,6 +21,8 @@ pub enum WorkerEnd<R> {
     Stopped,
     /// The job cannot go on.
     Failed(JobError),
+    /// What came in was damaged, and none of it was kept; the worker's state is in the vault.
+    Damaged(JobError),
     /// It panicked; none of its state was kept.
     Panicked {
         /// What the panic said.
@@ -90,6 +92,7 @@ impl FencedWorker {
         ended.map_err(|payload| match Leave::from_payload(payload) {
             Ok(Leave::Stopped) => WorkerEnd::Stopped,
             Ok(Leave::Failed(error)) => WorkerEnd::Failed(error),
+            Ok(Leave::Damaged(error)) => WorkerEnd::Damaged(error),
             Err(payload) => {
                 guard.taint();
                 WorkerEnd::Panicked { message: message_of(payload.as_ref()) }
@@ -105,6 +108,7 @@ impl<R> WorkerEnd<R> {
             WorkerEnd::Finished(_) => WorkerEnd::Finished(()),
             WorkerEnd::Stopped => WorkerEnd::Stopped,
             WorkerEnd::Failed(error) => WorkerEnd::Failed(error),
+            WorkerEnd::Damaged(error) => WorkerEnd::Damaged(error),
             WorkerEnd::Panicked { message } => WorkerEnd::Panicked { message },
         }
     }
