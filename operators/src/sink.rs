@@ -6,6 +6,7 @@ pub use line_files::{Field, Line, LineFiles};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use timely::dataflow::StreamVec;
@@ -48,6 +49,8 @@ pub trait Sink<D>: 'static {
     fn prepare(&mut self, at: &mut Self::Position, rows: &[D]) -> io::Result<Vec<u8>>;
 
     /// Makes what `prepare` returned visible, once or again.
+    ///
+    /// An error says that it may have happened or not: it is called again with the same arguments.
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
 
     /// What is left to do once the whole job is done; called by every node that ends it.
@@ -131,7 +134,8 @@ pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
     /// partition it runs, and after a failure the successor releases what the dead worker's shards
     /// had committed. The records of one epoch keep no order.
     ///
-    /// An error of the sink ends the job with the sink's name.
+    /// A release that fails is tried again, later and later, for half a minute; the results wait in the
+    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -171,7 +175,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let activator = scope.activator_for(builder.operator_info().address);
-        fence.commit().wake_on_committed(activator);
+        fence.commit().wake_on_committed(activator.clone());
         let mut input = builder.new_input(self, Pipeline);
         let (_released, released_stream) = builder.new_output::<Vec<()>>();
         let (frames_output, frames) = builder.new_output();
@@ -205,7 +209,9 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 }
                 outlet.fill(frontier.frontier().iter().next(), &mut writing.shards);
                 outlet.advance(frontier);
-                writing.release(fence.commit().committed());
+                if let Some(delay) = writing.release(fence.commit().committed()) {
+                    fence.wake_after(&activator, delay);
+                }
                 let waiting =
                     writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
                 let next =
@@ -218,6 +224,22 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
     }
 }
 
+/// How long a release that fails is tried again before the job ends.
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
+
+/// After how long it is tried again the first time; each time after that takes twice as long.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+
+/// After how long it is tried again at most.
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
+/// A target that does not take what is released.
+struct Failing {
+    since: Duration,
+    attempts: u32,
+    retry_at: Duration,
+}
+
 /// One worker's shards of a sink.
 struct Writing<D, S> {
     sink: S,
@@ -228,6 +250,8 @@ struct Writing<D, S> {
     /// What is prepared and not released, in the order of release.
     waiting: BTreeSet<(u64, PartitionId)>,
     released: BTreeMap<PartitionId, Epoch>,
+    /// Since when releases fail, and when the next is tried, by the generation's clock.
+    failing: Option<Failing>,
     record: std::marker::PhantomData<D>,
 }
 
@@ -259,6 +283,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             route: KeyRoute::new(generation.settings.hasher),
             waiting,
             released: BTreeMap::new(),
+            failing: None,
             record: std::marker::PhantomData,
         }
     }
@@ -305,8 +330,15 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         self.waiting.insert((epoch.0, shard));
     }
 
-    /// Releases what is committed, in order.
-    fn release(&mut self, committed: Option<Epoch>) {
+    /// Releases what is committed, in order. A release that fails is tried again: it returns after how
+    /// long, at most.
+    fn release(&mut self, committed: Option<Epoch>) -> Option<Duration> {
+        let now = self.fence.generation().clock.elapsed();
+        if let Some(failing) = &self.failing
+            && now < failing.retry_at
+        {
+            return Some(failing.retry_at - now);
+        }
         while let Some(&(epoch, shard)) = self.waiting.first()
             && committed.is_some_and(|committed| epoch <= committed.0)
         {
@@ -325,11 +357,37 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
                 None => Err(io::Error::other("what it prepared is gone")),
             };
             if let Err(error) = result {
-                self.fail(format!("epoch {epoch} of shard {shard}: {error}"));
+                return Some(self.failed(now, epoch, shard, &error));
             }
+            self.failing = None;
             self.shards.table(shard).remove(hash, &key);
             self.released.insert(shard, Epoch(epoch));
             self.waiting.pop_first();
         }
+        None
+    }
+
+    /// Notes that a release failed; returns after how long it is tried again.
+    ///
+    /// It may have happened all the same. That is as good: a release that comes again changes nothing.
+    fn failed(
+        &mut self,
+        now: Duration,
+        epoch: u64,
+        shard: PartitionId,
+        error: &io::Error,
+    ) -> Duration {
+        let before = self.failing.take();
+        let since = before.as_ref().map_or(now, |failing| failing.since);
+        let attempts = before.map_or(1, |failing| failing.attempts + 1);
+        if now - since >= RETRY_LIMIT {
+            self.fail(format!(
+                "epoch {epoch} of shard {shard}: {error}; tried {attempts} times in {} s",
+                (now - since).as_secs()
+            ));
+        }
+        let delay = (RETRY_FIRST * 2u32.pow((attempts - 1).min(10))).min(RETRY_MOST);
+        self.failing = Some(Failing { since, attempts, retry_at: now + delay });
+        delay
     }
 }
