@@ -379,6 +379,35 @@ fn a_node_that_others_went_on_without_ends() {
     assert!(matches!(failure(&outputs), ProtocolError::Excluded { number: V2, .. }));
 }
 
+/// Two nodes lost each other and all others reach both: they changed views without end, each of them
+/// suspecting the other anew in every one.
+#[test]
+fn of_two_nodes_that_lost_each_other_the_higher_one_leaves() {
+    for (this, other) in [(1, 2), (2, 1)] {
+        let mut node = running(this, 3);
+        node.handle(10, lost(other));
+        node.handle(10, stopped(3, this));
+        let first = first_view(3);
+        let all = |view: &View| {
+            let all = [0, 1, 2].map(|node| (NodeId(node), (Incarnation(1), evidence(view, node))));
+            next_view(view, &all.into()).unwrap().view
+        };
+        let second = all(&first);
+        let outputs = node.handle(20, read(V2, Some(second.clone())));
+        assert!(outputs.contains(&Output::Install(second.clone())), "{outputs:?}");
+        assert!(outputs.contains(&Output::StopGeneration { view: V2 }), "{outputs:?}");
+        let given = evidence(&second, this);
+        node.handle(30, Input::GenerationStopped { view: V2, evidence: given });
+        let third = all(&second);
+        let outputs = node.handle(40, read(third.number, Some(third.clone())));
+        if this < other {
+            assert!(outputs.contains(&Output::Install(third)), "{outputs:?}");
+        } else {
+            assert!(matches!(failure(&outputs), ProtocolError::CutOff { .. }), "{outputs:?}");
+        }
+    }
+}
+
 #[test]
 fn a_view_that_misquotes_us_is_refused() {
     let mut node = running(1, 2);

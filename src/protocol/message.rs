@@ -342,6 +342,11 @@ pub enum ProtocolError {
     )]
     Excluded { number: ViewNumber, node: NodeId, incarnation: Incarnation },
     #[error(
+        "node {node} has lost its connection to node {other}, and the others have not: it leaves the \
+         cluster before view {number}, so that the job goes on"
+    )]
+    CutOff { number: ViewNumber, node: NodeId, other: NodeId },
+    #[error(
         "the run has view {number} already, in which this process is not: a restarted process cannot \
          rejoin yet; the job goes on without it, or start it anew on a fresh register"
     )]

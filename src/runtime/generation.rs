@@ -141,6 +141,7 @@ impl From<WorkerEnd<()>> for Verdict {
         match end {
             WorkerEnd::Finished(()) => Verdict::Finished,
             WorkerEnd::Stopped => Verdict::Stopped,
+            WorkerEnd::Damaged(error) => Verdict::Panicked(format!("it stopped itself: {error}")),
             WorkerEnd::Panicked { message } => Verdict::Panicked(message),
             WorkerEnd::Failed(error) => Verdict::Failed(error),
         }

@@ -6,6 +6,7 @@
 //! | [`channel`] | what launcher and node say to each other |
 //! | `node` | the loop of one node |
 //! | `generation` | worker threads and links for the time of one view |
+//! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `hang` | workers that do not come back from what they do |
@@ -20,6 +21,7 @@ mod compactor;
 mod execute;
 mod generation;
 mod hang;
+pub(crate) mod holdings;
 mod host;
 mod job_hash;
 pub mod launcher;

@@ -11,18 +11,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use ringfence_operators::generation::{
-    Gauges, Generation, Notice, Observer, Routes, Settings, WhenDone,
-};
+use ringfence_operators::generation::{Gauges, Generation, Notice, Observer, Settings, WhenDone};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::sink::RELEASE_LIMIT;
-use ringfence_operators::vault::{MemoryVault, Role, Vault};
+use ringfence_operators::vault::{MemoryVault, Vault};
 use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::hang::{HangWatch, Hung};
+use super::holdings::{evidence_of, role_of, routes_of};
 use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
@@ -38,7 +37,7 @@ use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
 use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
-use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+use crate::protocol::view::{Evidence, View};
 use crate::register::Register;
 use crate::report::What;
 
@@ -661,13 +660,7 @@ impl Node {
 
     fn install(&mut self, view: View) -> Result<()> {
         let node = self.setup.node;
-        let role = |partition: PartitionId| {
-            let place = view.assignment.place(partition);
-            Role {
-                owner: place.is_some_and(|place| place.owner.node == node),
-                backup: place.is_some_and(|place| place.feeds(node)),
-            }
-        };
+        let role = |partition: PartitionId| role_of(&view, node, partition);
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
             Error::internal(format!("the vault refuses view {}", view.number)).because(error)
         })?;
@@ -904,20 +897,7 @@ impl Node {
 
     /// What this node holds, now that its generation has ended.
     fn evidence(&self, view: ViewNumber) -> Evidence {
-        let inventory = self.vault.inventory();
-        let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
-            partition,
-            replica: copies
-                .replica
-                .map(|span| ReplicaSpan { from: span.from, through: span.through }),
-            live: copies.live,
-        });
-        Evidence {
-            view,
-            recorded: self.vault.recorded(),
-            copies: copies.collect(),
-            operators: inventory.operators.into_values().collect(),
-        }
+        evidence_of(self.vault.as_ref(), view)
     }
 
     /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
@@ -1091,16 +1071,4 @@ fn incarnation_now() -> u64 {
 
 fn no_register(_location: &str) -> Result<Run> {
     Err(Error::internal("the run is known already"))
-}
-
-/// The routes of a view, in timely's worker numbers.
-fn routes_of(view: &View) -> Routes {
-    let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
-    let mut routes = Routes::default();
-    for (_, place) in view.assignment.iter() {
-        routes.owners.push(index(place.owner));
-        routes.backups.push(place.fed().map(index).collect());
-        routes.filling.push(!place.filling.is_empty());
-    }
-    routes
 }
