@@ -17,6 +17,7 @@ mod compactor;
 mod execute;
 mod generation;
 mod host;
+mod injector;
 mod job_hash;
 pub mod launcher;
 mod node;
