@@ -7,6 +7,8 @@
 mod fault;
 mod pipe;
 mod proxy;
+#[cfg(test)]
+mod proxy_tests;
 mod random;
 mod schedule;
 

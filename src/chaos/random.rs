@@ -214,7 +214,8 @@ mod tests {
         assert_eq!(run(7, 2), run(7, 2));
         assert_ne!(run(7, 2), run(8, 2));
         let count = run(7, 2).len();
-        assert!((150..=250).contains(&count), "{count} faults in a minute, one about every 300 ms");
+        // A turn on which all nodes rest is left out.
+        assert!((100..=250).contains(&count), "{count} faults in a minute, one about every 300 ms");
     }
 
     #[test]
