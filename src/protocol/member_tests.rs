@@ -223,6 +223,18 @@ fn a_node_that_others_went_on_without_ends() {
 }
 
 #[test]
+fn a_node_that_was_left_behind_before_the_run_was_done_has_not_finished() {
+    let mut slow = running(2, 3);
+    let first = first_view(3);
+    let all = [0, 1].map(|node| (NodeId(node), (Incarnation(1), evidence(&first, node)))).into();
+    let next = next_view(&first, &all).unwrap().view;
+    assert_eq!(slow.handle(9_000, lost(0)).last(), Some(&Output::ReadView(V2)));
+    let reply = RegisterReply::Read { number: V2, view: Some(next), done: true };
+    let outputs = slow.handle(9_000, Input::Register(reply));
+    assert!(matches!(failure(&outputs), ProtocolError::Excluded { number: V2, .. }), "{outputs:?}");
+}
+
+#[test]
 fn a_view_that_misquotes_us_is_refused() {
     let mut node = running(1, 2);
     node.handle(10, Input::WorkerPanicked { view: V1, worker: 0, message: "boom".to_owned() });

@@ -6,7 +6,7 @@
 use super::super::message::ProtocolError;
 use super::super::message::{Event, Output, RegisterReply};
 use super::super::view::View;
-use super::{Machine, Phase};
+use super::{Machine, MemberConfig, Phase};
 
 /// The one question that the register is being asked, and what comes next.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,13 @@ impl Machine {
     pub(super) fn on_reply(&mut self, reply: RegisterReply) {
         let asked = self.register.asked.take();
         match reply {
+            // SUBTLE: whoever slept until the run was done was left behind long before. It has finished
+            // nothing, and must not say so.
+            RegisterReply::Read { number, view: Some(view), done: true }
+                if number == self.next_number() && self.is_left_behind(&view) =>
+            {
+                self.consider(view)
+            }
             RegisterReply::Read { done: true, .. } => self.on_done_known(),
             RegisterReply::Read { number, view: Some(view), .. }
                 if number == self.next_number() =>
@@ -73,6 +80,12 @@ impl Machine {
         } else if is_idle && std::mem::take(&mut self.register.read_again) {
             self.ask_to_read();
         }
+    }
+
+    fn is_left_behind(&self, next: &View) -> bool {
+        let MemberConfig { node, incarnation, .. } = &self.config;
+        let is_this = next.member(*node).is_some_and(|member| member.incarnation == *incarnation);
+        self.view.is_some() && !is_this
     }
 
     pub(super) fn on_no_view(&mut self) {
