@@ -249,6 +249,7 @@ impl Fence {
     pub(crate) fn check(&self, operator: &OperatorName) {
         self.leave_if_stopping();
         self.built();
+        self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }

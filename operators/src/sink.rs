@@ -203,6 +203,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                     writing.prepare(time.to_epoch(), batches.into_iter().flatten().collect());
                     outlet.seal(&time, &mut writing.shards);
                 }
+                outlet.fill(frontier.frontier().iter().next(), &mut writing.shards);
                 outlet.advance(frontier);
                 writing.release(fence.commit().committed());
                 let waiting =

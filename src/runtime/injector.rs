@@ -13,9 +13,6 @@ use crate::chaos::{
 use crate::config::Config;
 use crate::error::{Error, Result};
 
-/// The silence after which a node is suspected.
-const SUSPECT_LIMIT: Duration = Duration::from_millis(600);
-
 /// Something to be done to a node now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Deed {
@@ -57,7 +54,8 @@ struct RunningProxy {
 
 impl Injector {
     pub(super) fn new(config: &Config) -> Self {
-        let limits = RandomLimits { backups: config.backup_count(), suspect: SUSPECT_LIMIT };
+        let limits =
+            RandomLimits { backups: config.backup_count(), suspect: config.suspect_limit() };
         let faults = config.faults();
         let random = config.random_faults();
         Injector {

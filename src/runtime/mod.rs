@@ -16,6 +16,7 @@ pub mod channel;
 mod compactor;
 mod execute;
 mod generation;
+mod hang;
 mod host;
 mod injector;
 mod job_hash;

@@ -21,6 +21,7 @@ use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
+use super::hang::{HangWatch, Hung};
 use super::recovery::RecoveryLog;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
@@ -84,6 +85,9 @@ pub(crate) struct NodeSetup {
     pub(crate) epoch_interval: Duration,
     pub(crate) in_flight_epochs_max: u64,
     pub(crate) connect_limit: Duration,
+    pub(crate) suspect_limit: Duration,
+    pub(crate) hang_limit: Duration,
+    pub(crate) refill_bytes_per_second: u64,
     pub(crate) worker_config: WorkerConfig,
     pub(crate) job: Job,
     /// Told of all that happens.
@@ -164,6 +168,7 @@ struct Current {
     stop_wanted: bool,
     joined: bool,
     committed: Option<Epoch>,
+    hang_watch: HangWatch,
 }
 
 struct Notices {
@@ -281,6 +286,7 @@ impl Node {
             }
             let now = Instant::now();
             if now >= progress_at {
+                self.watch_workers(now)?;
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -510,7 +516,7 @@ impl Node {
             workers_per_node: self.setup.workers as u32,
             partitions: self.setup.partitions,
             backups: self.setup.backups,
-            limits: MemberLimits::default(),
+            limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
         }));
         self.run = Some(run);
         self.step(Input::Started { done })?;
@@ -584,6 +590,12 @@ impl Node {
                     (None, _) => self.failure_told = true,
                 }
             }
+            Decision::Silent { node, silent_ms } => {
+                self.tell(What::Suspicion { suspect: node, silent_ms });
+            }
+            Decision::HeardAgain { node, silent_ms } => {
+                self.tell(What::Cleared { suspect: node, silent_ms });
+            }
             Decision::Stopped { .. } => self.recovery.stopped(now),
             Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
                 self.recovery.agreed(now);
@@ -625,8 +637,7 @@ impl Node {
             let place = view.assignment.place(partition);
             Role {
                 owner: place.is_some_and(|place| place.owner.node == node),
-                backup: place
-                    .is_some_and(|place| place.backups.iter().any(|backup| backup.node == node)),
+                backup: place.is_some_and(|place| place.feeds(node)),
             }
         };
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
@@ -656,6 +667,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
+            hang_watch: HangWatch::new(self.setup.hang_limit),
         });
         for (peer, incarnation, address) in lower {
             // What this node was told itself goes before what others say: a host may have another
@@ -762,6 +774,7 @@ impl Node {
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
+            refill_bytes_per_second: self.setup.refill_bytes_per_second,
         };
         let generation = Arc::new(Generation::new(
             number,
@@ -877,6 +890,25 @@ impl Node {
         }
     }
 
+    /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
+    fn watch_workers(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        // What the job does after its dataflow has ended is its own affair.
+        if current.stop_wanted || current.ended > 0 || current.committed == Some(Epoch::END) {
+            return Ok(());
+        }
+        let hung = current.hang_watch.look(now, &running.shared);
+        let view = current.view.number;
+        match hung {
+            Some(Hung { worker, busy }) => {
+                let busy_ms = busy.as_millis() as u64;
+                self.step(Input::WorkerHung { view, worker, busy_ms })
+            }
+            None => Ok(()),
+        }
+    }
+
     // What workers tell.
 
     fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
@@ -976,12 +1008,11 @@ fn no_register(_location: &str) -> Result<Run> {
 /// The routes of a view, in timely's worker numbers.
 fn routes_of(view: &View) -> Routes {
     let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
-    let places = view.assignment.iter();
-    let (owners, backups) = places
-        .map(|(_, place)| {
-            let backups = place.backups.iter().map(|&backup| index(backup)).collect();
-            (index(place.owner), backups)
-        })
-        .unzip();
-    Routes { owners, backups }
+    let mut routes = Routes::default();
+    for (_, place) in view.assignment.iter() {
+        routes.owners.push(index(place.owner));
+        routes.backups.push(place.fed().map(index).collect());
+        routes.filling.push(!place.filling.is_empty());
+    }
+    routes
 }

@@ -18,7 +18,9 @@ pub(super) fn failure_of(view: ViewNumber, what: &Suspicion) -> Option<What> {
         }
         Suspicion::LinkLost { node, .. } => ("link lost", Some(*node), None),
         Suspicion::ConnectFailed { node, .. } => ("connection failed", Some(*node), None),
+        Suspicion::Silent { node, .. } => ("node silent", Some(*node), None),
         Suspicion::WorkerPanicked { worker, .. } => ("worker panicked", None, Some(*worker)),
+        Suspicion::WorkerHung { worker, .. } => ("worker hung", None, Some(*worker)),
         Suspicion::Stopped { .. } => return None,
     };
     Some(What::Failure { view, what: text.to_owned(), suspect, worker, operator: None, evidence })

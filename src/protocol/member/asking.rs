@@ -6,7 +6,7 @@
 use super::super::message::ProtocolError;
 use super::super::message::{Event, Output, RegisterReply};
 use super::super::view::View;
-use super::{Machine, MemberConfig, Phase};
+use super::{Machine, Phase};
 
 /// The one question that the register is being asked, and what comes next.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +35,9 @@ impl Machine {
     pub(super) fn on_reply(&mut self, reply: RegisterReply) {
         let asked = self.register.asked.take();
         match reply {
-            // SUBTLE: whoever slept until the run was done was left behind long before. It has finished
-            // nothing, and must not say so.
+            // Who was left out learns that, and not that the others have finished without it.
             RegisterReply::Read { number, view: Some(view), done: true }
-                if number == self.next_number() && self.is_left_behind(&view) =>
+                if number == self.next_number() && self.view.is_some() && !self.is_in(&view) =>
             {
                 self.consider(view)
             }
@@ -80,12 +79,6 @@ impl Machine {
         } else if is_idle && std::mem::take(&mut self.register.read_again) {
             self.ask_to_read();
         }
-    }
-
-    fn is_left_behind(&self, next: &View) -> bool {
-        let MemberConfig { node, incarnation, .. } = &self.config;
-        let is_this = next.member(*node).is_some_and(|member| member.incarnation == *incarnation);
-        self.view.is_some() && !is_this
     }
 
     pub(super) fn on_no_view(&mut self) {
