@@ -5,7 +5,9 @@
 //! with SIGKILL at a random moment. A third case adds a sink, whose lines are checked to be there once.
 //! The times are those of the report: from the fault to the first failure noticed, the phases of the
 //! slowest node's recovery, and from the fault to the first commit of the new view. The epoch is the
-//! least that a commit can take; it is given beside.
+//! least that a commit can take; it is given beside. How far apart commits are, at the median and at
+//! most, is compared between the second before the fault and the second after the first commit of the
+//! new view: no failure should leave the job slower than it was.
 //!
 //! ```text
 //! cargo bench --bench recovery [-- --quick] [-- --kills N] [-- --seed N]
@@ -14,17 +16,16 @@
 mod support;
 
 use std::collections::HashSet;
-use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ringfence::Config;
 use ringfence::prelude::*;
 use serde_json::Value;
+use support::steady::{SHARDS, Steady};
 use support::{Spread, has, mix, write_json};
 use timely::worker::Worker;
 
-const SHARDS: u64 = 256;
 /// Records per second that one worker reads once the keys are filled in.
 const RATE: u64 = 50_000;
 
@@ -57,79 +58,12 @@ impl Case {
     }
 }
 
-/// Records at a steady rate; what they are depends on their number alone.
-struct Steady {
-    keys: u64,
-    records: u64,
-}
-
-struct SteadyReader {
-    shard: u64,
-    next: u64,
-    end: u64,
-    keys: u64,
-    opened: Instant,
-    read: u64,
-}
-
-impl Source for Steady {
-    type Item = u64;
-    type Position = u64;
-    type Reader = SteadyReader;
-
-    fn shards(&self, _share_count: u32) -> io::Result<Vec<String>> {
-        Ok((0..SHARDS).map(|shard| shard.to_string()).collect())
-    }
-
-    fn open(&self, shard: &str, at: Option<&u64>) -> io::Result<SteadyReader> {
-        Ok(SteadyReader {
-            shard: shard.parse().map_err(io::Error::other)?,
-            next: at.copied().unwrap_or(0),
-            end: self.records / SHARDS,
-            keys: self.keys,
-            opened: Instant::now(),
-            read: 0,
-        })
-    }
-
-    fn extent(&self, _shard: &str) -> Option<u64> {
-        Some(self.records / SHARDS)
-    }
-
-    fn consumed(&self, _shard: &str, position: &u64) -> u64 {
-        *position
-    }
-}
-
-impl Reader for SteadyReader {
-    type Item = u64;
-    type Position = u64;
-
-    fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
-        let allowed = (self.opened.elapsed().as_secs_f64() * RATE as f64) as u64;
-        if allowed <= self.read {
-            // The worker has nothing else to do at this rate.
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        while self.read < allowed && self.next < self.end {
-            batch.push(mix(self.shard * self.end + self.next) % self.keys);
-            self.next += 1;
-            self.read += 1;
-        }
-        Ok(self.next < self.end)
-    }
-
-    fn position(&self) -> u64 {
-        self.next
-    }
-}
-
 fn job(worker: &mut Worker, case: Case, out: &Path) {
     worker.dataflow::<u64, _, _>(|scope| {
         let keys = case.keys;
         let filled = per_share(move |share| (share.index..keys).step_by(share.count as usize))
             .to_stream_fenced(scope, "filled");
-        let steady = Steady { keys, records: case.steady_records() };
+        let steady = Steady { keys, records: case.steady_records(), rate: RATE };
         let counts = steady.to_stream_fenced(scope, "steady").concat(filled).fold_fenced(
             "counts",
             |key: &u64| *key,
@@ -224,6 +158,13 @@ fn check_lines(out: &Path, records: u64) {
     assert_eq!(seen.len() as u64, records, "lines were lost");
 }
 
+/// How far the moments lie apart at which epochs were committed. All nodes tell of each, within about a
+/// millisecond: what is less apart is one moment.
+fn gaps(times: impl Iterator<Item = f64>) -> Vec<f64> {
+    let times: Vec<f64> = times.collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 2.0).collect()
+}
+
 /// The times of all kills of a case, by name.
 #[derive(Default)]
 struct Times(Vec<(&'static str, Vec<f64>)>);
@@ -261,6 +202,19 @@ impl Times {
         self.add("kill to first commit", commit);
         let mut before: Vec<f64> = of("commit").map(at).filter(|time| *time < fault).collect();
         before.sort_by(f64::total_cmp);
+        let first = fault + commit;
+        let mut after: Vec<f64> =
+            of("commit").filter(in_new_view).map(at).filter(|time| *time < first + 1e3).collect();
+        after.sort_by(f64::total_cmp);
+        let last_second = before.iter().copied().filter(|time| *time >= fault - 1e3);
+        if let Some(gaps) = Spread::of(&gaps(last_second)) {
+            self.add("between commits before", gaps.median);
+            self.add("between commits before, longest", gaps.max);
+        }
+        if let Some(gaps) = Spread::of(&gaps(after.into_iter())) {
+            self.add("between commits after", gaps.median);
+            self.add("between commits after, longest", gaps.max);
+        }
         if let Some(last) = before.last() {
             self.add("last commit before to first after", fault + commit - last);
         }

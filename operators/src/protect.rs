@@ -208,8 +208,8 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
                 send(Frames::Built { target, bytes: std::mem::take(buffer) });
             }
         }
-        if sealed_keys > 0 {
-            self.filling.key_bytes = (sealed_bytes / sealed_keys).max(1);
+        if let Some(key_bytes) = sealed_bytes.checked_div(sealed_keys) {
+            self.filling.key_bytes = key_bytes.max(1);
         }
     }
 

@@ -160,7 +160,9 @@ impl Console {
                         &format!("; {moved_partitions} partitions moved; resuming after {resume}");
                 }
                 if *under_replicated > 0 {
-                    text += &format!("; {under_replicated} partitions have too few backups");
+                    text += &format!(
+                        "; {under_replicated} partitions have too few backups until they are rebuilt"
+                    );
                 }
                 vec![text]
             }
@@ -172,6 +174,12 @@ impl Console {
                 }
                 _ => Vec::new(),
             },
+            What::Refilled { partitions, took_ms, .. } => {
+                vec![format!(
+                    "{} has whole copies of {partitions} more partitions, after {took_ms:.0} ms",
+                    who()
+                )]
+            }
             What::Refused { peer, reason } => {
                 vec![format!("{} refused a connection from {peer}: {reason}", who())]
             }

@@ -164,9 +164,18 @@ pub enum What {
         /// Partitions that have another owner than in the view before.
         #[serde(default)]
         moved_partitions: u32,
-        /// Partitions with fewer backups than asked for.
+        /// Partitions with fewer backups than asked for, until they are refilled.
         #[serde(default)]
         under_replicated: u32,
+    },
+    /// The node holds whole copies of all partitions that the view made it a new backup of.
+    Refilled {
+        /// The view.
+        view: ViewNumber,
+        /// How many partitions.
+        partitions: u32,
+        /// How long it took from the beginning of the view.
+        took_ms: f64,
     },
     /// The node has caught up in a view that followed a failure.
     Recovered {
@@ -310,6 +319,7 @@ mod tests {
                 keys_rewound: 11,
                 partitions_restored: 12,
             },
+            What::Refilled { view: ViewNumber(2), partitions: 3, took_ms: 0.5 },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
             What::Message { text: "line\nbreak".to_owned() },

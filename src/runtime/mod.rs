@@ -8,6 +8,8 @@
 //! | `generation` | worker threads and links for the time of one view |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
+//! | `hang` | workers that do not come back from what they do |
+//! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
 //! | `job_hash` | what makes two processes the same job |
@@ -23,6 +25,7 @@ mod job_hash;
 pub mod launcher;
 mod node;
 mod recovery;
+mod registrar;
 mod stopwatch;
 mod wording;
 

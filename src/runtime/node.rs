@@ -16,6 +16,7 @@ use ringfence_operators::generation::{
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::sink::RELEASE_LIMIT;
 use ringfence_operators::vault::{MemoryVault, Role, Vault};
 use timely::WorkerConfig;
 
@@ -23,6 +24,7 @@ use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::hang::{HangWatch, Hung};
 use super::recovery::RecoveryLog;
+use super::registrar::Registrar;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
@@ -31,11 +33,12 @@ use crate::network::{
     LinkEnds, LinkLoss, Listener, ListenerLimits, Purpose, Refusal, RefusedConnection, Welcome,
     dial,
 };
+use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
-use crate::protocol::message::{ProtocolError, Suspicion};
+use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
-use crate::register::{Register, answer};
+use crate::register::Register;
 use crate::report::What;
 
 /// How often a node tells how far it is.
@@ -114,6 +117,8 @@ pub(crate) enum NodeEvent {
     Ended(WorkerEnded),
     /// All threads of a generation have ended.
     Joined { view: ViewNumber },
+    /// The register has answered.
+    Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
 }
@@ -136,6 +141,7 @@ pub(crate) struct Node {
     listener: Option<Listener>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
+    registrar: Option<Registrar>,
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
@@ -169,6 +175,8 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     hang_watch: HangWatch,
+    /// How many partitions this node is filled to be a backup of, and since when.
+    refilling: Option<(u32, Instant)>,
 }
 
 struct Notices {
@@ -194,6 +202,7 @@ impl Node {
             listener: None,
             controls: BTreeMap::new(),
             run: None,
+            registrar: None,
             machine: None,
             early: Vec::new(),
             waiting_links: Vec::new(),
@@ -287,6 +296,7 @@ impl Node {
             let now = Instant::now();
             if now >= progress_at {
                 self.watch_workers(now)?;
+                self.watch_refilling(now);
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -343,6 +353,7 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
+            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();
@@ -518,6 +529,10 @@ impl Node {
             backups: self.setup.backups,
             limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
         }));
+        let events = self.events.clone();
+        let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
+        self.registrar =
+            Some(Registrar::start(Arc::clone(&run.register), run.id.clone(), answered));
         self.run = Some(run);
         self.step(Input::Started { done })?;
         for input in std::mem::take(&mut self.early) {
@@ -555,9 +570,9 @@ impl Node {
             }
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
                 // The machine that asks is made when the register is known.
-                return Ok(self.run.as_ref().and_then(|run| {
-                    answer(run.register.as_ref(), &run.id, &output).map(Input::Register)
-                }));
+                if let Some(registrar) = &self.registrar {
+                    registrar.ask(output);
+                }
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
@@ -650,6 +665,8 @@ impl Node {
         let Some(process_index) = view.process_index(node) else {
             return Err(Error::internal(format!("view {} does not have this node", view.number)));
         };
+        let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
+        let refilling = view.assignment.places.iter().filter(filled).count() as u32;
         let digest = view.digest().0;
         let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
             .iter()
@@ -668,6 +685,7 @@ impl Node {
             joined: false,
             committed: None,
             hang_watch: HangWatch::new(self.setup.hang_limit),
+            refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
             // What this node was told itself goes before what others say: a host may have another
@@ -909,6 +927,21 @@ impl Node {
         }
     }
 
+    /// Tells once the copies that this node was to be filled with are whole.
+    fn watch_refilling(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let Some((partitions, since)) = current.refilling else { return };
+        if self.vault.usage().filling_partitions == 0 {
+            current.refilling = None;
+            let took_ms = (now - since).as_secs_f64() * 1e3;
+            self.tell(What::Refilled { view: self.view_number(), partitions, took_ms });
+        }
+    }
+
+    fn view_number(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+    }
+
     // What workers tell.
 
     fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
@@ -925,6 +958,22 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+        }
+        match &notice {
+            Notice::ReleaseFailed { operator, epoch, why } => {
+                let limit_s = RELEASE_LIMIT.as_secs();
+                let text = format!(
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                     up to {limit_s} s"
+                );
+                self.tell(What::Message { text });
+            }
+            Notice::ReleaseRecovered { operator, failed_for } => {
+                let failed_ms = failed_for.as_millis();
+                let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
+                self.tell(What::Message { text });
+            }
+            _ => {}
         }
         if let Some(recovered) = self.recovery.note(view, &notice, now) {
             self.tell(recovered);

@@ -49,6 +49,8 @@ pub struct MemberLimits {
     pub done_wait_ms: u64,
     /// How often the register is asked again: for the first view, and after it failed to answer.
     pub register_retry_ms: u64,
+    /// After how long without an answer the user is told that the register is slow.
+    pub register_slow_ms: u64,
 }
 
 /// The default for how long a member may be silent.
@@ -66,6 +68,7 @@ impl MemberLimits {
             stop_limit_ms: 5_000,
             done_wait_ms: 2_000,
             register_retry_ms: 500,
+            register_slow_ms: 2_000,
         }
     }
 }

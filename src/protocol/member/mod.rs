@@ -154,7 +154,8 @@ impl Machine {
             Phase::Proposing | Phase::Finished | Phase::Failed => None,
         };
         let beat = self.peers.values().any(|peer| peer.up).then_some(self.beat_at_ms);
-        own.into_iter().chain(self.register.retry_at_ms).chain(beat).min()
+        let register = [self.register.retry_at_ms, self.register.complain_at_ms];
+        own.into_iter().chain(register.into_iter().flatten()).chain(beat).min()
     }
 
     /// Returns where the node stands.
@@ -204,6 +205,7 @@ impl Machine {
     /// Does what is due, whatever came in: a deadline that passed, or a condition that now holds.
     fn advance(&mut self) {
         self.listen();
+        self.complain();
         if self.register.retry_at_ms.is_some_and(|at| at <= self.now_ms) {
             self.register.retry_at_ms = None;
             if self.register.mark_wanted {
