@@ -104,12 +104,15 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
     },
-    /// A failure is caused on purpose; stated right before it is.
+    /// A failure is caused on purpose.
     Fault {
         /// How.
         kind: FaultKind,
         /// Which node fails.
         target: NodeId,
+        /// When it ends by itself, in milliseconds of Unix time; absent where it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<f64>,
     },
     /// The node knows that an epoch is committed. Epochs that held nothing may be left out.
     Commit {
@@ -222,6 +225,9 @@ pub enum What {
     Error {
         /// The text of the error and its causes.
         message: String,
+        /// Whether the others went on without the node that states this, so that the run is well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        excluded: bool,
     },
     /// The node has finished the job.
     Finished {
@@ -285,7 +291,8 @@ mod tests {
     fn every_line_has_event_time_and_node_and_is_read_back() {
         let all = [
             What::Started { process_id: 7, workers: 2, address: None },
-            What::Fault { kind: FaultKind::Kill, target: NodeId(1) },
+            What::Fault { kind: FaultKind::Kill, target: NodeId(1), until_ms: None },
+            What::Fault { kind: FaultKind::Stop, target: NodeId(1), until_ms: Some(12.5) },
             What::Commit { view: ViewNumber(1), epoch: Epoch(2) },
             What::Suspicion { suspect: NodeId(1), silent_ms: 250 },
             What::Cleared { suspect: NodeId(1), silent_ms: 310 },
@@ -316,7 +323,8 @@ mod tests {
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
             What::Message { text: "line\nbreak".to_owned() },
-            What::Error { message: "no".to_owned() },
+            What::Error { message: "no".to_owned(), excluded: false },
+            What::Error { message: "out".to_owned(), excluded: true },
             What::Finished { records: 3, consumed: 4, commits: 5 },
         ];
         for (index, what) in all.into_iter().enumerate() {

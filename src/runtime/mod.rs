@@ -23,6 +23,7 @@ mod generation;
 mod hang;
 pub(crate) mod holdings;
 mod host;
+mod injector;
 mod job_hash;
 pub mod launcher;
 mod link_watch;

@@ -248,7 +248,10 @@ impl Node {
                 let consumed = self.gauges.consumed.load(Ordering::Relaxed);
                 self.tell(What::Finished { records, consumed, commits: self.commits });
             }
-            Err(error) => self.tell(What::Error { message: format!("{error:?}") }),
+            Err(error) => self.tell(What::Error {
+                message: format!("{error:?}"),
+                excluded: error.kind() == Kind::Excluded,
+            }),
         }
         result
     }
@@ -372,8 +375,8 @@ impl Node {
                 }
                 Ok(())
             }
-            // Only a launcher kills, from outside.
-            NodeEvent::Fault(FaultKind::Kill) => Ok(()),
+            // All other faults come from outside, by a launcher.
+            NodeEvent::Fault(_) => Ok(()),
         }
     }
 
@@ -696,6 +699,9 @@ impl Node {
             refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
+            // What this node was told itself goes before what others say: a host may have another
+            // name from here.
+            let address = self.setup.nodes.get(&peer).cloned().unwrap_or(address);
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
             let hello = self.hello(purpose, peer, Some(incarnation));
             let deadline = Instant::now() + LINK_LIMIT;
