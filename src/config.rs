@@ -177,9 +177,8 @@ impl Config {
         self
     }
 
-    /// Takes a node that has been silent for `limit` for failed, and goes on without it unless it
-    /// answers within half as long again. A node is suspected earlier, and given up earlier where all
-    /// others miss it too.
+    /// Takes a node that no other has heard for `limit` for failed, one that some still hear after half
+    /// as long again, and goes on without it unless it answers within 3/5 of the limit.
     pub fn suspect_after(mut self, limit: Duration) -> Self {
         self.suspect = limit;
         self
@@ -529,7 +528,7 @@ fn command(program: &str) -> Command {
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
-        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 600]"))
+        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
         .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
         .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild copies that were lost [default: 64]"))
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
