@@ -13,7 +13,7 @@ use ringfence::chaos::{Proxy, Route};
 use ringfence::operators::ids::NodeId;
 use serde_json::Value;
 use support::cluster::Cluster;
-use support::{Place, Ran, left_behind, of_kind, wait_until};
+use support::{Place, Ran, left_behind, of_kind};
 
 const BYTES: usize = 500_000;
 
