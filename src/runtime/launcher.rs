@@ -329,10 +329,14 @@ impl Launcher {
     }
 
     fn verdict(&mut self) -> Result<()> {
-        // A node that the others went on without is a part of the failure that they survived.
+        // A node that the others went on without is a part of the failure that they survived, whether
+        // it has learned that or has ended by something else before.
+        let members = self.summary.members();
+        let is_left =
+            |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
-            !node.excluded && node.status.is_some_and(has_failed)
+            !is_left(node) && node.status.is_some_and(has_failed)
         };
         // The first node to say an error is likelier to be the cause than the first in number.
         let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
