@@ -4,7 +4,9 @@
 //! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
 //! contradiction has the same text.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -14,6 +16,7 @@ use timely::worker::ProgressMode;
 
 use crate::chaos::{Fault, FaultKind};
 use crate::error::{Error, Kind, Result};
+use crate::report::FailureReport;
 
 /// The environment variable by which a launcher tells a child which node it is.
 pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
@@ -50,6 +53,16 @@ pub enum Mode {
     },
 }
 
+/// What is called with each failure report.
+#[derive(Clone)]
+struct OnFailure(Arc<dyn Fn(&FailureReport) + Send + Sync>);
+
+impl fmt::Debug for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnFailure(..)")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cluster {
     Single,
@@ -84,6 +97,8 @@ pub struct Config {
     register: Option<PathBuf>,
     report: Option<PathBuf>,
     faults: Vec<Fault>,
+    restarts: (u32, Duration),
+    on_failure: Option<OnFailure>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
     node_args: Option<Vec<String>>,
@@ -102,6 +117,8 @@ impl Config {
             register: None,
             report: None,
             faults: Vec::new(),
+            restarts: (10, Duration::from_secs(60)),
+            on_failure: None,
             progress_mode: ProgressMode::default(),
             idle_spin: None,
             node_args: None,
@@ -176,6 +193,32 @@ impl Config {
     pub fn fault(mut self, spec: &str) -> Result<Self> {
         self.faults.push(parse_fault(spec)?);
         Ok(self)
+    }
+
+    /// Ends the job once panics of workers have ended more than `views` views within `window`.
+    ///
+    /// Panics anywhere in the cluster count, each view once, whatever its operator: it is a bound on
+    /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
+    pub fn restarts(mut self, views: u32, window: Duration) -> Self {
+        self.restarts = (views, window);
+        self
+    }
+
+    /// Calls `callback` with the report of each failure once it is complete: when all nodes have caught
+    /// up after it, or the job has ended.
+    ///
+    /// In the launcher, or in a process without one; not in the nodes of a launcher, which tell it what
+    /// they saw. It is called in the midst of the launcher's or node's work, so it must be quick.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    ///
+    /// let config = Config::local(3).on_failure(|report| eprintln!("{}: {report}", report.cause));
+    /// # let _ = config;
+    /// ```
+    pub fn on_failure(mut self, callback: impl Fn(&FailureReport) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(OnFailure(Arc::new(callback)));
+        self
     }
 
     /// Uses one of timely's ways to track progress.
@@ -271,6 +314,18 @@ impl Config {
         &self.faults
     }
 
+    /// How many views panics of workers may end, and within which time.
+    pub fn restart_budget(&self) -> (u32, Duration) {
+        self.restarts
+    }
+
+    /// Tells whoever wants to know of a failure.
+    pub(crate) fn tell_failure(&self, report: &FailureReport) {
+        if let Some(OnFailure(callback)) = &self.on_failure {
+            callback(report);
+        }
+    }
+
     /// The arguments that node processes are started with, if not the launcher's own.
     pub fn node_arguments(&self) -> Option<&[String]> {
         self.node_args.as_deref()
@@ -330,6 +385,9 @@ impl Config {
         }
         if self.in_flight_epochs == 0 {
             return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        }
+        if self.restarts.1.is_zero() {
+            return wrong("--restarts: its time must be at least one second".to_owned());
         }
         self.validate_backups()?;
         self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
@@ -426,6 +484,7 @@ fn command(program: &str) -> Command {
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN or panic:NODE@WHEN, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated"))
+        .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
         .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
@@ -453,6 +512,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.report = path("report");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
         config.faults.push(parse_fault(spec)?);
+    }
+    if let Some(budget) = matches.get_one::<String>("restarts") {
+        config.restarts = parse_restarts(budget)?;
     }
     if let Some(mode) = matches.get_one::<String>("progress-mode") {
         config.progress_mode = mode.parse().map_err(Error::usage)?;
@@ -519,6 +581,16 @@ fn check_address(address: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::config(format!("{address:?} is no address: expected host:port")))
+}
+
+fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
+    let parts = budget.split_once('/');
+    let numbers = parts.and_then(|(views, seconds)| {
+        Some((views.parse().ok()?, Duration::from_secs(seconds.parse().ok()?)))
+    });
+    numbers.ok_or_else(|| {
+        Error::usage(format!("--restarts {budget:?}: expected NUM/SECONDS, as in 10/60"))
+    })
 }
 
 fn parse_fault(spec: &str) -> Result<Fault> {
@@ -589,7 +661,7 @@ mod tests {
     fn all_our_own_flags_are_read() {
         let config = parsed(
             "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
-             --fault panic:0@40% --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5",
+             --fault panic:0@40% --restarts 3/9 --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5",
         );
         assert_eq!(config.mode_given(None), Mode::Local(3));
         assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
@@ -599,6 +671,7 @@ mod tests {
         assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
         assert_eq!(config.faults().len(), 2);
         assert_eq!(config.in_flight_epochs_max(), 9);
+        assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
     }
 
     #[test]
@@ -630,6 +703,9 @@ mod tests {
             ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
             ("--fault kill:0@1s", "needs --local"),
             ("--progress-mode lazy", "lazy"),
+            ("--restarts 3", "NUM/SECONDS"),
+            ("--restarts 3/x", "NUM/SECONDS"),
+            ("--restarts 3/0", "one second"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

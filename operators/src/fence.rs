@@ -15,6 +15,7 @@ use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::time::EpochTime;
+use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
 
@@ -58,6 +59,7 @@ struct Inner {
     built: Cell<bool>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
+    whereabouts: Arc<Whereabouts>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
 }
@@ -121,6 +123,7 @@ impl Fence {
                 commit: Commit::resume(generation.resume),
                 built: Cell::new(false),
                 reading_since: Cell::new(None),
+                whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
             }),
         };
@@ -136,6 +139,11 @@ impl Fence {
     /// The index of the worker in this generation; another one after the next view change.
     pub fn worker(&self) -> usize {
         self.inner.worker
+    }
+
+    /// Where this worker is.
+    pub fn whereabouts(&self) -> &Whereabouts {
+        &self.inner.whereabouts
     }
 
     /// The number of workers of this generation.
@@ -201,6 +209,7 @@ impl Fence {
             Some(first) if first != dataflow => self.fail(JobError::SecondDataflow { name }),
             Some(_) => {}
         }
+        self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
     }
@@ -246,12 +255,18 @@ impl Fence {
     ///
     /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here
     /// leaves state that can be rewound.
-    pub(crate) fn check(&self, operator: &OperatorName) {
+    pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
+        let names = self.inner.names.borrow();
+        // Few operators and shared names: a pointer is found sooner than a text.
+        let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
+        let active = self.inner.whereabouts.enter(index.unwrap_or(names.len()));
+        drop(names);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
+        active
     }
 
     /// Ends the job with an error.

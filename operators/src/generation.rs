@@ -1,5 +1,6 @@
 //! A generation: what all workers of one process share while one view lasts.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use timely::scheduling::SyncActivator;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
+use crate::whereabouts::Whereabouts;
 
 /// Who runs and who backs each partition, as timely worker indices of this generation.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +93,8 @@ pub enum Notice {
         rewound: usize,
         /// Partitions opened from their replicas.
         opened: usize,
+        /// Encoded bytes of those replicas.
+        bytes_opened: usize,
         /// Keys whose value was undone.
         keys_rewound: usize,
         /// What it took.
@@ -125,6 +129,8 @@ pub struct Gauges {
     pub total: AtomicU64,
     /// Records read from the shards that this process runs, from their beginning.
     pub records: AtomicU64,
+    /// One more than the latest epoch that a source of this process has begun; 0 where none has.
+    pub epochs_begun: AtomicU64,
 }
 
 /// Receives what happens inside the workers; called on their threads, so it must be quick.
@@ -153,10 +159,14 @@ pub struct Generation {
     pub observer: Arc<dyn Observer>,
     /// How far the input is.
     pub gauges: Arc<Gauges>,
+    /// The partitions of operators in which a record made a worker panic before: their records are
+    /// kept until they are processed, so that the next panic can be told with its record.
+    pub watched: BTreeSet<(OperatorName, PartitionId)>,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
     when_done: Mutex<Vec<WhenDone>>,
+    whereabouts: Mutex<Vec<Arc<Whereabouts>>>,
 }
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
@@ -184,11 +194,32 @@ impl Generation {
             clock,
             observer,
             gauges,
+            watched: BTreeSet::new(),
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
             when_done: Mutex::new(Vec::new()),
+            whereabouts: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The same generation, with these partitions watched.
+    pub fn watching(mut self, watched: BTreeSet<(OperatorName, PartitionId)>) -> Self {
+        self.watched = watched;
+        self
+    }
+
+    /// Where the workers of this process are, by their index.
+    pub fn whereabouts(&self) -> Vec<Arc<Whereabouts>> {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the place of a worker known.
+    pub(crate) fn place_worker(&self, worker: usize) -> Arc<Whereabouts> {
+        let place = Arc::new(Whereabouts::new(worker % self.settings.workers_per_node.max(1)));
+        let mut all = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&place));
+        place
     }
 
     /// Asks every worker to leave at its next protected operator, and wakes it.

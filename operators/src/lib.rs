@@ -9,6 +9,7 @@
 //! | [`fence`] | the per-worker handle behind every verb |
 //! | [`generation`] | what all workers of a process share while one view lasts |
 //! | [`worker`] | a worker's life in one generation: build, run, leave, tear down |
+//! | [`whereabouts`] | which operator, epoch and partition a worker is at |
 //! | [`state`] | keyed state with dirty keys and undo, and its encoded replica |
 //! | [`snapshot`] | the encoded forms: deltas and bases |
 //! | [`vault`] | a node's store of replicas and of live state between generations |
@@ -28,6 +29,7 @@ mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
+mod panics;
 pub mod prelude;
 mod protect;
 mod replicate;
@@ -40,4 +42,5 @@ pub mod stateful;
 pub mod testing;
 pub mod time;
 pub mod vault;
+pub mod whereabouts;
 pub mod worker;

@@ -70,7 +70,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             undecoded: 0,
             buffers: BTreeMap::new(),
         };
-        let (mut rewound, mut opened, mut keys_rewound) = (0, 0, 0);
+        let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
@@ -88,6 +88,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             } else if let Some(resume) = generation.resume {
                 match generation.vault.open_replica(id, partition) {
                     Ok(Some(replica)) => {
+                        bytes_opened += replica.base.encoded_bytes();
                         if let Err(error) = table.attach(replica.base, Some(resume)) {
                             partitions.refuse(partition, error.to_string());
                         }
@@ -107,6 +108,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
                 operator: name.clone(),
                 rewound,
                 opened,
+                bytes_opened,
                 keys_rewound,
                 elapsed: begun.elapsed(),
             });

@@ -1,7 +1,9 @@
 //! Keyed state given by us: `fold_fenced`, `stateful_fenced`, and timers.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use timely::container::CapacityContainerBuilder;
@@ -10,6 +12,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
+use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
@@ -199,6 +202,14 @@ impl<'scope, T: EpochTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope,
 trait Keyed<T: EpochTime, D, K, R>: 'static {
     /// Applies a record of `key`.
     fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
+    /// Applies a record of `key` to a copy of its state, which counts only if that does not panic.
+    fn attempt(
+        &mut self,
+        time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic>;
     /// The earliest time that has timers to fire.
     fn next_timer(&self) -> Option<T>;
     /// Fires the timers of a complete time.
@@ -210,6 +221,9 @@ trait Keyed<T: EpochTime, D, K, R>: 'static {
     /// The identities of its state in the vault.
     fn ids(&self) -> Vec<u64>;
 }
+
+/// What a caught panic left behind.
+type Panic = Box<dyn Any + Send>;
 
 /// A key with the hash and partition that go with it.
 struct Place<K> {
@@ -268,9 +282,10 @@ where
         // The time whose records are being applied and which is not sealed yet.
         let mut open: Option<T> = None;
         let mut decoded = fence.generation().resume.is_none();
+        let watched = watched_partitions(&fence, &name);
 
         move |frontiers| {
-            fence.check(&name);
+            let _active = fence.check(&name);
             let frontier = &frontiers[0];
             input.for_each(|capability, batch| {
                 let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
@@ -298,6 +313,7 @@ where
                 }
                 let Some(capability) = &held else { break };
                 let capability = capability.delayed(&time);
+                fence.whereabouts().set_epoch(time.to_epoch());
                 if let Some((_, batches)) = turn {
                     for batch in batches {
                         fence.leave_if_stopping();
@@ -310,8 +326,20 @@ where
                                     what: format!("a key cannot be encoded: {error}"),
                                 }),
                             };
-                            let at = Place { key, hash, partition: partition_of(hash, partitions) };
-                            operator.record(&time, at, record, &mut Give { results: &mut results });
+                            let partition = partition_of(hash, partitions);
+                            fence.whereabouts().set_partition(partition);
+                            let (at, mut out) =
+                                (Place { key, hash, partition }, Give { results: &mut results });
+                            if watched.is_empty() || !watched.contains(&partition) {
+                                operator.record(&time, at, record, &mut out);
+                            } else {
+                                let kept = record.clone();
+                                let tried = operator.attempt(&time, at, record, &mut out);
+                                if let Err(panic) = tried {
+                                    fence.whereabouts().set_record(describe(&kept));
+                                    resume_unwind(panic);
+                                }
+                            }
                             if results.len() >= GIVE_MAX {
                                 flush(&mut output, &capability, &mut results);
                             }
@@ -345,6 +373,23 @@ where
     });
     commit(frames, &fence, &name, ids);
     results
+}
+
+/// The partitions of an operator whose records are kept while they are processed.
+fn watched_partitions(fence: &Fence, name: &OperatorName) -> BTreeSet<PartitionId> {
+    let watched = fence.generation().watched.iter();
+    watched.filter(|(operator, _)| operator == name).map(|(_, partition)| *partition).collect()
+}
+
+/// A record as a person may read it: JSON, or where JSON has no form for it, its encoded bytes.
+fn describe<D: Data>(record: &D) -> String {
+    serde_json::to_string(record).unwrap_or_else(|_| {
+        let mut bytes = Vec::new();
+        match Postcard::encode(record, &mut bytes) {
+            Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Err(error) => format!("a record that cannot be encoded: {error}"),
+        }
+    })
 }
 
 fn flush<T: EpochTime, R: 'static>(
@@ -387,6 +432,21 @@ where
         table.update(at.hash, at.key, || init.clone(), |state| fold(state, record, out));
     }
 
+    fn attempt(
+        &mut self,
+        _time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic> {
+        let table = self.states.table(at.partition);
+        let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_else(|| self.init.clone());
+        let fold = &mut self.fold;
+        catch_unwind(AssertUnwindSafe(|| fold(&mut state, record, out)))?;
+        table.insert(at.hash, at.key, state);
+        Ok(())
+    }
+
     fn next_timer(&self) -> Option<T> {
         None
     }
@@ -408,6 +468,7 @@ where
 
 /// Keyed state with timers, which are keyed state themselves: (epoch, key) -> nothing.
 struct WithTimers<K: Data + Eq, S: Data, L> {
+    fence: Fence,
     states: Partitions<K, S>,
     timers: Partitions<(u64, K), ()>,
     timer_route: KeyRoute<(u64, K)>,
@@ -435,7 +496,14 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
                 due.entry(epoch).or_default().push(Place { key, hash, partition });
             }
         }
-        WithTimers { states, timers, timer_route: KeyRoute::new(hasher), due, logic }
+        WithTimers {
+            fence: fence.clone(),
+            states,
+            timers,
+            timer_route: KeyRoute::new(hasher),
+            due,
+            logic,
+        }
     }
 
     fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
@@ -451,8 +519,13 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             let mut here = At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
             (logic.borrow_mut())(&mut here, event, out);
         });
+        self.settle(at, wake, remove);
+    }
+
+    /// Does what a call has asked for.
+    fn settle<T: EpochTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
         if remove {
-            table.remove(at.hash, &at.key);
+            self.states.table(at.partition).remove(at.hash, &at.key);
         }
         for time in wake {
             let timer = (time.to_epoch().0, at.key.clone());
@@ -480,6 +553,27 @@ where
         self.call(time, at, Event::Record(record), out);
     }
 
+    fn attempt(
+        &mut self,
+        time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic> {
+        let (mut wake, mut remove) = (BTreeSet::new(), false);
+        let table = self.states.table(at.partition);
+        let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_default();
+        let logic = &self.logic;
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut here =
+                At { key: &at.key, state: &mut state, time, wake: &mut wake, remove: &mut remove };
+            (logic.borrow_mut())(&mut here, Event::Record(record), out);
+        }))?;
+        table.insert(at.hash, at.key.clone(), state);
+        self.settle(at, wake, remove);
+        Ok(())
+    }
+
     fn next_timer(&self) -> Option<T> {
         self.due.first_key_value().map(|(&epoch, _)| T::from_epoch(Epoch(epoch)))
     }
@@ -487,6 +581,7 @@ where
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>) {
         let Some((epoch, places)) = self.due.pop_first() else { return };
         for at in places {
+            self.fence.whereabouts().set_partition(at.partition);
             let timer = (epoch, at.key.clone());
             let hash = match self.timer_route.hash(&timer) {
                 Ok(hash) => hash,

@@ -11,6 +11,8 @@ use timely::worker::{Config, Worker};
 use crate::error::{JobError, Leave};
 use crate::fence::Fence;
 use crate::generation::Generation;
+use crate::ids::Spot;
+use crate::panics;
 
 /// How a worker left its generation.
 #[derive(Debug)]
@@ -22,10 +24,21 @@ pub enum WorkerEnd<R> {
     /// The job cannot go on.
     Failed(JobError),
     /// It panicked; none of its state was kept.
-    Panicked {
-        /// What the panic said.
-        message: String,
-    },
+    Panicked(WorkerPanic),
+}
+
+/// What is known of the panic of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerPanic {
+    /// What the panic said.
+    pub message: String,
+    /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
+    pub location: Option<String>,
+    /// Where in the job it happened.
+    pub spot: Spot,
+    /// The record that could not be processed, as text. It is kept only in partitions that are being
+    /// watched, since one of their records made a worker panic before.
+    pub record: Option<String>,
 }
 
 /// Runs `job` on a worker made from `allocator`, and steps the worker until all dataflows have ended.
@@ -40,6 +53,7 @@ pub fn run_worker<R>(
     job: impl FnOnce(&mut Worker) -> R,
 ) -> WorkerEnd<R> {
     Fence::configure(generation, &mut config);
+    panics::watch();
     let mut worker = Worker::new(config, allocator, Some(Instant::now()));
     let guard = Fence::enter(generation, &worker);
     let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -59,7 +73,13 @@ pub fn run_worker<R>(
         Err(Ok(Leave::Failed(error))) => WorkerEnd::Failed(error),
         Err(Err(payload)) => {
             guard.taint();
-            WorkerEnd::Panicked { message: message_of(payload.as_ref()) }
+            let whereabouts = guard.fence().whereabouts();
+            WorkerEnd::Panicked(WorkerPanic {
+                message: message_of(payload.as_ref()),
+                location: panics::location(),
+                spot: whereabouts.spot(),
+                record: whereabouts.record(),
+            })
         }
     };
     for dataflow in worker.installed_dataflows() {

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
+use super::{FailureReport, Observation};
 use crate::chaos::FaultKind;
 
 /// Who states an event.
@@ -150,6 +151,9 @@ pub enum What {
         /// Partitions with fewer backups than asked for.
         #[serde(default)]
         under_replicated: u32,
+        /// Who owns how many partitions that had another owner before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        takeovers: Vec<Takeover>,
     },
     /// The node has caught up in a view that followed a failure.
     Recovered {
@@ -169,6 +173,12 @@ pub enum What {
         keys_rewound: u64,
         /// Partitions that this node opened from a replica.
         partitions_restored: u32,
+        /// Epochs that this node had begun and that are not committed at the resume epoch.
+        #[serde(default)]
+        epochs_rewound: u64,
+        /// Encoded bytes of the replicas that this node opened.
+        #[serde(default)]
+        bytes_opened: u64,
     },
     /// How far a node has come.
     ///
@@ -190,6 +200,10 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// A node's or the launcher's part of a failure report.
+    Observed(Box<Observation>),
+    /// All that is known of one failure.
+    FailureReport(Box<FailureReport>),
     /// A plain line for a person.
     Message {
         /// The line.
@@ -209,6 +223,15 @@ pub enum What {
         /// Epochs that the node saw committed.
         commits: u64,
     },
+}
+
+/// How many partitions a node took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// The node.
+    pub node: NodeId,
+    /// Partitions that it owns now and did not own before.
+    pub partitions: u32,
 }
 
 /// How long each phase of a recovery took, in milliseconds, in the order in which they happen.
@@ -256,6 +279,7 @@ impl Phases {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Cause, Clue, Component, FailurePlace};
     use super::*;
 
     #[test]
@@ -278,6 +302,7 @@ mod tests {
                 resume: None,
                 moved_partitions: 85,
                 under_replicated: 0,
+                takeovers: vec![Takeover { node: NodeId(2), partitions: 85 }],
             },
             What::Recovered {
                 view: ViewNumber(2),
@@ -286,6 +311,8 @@ mod tests {
                 records_at_resume: 9,
                 keys_rewound: 11,
                 partitions_restored: 12,
+                epochs_rewound: 2,
+                bytes_opened: 1,
             },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
@@ -293,7 +320,16 @@ mod tests {
             What::Error { message: "no".to_owned() },
             What::Finished { records: 3, consumed: 4, commits: 5 },
         ];
-        for (index, what) in all.into_iter().enumerate() {
+        let observation = Observation {
+            view: ViewNumber(1),
+            component: Component::Worker,
+            place: FailurePlace { worker: Some(1), ..FailurePlace::node(NodeId(2)) },
+            cause: Cause::Panic,
+            evidence: vec![Clue::Panic { message: "no".to_owned(), location: None }],
+        };
+        let report = FailureReport::of(observation.clone(), 1.5);
+        let more = [What::Observed(Box::new(observation)), What::FailureReport(Box::new(report))];
+        for (index, what) in all.into_iter().chain(more).enumerate() {
             let origin = if index % 2 == 0 { NodeId(1).into() } else { Origin::LAUNCHER };
             let event = Event::at(1_700_000_000_123.456, origin, what);
             let line = serde_json::to_string(&event).unwrap();

@@ -21,13 +21,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
-use ringfence_operators::ids::NodeId;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::channel::{self, Start, ToLauncher, ToNode};
+use super::memory_kills::MemoryKills;
 use crate::chaos::{Fault, FaultKind, FaultSchedule};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
-use crate::report::{Console, Event, Origin, ReportFile, Summary, What, now_ms};
+use crate::report::{
+    Cause, Clue, Component, Console, Event, FailureLedger, FailurePlace, FailureReport,
+    Observation, Origin, ReportFile, Summary, What, now_ms,
+};
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -55,6 +59,11 @@ const EXIT_INTERRUPTED: i32 = 130;
 ///
 /// Must be called from a thread that outlives the call: nodes die with the thread that started them.
 pub fn run(config: &Config) -> Result<Summary> {
+    run_and_report(config).map(|(summary, _failures)| summary)
+}
+
+/// Like [`run`], and returns the failures besides.
+pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureReport>)> {
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
@@ -67,6 +76,9 @@ pub fn run(config: &Config) -> Result<Summary> {
         inbox,
         schedule: FaultSchedule::new(config.faults().iter().copied()),
         summary: Summary::new(),
+        config: config.clone(),
+        ledger: FailureLedger::new(),
+        memory_kills: MemoryKills::watch(),
         console: Console::new(),
         report,
         started: false,
@@ -75,10 +87,13 @@ pub fn run(config: &Config) -> Result<Summary> {
     let result = launcher.run(config, nodes, &register, sender);
     launcher.end_all();
     launcher.summary.set_faults_unfired(launcher.schedule.waiting());
-    launcher.console.finish(&launcher.summary);
+    let error = result.as_ref().err().map(ToString::to_string);
+    let reports = launcher.ledger.finish(error.as_deref());
+    let result = result.and(launcher.report(reports));
+    launcher.console.finish();
     drop(interrupts);
     match result {
-        Ok(()) => Ok(launcher.summary),
+        Ok(()) => Ok((launcher.summary, launcher.ledger.reports().to_vec())),
         Err(error) => Err(register.keep(error)),
     }
 }
@@ -90,6 +105,8 @@ struct Node {
     channel: UnixStream,
     address: Option<String>,
     status: Option<ExitStatus>,
+    /// Whether it was killed on purpose.
+    is_killed: bool,
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
@@ -109,6 +126,9 @@ struct Launcher {
     inbox: Receiver<Inbox>,
     schedule: FaultSchedule,
     summary: Summary,
+    config: Config,
+    ledger: FailureLedger,
+    memory_kills: MemoryKills,
     console: Console,
     report: Option<ReportFile>,
     started: bool,
@@ -237,7 +257,10 @@ impl Launcher {
         let node = self.node(fault.node);
         // Done before it is told, so that telling does not stand between the stamp and the deed.
         let result = match fault.kind {
-            FaultKind::Kill => node.child.kill(),
+            FaultKind::Kill => {
+                node.is_killed = true;
+                node.child.kill()
+            }
             FaultKind::Panic => channel::send(&node.channel, &ToNode::Fault(fault.kind)),
         };
         result.map_err(|e| Error::internal(format!("fault {fault} failed")).because(e))?;
@@ -254,6 +277,9 @@ impl Launcher {
                 })?;
                 if node.status.is_some_and(|status| !status.success()) {
                     ended.push(What::Message { text: node.ending() });
+                    let view = self.summary.view().unwrap_or_default();
+                    let seen = node.observed_end(view, &mut self.memory_kills);
+                    ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
                 }
             }
         }
@@ -290,11 +316,25 @@ impl Launcher {
     fn publish(&mut self, mut event: Event) -> Result<()> {
         self.summary.complete(&mut event);
         self.summary.fold(&event);
+        self.write(&event)?;
+        let reports = self.ledger.fold(&event);
+        self.report(reports)
+    }
+
+    /// Tells everybody of failures whose reports are complete.
+    fn report(&mut self, reports: Vec<FailureReport>) -> Result<()> {
+        reports.into_iter().try_for_each(|report| {
+            self.config.tell_failure(&report);
+            self.write(&Event::now(Origin::LAUNCHER, What::FailureReport(Box::new(report))))
+        })
+    }
+
+    fn write(&mut self, event: &Event) -> Result<()> {
         if let Some(report) = &mut self.report {
-            report.append(&event)?;
+            report.append(event)?;
         }
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.console.tell(&event, &self.summary, alive);
+        self.console.tell(event, &self.summary, alive);
         Ok(())
     }
 
@@ -314,6 +354,50 @@ impl Launcher {
 }
 
 impl Node {
+    /// What its status shows of a failure.
+    ///
+    /// An exit code before the first view is an error of the start, which speaks for itself.
+    fn observed_end(
+        &self,
+        view: ViewNumber,
+        memory_kills: &mut MemoryKills,
+    ) -> Option<Observation> {
+        let status = self.status?;
+        let mut evidence = Vec::new();
+        let cause = match (status.code(), status.signal()) {
+            (Some(_), _) if view == ViewNumber(0) => return None,
+            (Some(code), _) => {
+                evidence.push(Clue::ExitCode { code });
+                evidence.extend(self.last_error.clone().map(|text| Clue::Error { text }));
+                Cause::Exited
+            }
+            (None, Some(number)) => {
+                let name = Signal::try_from(number).map_or_else(
+                    |_| format!("signal {number}"),
+                    |signal| signal.as_str().to_owned(),
+                );
+                evidence.push(Clue::Signal { number, name });
+                let kills = memory_kills.since_last();
+                match kills.filter(|_| number == Signal::SIGKILL as i32 && !self.is_killed) {
+                    Some((kills, counted_by)) => {
+                        let counted_by = counted_by.to_owned();
+                        evidence.push(Clue::OutOfMemoryKills { kills, counted_by });
+                        Cause::OutOfMemory
+                    }
+                    None => Cause::Killed,
+                }
+            }
+            (None, None) => Cause::Exited,
+        };
+        Some(Observation {
+            view,
+            component: Component::Process,
+            place: FailurePlace::node(self.id),
+            cause,
+            evidence,
+        })
+    }
+
     /// How it ended, and the last that it said.
     fn ending(&self) -> String {
         let how = match self.status {
@@ -359,6 +443,7 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         channel,
         address: None,
         status: None,
+        is_killed: false,
         last_error: None,
         last_line: Arc::clone(&last_line),
         outputs_open: 2,
@@ -512,7 +597,7 @@ mod tests {
     use super::super::channel::{FromLauncher, Supervision};
     use super::*;
     use crate::report::Event;
-    use ringfence_operators::ids::{Epoch, ViewNumber};
+    use ringfence_operators::ids::Epoch;
 
     /// What a node of these tests does; it stands as an argument that the test harness takes for
     /// the name of one more test.

@@ -8,6 +8,8 @@
 //! | `generation` | worker threads and links for the time of one view |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
+//! | `witness` | what a node saw of a failure |
+//! | `memory_kills` | whether the kernel ended a process for lack of memory |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
 //! | `job_hash` | what makes two processes the same job |
@@ -19,9 +21,11 @@ mod generation;
 mod host;
 mod job_hash;
 pub mod launcher;
+mod memory_kills;
 mod node;
 mod recovery;
 mod stopwatch;
+mod witness;
 mod wording;
 
 pub use execute::{Outcome, execute, execute_from_args};
