@@ -110,7 +110,11 @@ struct Node {
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
+    /// The pipes and the channel, as long as there may be something in them.
     outputs_open: usize,
+    /// Whether all that it had to tell is told.
+    channel_ended: bool,
+    end_told: bool,
 }
 
 /// What reaches the launcher's loop.
@@ -154,6 +158,7 @@ impl Launcher {
             }
         }
         self.drain_outputs(|_| true)?;
+        self.tell_ends(|_| true)?;
         self.verdict()
     }
 
@@ -192,6 +197,9 @@ impl Launcher {
                     let text = format!("node {id} sent what cannot be understood: {garbage}");
                     self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
                 }
+                let node = self.node(id);
+                node.channel_ended = true;
+                node.outputs_open -= 1;
                 self.reap(Some(id))
             }
             Inbox::OutputEnded(id) => {
@@ -269,18 +277,26 @@ impl Launcher {
 
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
     fn reap(&mut self, only: Option<NodeId>) -> Result<()> {
-        let mut ended = Vec::new();
         for node in &mut self.nodes {
             if node.status.is_none() && only.is_none_or(|id| id == node.id) {
                 node.status = node.child.try_wait().map_err(|error| {
                     Error::internal(format!("cannot wait for node {}", node.id)).because(error)
                 })?;
-                if node.status.is_some_and(|status| !status.success()) {
-                    ended.push(What::Message { text: node.ending() });
-                    let view = self.summary.view().unwrap_or_default();
-                    let seen = node.observed_end(view, &mut self.memory_kills);
-                    ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
-                }
+            }
+        }
+        self.tell_ends(|node| node.channel_ended)
+    }
+
+    /// Tells of the ends of processes, once they cannot say anything more themselves.
+    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) -> Result<()> {
+        let mut ended = Vec::new();
+        let view = self.summary.view().unwrap_or_default();
+        for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
+            node.end_told = node.status.is_some();
+            if node.status.is_some_and(|status| !status.success()) {
+                ended.push(What::Message { text: node.ending() });
+                let seen = node.observed_end(view, &mut self.memory_kills);
+                ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
             }
         }
         ended.into_iter().try_for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)))
@@ -446,7 +462,9 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         is_killed: false,
         last_error: None,
         last_line: Arc::clone(&last_line),
-        outputs_open: 2,
+        outputs_open: 3,
+        channel_ended: false,
+        end_told: false,
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
     start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
