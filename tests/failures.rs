@@ -403,7 +403,7 @@ fn a_process_killed_by_hand_is_suspected_by_each_survivor() {
         let report = only(&reports);
         assert_eq!((report.component, report.cause), (Component::Node, Cause::ConnectionLost));
         assert_eq!((report.certainty, report.place.node), (Certainty::Suspected, Some(NodeId(1))));
-        assert!(ran[process].stderr.contains("failure in view 1: node connection lost"));
+        assert!(ran[process].stderr.contains("failure 1 in view 1: node connection lost"));
     }
     place.assert_exact(8);
 }

@@ -327,7 +327,7 @@ mod tests {
             cause: Cause::Panic,
             evidence: vec![Clue::Panic { message: "no".to_owned(), location: None }],
         };
-        let report = FailureReport::of(observation.clone(), 1.5);
+        let report = FailureReport::of(1, observation.clone(), 1.5);
         let more = [What::Observed(Box::new(observation)), What::FailureReport(Box::new(report))];
         for (index, what) in all.into_iter().chain(more).enumerate() {
             let origin = if index % 2 == 0 { NodeId(1).into() } else { Origin::LAUNCHER };

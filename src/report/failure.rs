@@ -347,6 +347,11 @@ pub struct Cost {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FailureReport {
+    /// Its number in the run, from 1.
+    ///
+    /// A report may be followed by another of the same number, when a node that was given up speaks after
+    /// all: the later one knows better.
+    pub id: u64,
     /// The view in which it happened; 0 before the first.
     pub view: ViewNumber,
     /// What failed.
@@ -372,9 +377,10 @@ pub struct FailureReport {
 
 impl FailureReport {
     /// A failure of which one observation is known.
-    pub(super) fn of(observation: Observation, at_ms: f64) -> Self {
+    pub(super) fn of(id: u64, observation: Observation, at_ms: f64) -> Self {
         let Observation { view, component, place, cause, evidence } = observation;
         FailureReport {
+            id,
             view,
             component,
             place,
@@ -425,8 +431,8 @@ impl FailureReport {
 /// A few lines for a person.
 impl fmt::Display for FailureReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FailureReport { component, place, cause, certainty, view, .. } = self;
-        write!(f, "failure in view {view}: {component} {cause} ({certainty}): {place}")?;
+        let FailureReport { id, component, place, cause, certainty, view, .. } = self;
+        write!(f, "failure {id} in view {view}: {component} {cause} ({certainty}): {place}")?;
         if let [first, ..] = &self.noticed_by[..] {
             let others = self.noticed_by.len() - 1;
             let more = if others > 0 { format!(" and {others} more") } else { String::new() };

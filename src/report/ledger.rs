@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::failure::{Cause, Certainty, Clue, Component, Consequence, Cost};
-use super::{Event, FailureReport, Observation, What};
+use super::{Event, FailurePlace, FailureReport, Observation, What};
 use crate::chaos::FaultKind;
 
 /// The failures of a run, open and told.
@@ -20,8 +20,8 @@ pub struct FailureLedger {
     view: ViewNumber,
     members: Vec<NodeId>,
     open: Vec<Open>,
-    /// The nodes that are out for good, and why is told already.
-    gone: BTreeSet<NodeId>,
+    /// How many failures there were.
+    numbered: u64,
     /// The nodes that have told an error: their exit code says nothing new.
     erred: BTreeSet<NodeId>,
     /// Failures on purpose that have not shown yet.
@@ -62,9 +62,11 @@ impl FailureLedger {
             What::Error { .. } => self.erred.extend(event.node.node()),
             What::Fault { kind, target } => self.faults.push((*target, *kind)),
             What::Observed(observation) => {
-                self.observe(event.node.node(), (**observation).clone(), event.at_ms);
+                return self.observe(event.node.node(), (**observation).clone(), event.at_ms);
             }
-            What::View { number, .. } if *number > self.view => self.follow(&event.what),
+            What::View { number, .. } if *number > self.view => {
+                self.follow(&event.what, event.at_ms);
+            }
             What::Recovered { view, .. } if *view == self.view => {
                 if let Some(node) = event.node.node() {
                     return self.recover(node, &event.what);
@@ -97,44 +99,57 @@ impl FailureLedger {
         reports
     }
 
-    fn observe(&mut self, by: Option<NodeId>, observation: Observation, at_ms: f64) {
-        let known = self.open.iter().position(|open| self.is_same(open, &observation));
-        let index = match known {
-            Some(index) => {
-                self.open[index].report.add(observation);
-                index
+    fn observe(
+        &mut self,
+        by: Option<NodeId>,
+        observation: Observation,
+        at_ms: f64,
+    ) -> Vec<FailureReport> {
+        let node = observation.place.node;
+        let is_out = |node: NodeId| self.view.0 > 0 && !self.members.contains(&node);
+        // Who was left out sees everybody else go; only of itself does it know something.
+        if by.is_some_and(|by| is_out(by) && node != Some(by)) {
+            return Vec::new();
+        }
+        // An exit code says nothing new of a node that has told its error.
+        let is_known = observation.cause == Cause::Exited
+            && node.is_some_and(|node| self.erred.contains(&node));
+        let open = self.open.iter().position(|open| self.is_same(open, &observation));
+        let told = self.told.iter().rposition(|report| {
+            node.is_some_and(|node| is_out(node) && report.place.node == Some(node))
+        });
+        match (open, told) {
+            (Some(index), _) if is_known => {
+                let report = &mut self.open[index].report;
+                observation.evidence.into_iter().for_each(|clue| report.add_clue(clue));
             }
-            // What a node does after it was left out is a consequence and no new failure.
-            None if observation.place.node.is_some_and(|node| self.gone.contains(&node)) => return,
-            None if self.is_consequence(&observation) => return,
-            None => {
-                let report = FailureReport::of(observation, at_ms);
+            (Some(index), _) => {
+                let report = &mut self.open[index].report;
+                report.add(observation);
+                settle(report, by, &mut self.faults);
+            }
+            // It is out, and why is told: the report is amended if this is the better explanation.
+            (None, Some(index)) => {
+                let report = &mut self.told[index];
+                if !is_known && observation.cause > report.cause {
+                    report.add(observation);
+                    settle(report, by, &mut self.faults);
+                    return vec![report.clone()];
+                }
+            }
+            (None, None) if is_known && !self.open.is_empty() => {}
+            (None, None) => {
+                let mut report = self.number(observation, at_ms);
+                settle(&mut report, by, &mut self.faults);
                 self.open.push(Open { report, followed_by: None });
-                self.open.len() - 1
             }
-        };
-        let report = &mut self.open[index].report;
-        if let Some(node) = by.filter(|node| !report.noticed_by.contains(node)) {
-            report.noticed_by.push(node);
         }
-        let is_caused = |(target, kind): &(NodeId, FaultKind)| {
-            let is_worker = report.component == Component::Worker;
-            report.place.node == Some(*target) && (*kind == FaultKind::Panic) == is_worker
-        };
-        if !report.is_on_purpose()
-            && let Some(fault) = self.faults.iter().position(is_caused)
-        {
-            let (_, fault) = self.faults.remove(fault);
-            report.add_clue(Clue::OnPurpose { fault });
-        }
-        report.certainty = certainty(report);
+        Vec::new()
     }
 
-    /// Whether a node merely ended because the job could not go on for what is told already.
-    fn is_consequence(&self, observation: &Observation) -> bool {
-        observation.cause == Cause::Exited
-            && !self.open.is_empty()
-            && observation.place.node.is_some_and(|node| self.erred.contains(&node))
+    fn number(&mut self, observation: Observation, at_ms: f64) -> FailureReport {
+        self.numbered += 1;
+        FailureReport::of(self.numbered, observation, at_ms)
     }
 
     /// Whether `observation` is of a failure that is open.
@@ -169,12 +184,26 @@ impl FailureLedger {
         }
     }
 
-    fn follow(&mut self, what: &What) {
+    fn follow(&mut self, what: &What, at_ms: f64) {
         let What::View { number, members, resume, moved_partitions, takeovers, .. } = what else {
             return;
         };
         let left: Vec<NodeId> =
             self.members.iter().copied().filter(|node| !members.contains(node)).collect();
+        // One that was left out while nobody complained of it did not answer.
+        for &node in &left {
+            if !self.open.iter().any(|open| open.report.place.node == Some(node)) {
+                let silent = Observation {
+                    view: self.view,
+                    component: Component::Node,
+                    place: FailurePlace::node(node),
+                    cause: Cause::Silent,
+                    evidence: Vec::new(),
+                };
+                let report = self.number(silent, at_ms);
+                self.open.push(Open { report, followed_by: None });
+            }
+        }
         for open in &mut self.open {
             // One that two views in a row followed names all who left since.
             let mut all_left = match &open.report.consequence {
@@ -191,7 +220,6 @@ impl FailureLedger {
                 takeovers: takeovers.clone(),
             };
         }
-        self.gone.extend(left);
         self.view = *number;
         self.members.clone_from(members);
         let cost = Cost { partitions_moved: u64::from(*moved_partitions), ..Cost::default() };
@@ -229,6 +257,24 @@ impl FailureLedger {
             .map(|Open { report, .. }| FailureReport { cost: Some(cost), ..report });
         self.tell(done.collect())
     }
+}
+
+/// Notes who noticed a failure and whether it was meant to be, and how sure it is now.
+fn settle(report: &mut FailureReport, by: Option<NodeId>, faults: &mut Vec<(NodeId, FaultKind)>) {
+    if let Some(node) = by.filter(|node| !report.noticed_by.contains(node)) {
+        report.noticed_by.push(node);
+    }
+    let is_caused = |(target, kind): &(NodeId, FaultKind)| {
+        let is_worker = report.component == Component::Worker;
+        report.place.node == Some(*target) && (*kind == FaultKind::Panic) == is_worker
+    };
+    if !report.is_on_purpose()
+        && let Some(fault) = faults.iter().position(is_caused)
+    {
+        let (_, fault) = faults.remove(fault);
+        report.add_clue(Clue::OnPurpose { fault });
+    }
+    report.certainty = certainty(report);
 }
 
 /// How sure the cause of a failure is, from who said so.

@@ -133,7 +133,7 @@ fn a_status_that_comes_after_the_view_belongs_to_the_same_failure() {
     );
     let reports = fold(&mut ledger, vec![(0, recovered(2, 1.0))]);
     assert_eq!((reports.len(), reports[0].cause), (1, Cause::Killed));
-    // What it does after that is no failure of the run.
+    // What is said of it after that is no other failure.
     fold(&mut ledger, vec![(LAUNCHER, ended(2, 1, Cause::Exited, Clue::ExitCode { code: 1 }))]);
     assert!(ledger.finish(None).is_empty());
 }
@@ -251,4 +251,33 @@ fn a_process_that_ends_after_a_panic_adds_to_that_failure() {
     fold(&mut ledger, vec![(LAUNCHER, exit)]);
     let reports = ledger.finish(Some("no"));
     assert_eq!((reports.len(), reports[0].cause), (1, Cause::Panic));
+}
+
+#[test]
+fn who_is_left_out_without_a_word_was_silent_and_may_explain_itself_later() {
+    let mut ledger = started(&[0, 1, 2]);
+    let mut events = vec![(0, panicked(1, 0, 0)), (0, view(2, &[0, 2]))];
+    events.extend([(0, recovered(2, 1.0)), (2, recovered(2, 1.0))]);
+    let reports = fold(&mut ledger, events);
+    let causes: Vec<_> = reports.iter().map(|r| (r.id, r.cause, r.certainty)).collect();
+    let silent = (2, Cause::Silent, Certainty::Suspected);
+    assert_eq!(causes, [(1, Cause::Panic, Certainty::Certain), silent]);
+    // What it thinks of the others is of no interest, what it says of itself is.
+    assert!(fold(&mut ledger, vec![(1, connection_lost(1, 0, 1))]).is_empty());
+    let mut hung = panicked(1, 1, 0);
+    if let What::Observed(observation) = &mut hung {
+        observation.cause = Cause::Hung;
+        observation.evidence = vec![Clue::Silence { ms: 5000 }];
+    }
+    let amended = fold(&mut ledger, vec![(1, hung)]);
+    let [report] = &amended[..] else { panic!("{amended:?}") };
+    assert_eq!((report.id, report.cause), (2, Cause::Hung));
+    assert!(report.place.operator.is_some() && report.cost.is_some(), "{report:?}");
+    assert!(matches!(report.consequence, Consequence::Recovered { .. }));
+    // Its end is no better explanation.
+    let exit = ended(2, 1, Cause::Exited, Clue::ExitCode { code: 1 });
+    fold(&mut ledger, vec![(1, What::Error { message: "left out".to_owned() })]);
+    assert!(fold(&mut ledger, vec![(LAUNCHER, exit)]).is_empty());
+    assert!(ledger.finish(None).is_empty());
+    assert_eq!(ledger.reports().len(), 2);
 }
