@@ -14,17 +14,16 @@
 mod support;
 
 use std::collections::HashSet;
-use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ringfence::Config;
 use ringfence::prelude::*;
 use serde_json::Value;
+use support::steady::{SHARDS, Steady};
 use support::{Spread, has, mix, write_json};
 use timely::worker::Worker;
 
-const SHARDS: u64 = 256;
 /// Records per second that one worker reads once the keys are filled in.
 const RATE: u64 = 50_000;
 
@@ -57,79 +56,12 @@ impl Case {
     }
 }
 
-/// Records at a steady rate; what they are depends on their number alone.
-struct Steady {
-    keys: u64,
-    records: u64,
-}
-
-struct SteadyReader {
-    shard: u64,
-    next: u64,
-    end: u64,
-    keys: u64,
-    opened: Instant,
-    read: u64,
-}
-
-impl Source for Steady {
-    type Item = u64;
-    type Position = u64;
-    type Reader = SteadyReader;
-
-    fn shards(&self, _share_count: u32) -> io::Result<Vec<String>> {
-        Ok((0..SHARDS).map(|shard| shard.to_string()).collect())
-    }
-
-    fn open(&self, shard: &str, at: Option<&u64>) -> io::Result<SteadyReader> {
-        Ok(SteadyReader {
-            shard: shard.parse().map_err(io::Error::other)?,
-            next: at.copied().unwrap_or(0),
-            end: self.records / SHARDS,
-            keys: self.keys,
-            opened: Instant::now(),
-            read: 0,
-        })
-    }
-
-    fn extent(&self, _shard: &str) -> Option<u64> {
-        Some(self.records / SHARDS)
-    }
-
-    fn consumed(&self, _shard: &str, position: &u64) -> u64 {
-        *position
-    }
-}
-
-impl Reader for SteadyReader {
-    type Item = u64;
-    type Position = u64;
-
-    fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
-        let allowed = (self.opened.elapsed().as_secs_f64() * RATE as f64) as u64;
-        if allowed <= self.read {
-            // The worker has nothing else to do at this rate.
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        while self.read < allowed && self.next < self.end {
-            batch.push(mix(self.shard * self.end + self.next) % self.keys);
-            self.next += 1;
-            self.read += 1;
-        }
-        Ok(self.next < self.end)
-    }
-
-    fn position(&self) -> u64 {
-        self.next
-    }
-}
-
 fn job(worker: &mut Worker, case: Case, out: &Path) {
     worker.dataflow::<u64, _, _>(|scope| {
         let keys = case.keys;
         let filled = per_share(move |share| (share.index..keys).step_by(share.count as usize))
             .to_stream_fenced(scope, "filled");
-        let steady = Steady { keys, records: case.steady_records() };
+        let steady = Steady { keys, records: case.steady_records(), rate: RATE };
         let counts = steady.to_stream_fenced(scope, "steady").concat(filled).fold_fenced(
             "counts",
             |key: &u64| *key,

@@ -16,6 +16,7 @@ use timely::worker::ProgressMode;
 
 use crate::chaos::{Fault, FaultKind};
 use crate::error::{Error, Kind, Result};
+use crate::protocol::member::SUSPECT_MS;
 use crate::report::FailureReport;
 
 /// The environment variable by which a launcher tells a child which node it is.
@@ -29,6 +30,14 @@ pub const LOCAL_NODES_MAX: usize = 1_024;
 
 /// The first port of timely's default addresses.
 const FIRST_PORT: usize = 2101;
+
+/// The default for how fast lost copies are rebuilt.
+const REFILL_MB_PER_SECOND: u64 = 64;
+
+const BYTES_PER_MB: u64 = 1_000_000;
+
+/// The least time that a node may be given to be heard: threads of a loaded machine wait that long.
+pub const SUSPECT_MIN: Duration = Duration::from_millis(50);
 
 /// What this process is in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +103,9 @@ pub struct Config {
     partitions: u32,
     in_flight_epochs: u32,
     connect_timeout: Duration,
+    suspect: Duration,
+    hang: Duration,
+    refill_bytes_per_second: u64,
     register: Option<PathBuf>,
     report: Option<PathBuf>,
     faults: Vec<Fault>,
@@ -114,6 +126,9 @@ impl Config {
             partitions: 256,
             in_flight_epochs: 4,
             connect_timeout: Duration::from_secs(30),
+            suspect: Duration::from_millis(SUSPECT_MS),
+            hang: Duration::from_secs(30),
+            refill_bytes_per_second: REFILL_MB_PER_SECOND * BYTES_PER_MB,
             register: None,
             report: None,
             faults: Vec::new(),
@@ -174,6 +189,26 @@ impl Config {
     /// Gives the nodes this long to find each other.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
+        self
+    }
+
+    /// Takes a node that has been silent for `limit` for failed, and goes on without it unless it
+    /// answers within half as long again. A node is suspected earlier, and given up earlier where all
+    /// others miss it too.
+    pub fn suspect_after(mut self, limit: Duration) -> Self {
+        self.suspect = limit;
+        self
+    }
+
+    /// Takes a worker for failed that has been in one operator, or in the job's own code, for `limit`.
+    pub fn hang_after(mut self, limit: Duration) -> Self {
+        self.hang = limit;
+        self
+    }
+
+    /// Lets each node send at most `bytes_per_second` to rebuild copies that were lost.
+    pub fn refill(mut self, bytes_per_second: u64) -> Self {
+        self.refill_bytes_per_second = bytes_per_second;
         self
     }
 
@@ -299,6 +334,21 @@ impl Config {
         self.connect_timeout
     }
 
+    /// How long a node may be silent.
+    pub fn suspect_limit(&self) -> Duration {
+        self.suspect
+    }
+
+    /// How long a worker may stay away from its dataflow.
+    pub fn hang_limit(&self) -> Duration {
+        self.hang
+    }
+
+    /// How many bytes a second each node may send to rebuild copies that were lost.
+    pub fn refill_rate(&self) -> u64 {
+        self.refill_bytes_per_second
+    }
+
     /// The register directory, if one was named.
     pub fn register_path(&self) -> Option<&Path> {
         self.register.as_deref()
@@ -382,6 +432,21 @@ impl Config {
         }
         if self.epoch.is_zero() {
             return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
+        }
+        if self.suspect < SUSPECT_MIN {
+            let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());
+            return wrong(format!("--suspect-ms {suspect_ms}: expected at least {min_ms}"));
+        }
+        if self.hang < self.suspect {
+            let (hang_ms, suspect_ms) = (self.hang.as_millis(), self.suspect.as_millis());
+            return wrong(format!(
+                "--hang-ms {hang_ms}: expected at least --suspect-ms, which is {suspect_ms}"
+            ));
+        }
+        if self.refill_bytes_per_second == 0 {
+            return wrong(
+                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
+            );
         }
         if self.in_flight_epochs == 0 {
             return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
@@ -486,6 +551,9 @@ fn command(program: &str) -> Command {
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN or panic:NODE@WHEN, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated"))
         .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
+        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 600]"))
+        .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
+        .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild copies that were lost [default: 64]"))
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
         .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
         .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print this text (-h is the hostfile)"))
@@ -502,11 +570,16 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.backups = number("backups");
     config.epoch = millis("epoch-ms").unwrap_or(config.epoch);
     config.connect_timeout = millis("connect-timeout-ms").unwrap_or(config.connect_timeout);
+    config.suspect = millis("suspect-ms").unwrap_or(config.suspect);
+    config.hang = millis("hang-ms").unwrap_or(config.hang);
     if let Some(epochs) = matches.get_one::<u32>("in-flight-epochs") {
         config.in_flight_epochs = *epochs;
     }
     if let Some(partitions) = matches.get_one::<u32>("partitions") {
         config.partitions = *partitions;
+    }
+    if let Some(megabytes) = matches.get_one::<u64>("refill-mb-per-second") {
+        config.refill_bytes_per_second = megabytes * BYTES_PER_MB;
     }
     config.register = path("register");
     config.report = path("report");
@@ -661,7 +734,8 @@ mod tests {
     fn all_our_own_flags_are_read() {
         let config = parsed(
             "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
-             --fault panic:0@40% --restarts 3/9 --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5",
+             --fault panic:0@40% --restarts 3/9 --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5 \
+             --suspect-ms 900 --hang-ms 1000 --refill-mb-per-second 3",
         );
         assert_eq!(config.mode_given(None), Mode::Local(3));
         assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
@@ -672,6 +746,9 @@ mod tests {
         assert_eq!(config.faults().len(), 2);
         assert_eq!(config.in_flight_epochs_max(), 9);
         assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
+        assert_eq!(config.suspect_limit(), Duration::from_millis(900));
+        assert_eq!(config.hang_limit(), Duration::from_secs(1));
+        assert_eq!(config.refill_rate(), 3_000_000);
     }
 
     #[test]
@@ -698,6 +775,8 @@ mod tests {
             ("--local 3 --backups 3", "3 nodes have room for 2"),
             ("--backups 2", "one node with 1 worker(s) has room for 1"),
             ("--epoch-ms 0", "--epoch-ms"),
+            ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
+            ("--hang-ms 500", "--hang-ms 500: expected at least --suspect-ms"),
             ("--partitions 65537", "--partitions"),
             ("--fault kill", "\"kill\""),
             ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each bench uses its own part of this")]
 
+pub mod steady;
+
 use std::path::PathBuf;
 
 use serde_json::Value;

@@ -263,6 +263,7 @@ impl Fence {
         let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
         let active = self.inner.whereabouts.enter(index.unwrap_or(names.len()));
         drop(names);
+        self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }

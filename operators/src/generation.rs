@@ -19,6 +19,8 @@ pub struct Routes {
     pub owners: Vec<usize>,
     /// The workers whose nodes hold each partition's replicas.
     pub backups: Vec<Vec<usize>>,
+    /// Whether some of a partition's backups have no copy yet and are to be filled.
+    pub filling: Vec<bool>,
 }
 
 impl Routes {
@@ -63,6 +65,8 @@ pub struct Settings {
     pub workers_per_node: usize,
     /// The number of shares that hand-made inputs are split into: the workers of the first view.
     pub share_count: u32,
+    /// How many bytes a second this process may send to fill copies that were lost.
+    pub refill_bytes_per_second: u64,
 }
 
 /// What is left to do once the whole job is done, such as removing a marker.
@@ -104,6 +108,22 @@ pub enum Notice {
     Committed {
         /// The epoch.
         epoch: Epoch,
+    },
+    /// A sink's target did not take an epoch; it is tried again.
+    ReleaseFailed {
+        /// The sink.
+        operator: OperatorName,
+        /// The epoch.
+        epoch: Epoch,
+        /// What the target said.
+        why: String,
+    },
+    /// A sink's target takes epochs again.
+    ReleaseRecovered {
+        /// The sink.
+        operator: OperatorName,
+        /// How long it did not.
+        failed_for: Duration,
     },
     /// A worker's shards of a source are where the view resumes.
     Resumed {
@@ -165,8 +185,18 @@ pub struct Generation {
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
+    /// For each worker of this process, how often a protected operator of it was activated.
+    pulses: Vec<AtomicU64>,
+    refill: Mutex<Refill>,
     when_done: Mutex<Vec<WhenDone>>,
     whereabouts: Mutex<Vec<Arc<Whereabouts>>>,
+}
+
+/// What may be sent now to fill copies.
+#[derive(Debug, Default)]
+struct Refill {
+    allowance_bytes: u64,
+    counted: Duration,
 }
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
@@ -184,6 +214,7 @@ impl Generation {
         observer: Arc<dyn Observer>,
         gauges: Arc<Gauges>,
     ) -> Self {
+        let pulses = (0..settings.workers_per_node).map(|_| AtomicU64::new(0)).collect();
         Generation {
             id: GENERATIONS.fetch_add(1, Ordering::Relaxed),
             view,
@@ -198,6 +229,8 @@ impl Generation {
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
+            pulses,
+            refill: Mutex::default(),
             when_done: Mutex::new(Vec::new()),
             whereabouts: Mutex::new(Vec::new()),
         }
@@ -241,6 +274,46 @@ impl Generation {
 
     pub(crate) fn take_panic(&self) -> bool {
         self.panic_next.load(Ordering::Relaxed) && self.panic_next.swap(false, Ordering::SeqCst)
+    }
+
+    /// Returns for each worker of this process a number that grows whenever it gives a sign of life.
+    ///
+    /// It is zero until the worker has built its dataflow.
+    pub fn pulses(&self) -> Vec<u64> {
+        self.pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Makes every worker that is not stuck give a sign of life.
+    pub fn poke(&self) {
+        self.wake();
+    }
+
+    pub(crate) fn pulse(&self, worker: usize) {
+        // Only this worker writes it.
+        let pulse = &self.pulses[worker % self.pulses.len()];
+        pulse.store(pulse.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many bytes may be sent now to fill copies.
+    pub(crate) fn refill_allowance(&self) -> u64 {
+        let rate = self.settings.refill_bytes_per_second;
+        let now = self.clock.elapsed();
+        let mut refill = self.refill.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_sub(refill.counted);
+        let earned = u128::from(rate) * passed.as_micros() / 1_000_000;
+        if earned > 0 {
+            refill.counted = now;
+            // What was not used for long is not made up for at once.
+            let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+            refill.allowance_bytes = refill.allowance_bytes.saturating_add(earned).min(rate);
+        }
+        refill.allowance_bytes
+    }
+
+    /// Notes that `bytes` were sent to fill copies.
+    pub(crate) fn refill_spend(&self, bytes: u64) {
+        let mut refill = self.refill.lock().unwrap_or_else(PoisonError::into_inner);
+        refill.allowance_bytes = refill.allowance_bytes.saturating_sub(bytes);
     }
 
     pub(crate) fn add_waker(&self, waker: SyncActivator) {

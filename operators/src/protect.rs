@@ -17,7 +17,7 @@ use crate::frames::Frames;
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::snapshot::Subject;
-use crate::state::KeyedTable;
+use crate::state::{FILLED, KeyedTable};
 use crate::time::EpochTime;
 
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
@@ -37,7 +37,22 @@ pub(crate) struct Partitions<K: Data + Eq, V: Data> {
     /// The lowest partition that may still have keys to decode.
     undecoded: usize,
     buffers: BTreeMap<usize, Vec<u8>>,
+    filling: Filling,
 }
+
+/// How far this operator is with the copies that it fills.
+///
+/// A copy is filled by ordinary deltas: each seal counts some more keys as changed, besides those
+/// that are, until all have had their turn.
+struct Filling {
+    /// The partitions to be filled, and from where each goes on.
+    open: Vec<(PartitionId, u64)>,
+    /// About how many bytes a key takes in a delta.
+    key_bytes: u64,
+}
+
+/// What a key is taken to need before any was sealed.
+const KEY_BYTES: u64 = 32;
 
 /// A surviving table, before it is undone to the resume epoch.
 pub(crate) type Before<'a, K, V> = &'a mut dyn FnMut(&mut KeyedTable<K, V>);
@@ -58,6 +73,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             }
         };
         let owned = fence.owned();
+        let is_filling = |partition: &PartitionId| generation.routes.filling[partition.0 as usize];
+        let open = owned.iter().copied().filter(is_filling).map(|partition| (partition, 0));
+        let filling = Filling { open: open.collect(), key_bytes: KEY_BYTES };
         let mut tables = Vec::new();
         tables.resize_with(generation.routes.owners.len(), || None);
         let mut partitions = Partitions {
@@ -69,6 +87,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             owned,
             undecoded: 0,
             buffers: BTreeMap::new(),
+            filling,
         };
         let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
         for index in 0..partitions.owned.len() {
@@ -139,8 +158,11 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         }
     }
 
-    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`.
-    pub(crate) fn seal(&mut self, epoch: Epoch, mut send: impl FnMut(Frames)) {
+    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
+    /// where there will be no later seal.
+    pub(crate) fn seal(&mut self, epoch: Epoch, last: bool, mut send: impl FnMut(Frames)) {
+        let filled = self.fill_some(last);
+        let (mut sealed_bytes, mut sealed_keys) = (0, 0);
         let recorded = self.fence.commit().recorded();
         let routes = &self.fence.generation().routes;
         for &partition in &self.owned {
@@ -153,10 +175,16 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             let buffer = self.buffers.entry(first).or_default();
             let begin = buffer.len();
             let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
-            let sealed = table.seal(epoch, subject, buffer);
+            let sealed = match filled.contains(&partition) {
+                true => table.seal_filled(epoch, subject, buffer).map(Some),
+                false => table.seal(epoch, subject, buffer),
+            };
             match sealed {
                 Ok(None) => continue,
-                Ok(Some(_entries)) => {}
+                Ok(Some(entries)) => {
+                    sealed_keys += entries;
+                    sealed_bytes += (buffer.len() - begin) as u64;
+                }
                 Err(error) => self.fence.fail(JobError::State {
                     operator: self.name.clone(),
                     partition,
@@ -182,6 +210,49 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
                 send(Frames::Built { target, bytes: std::mem::take(buffer) });
             }
         }
+        if let Some(key_bytes) = sealed_bytes.checked_div(sealed_keys) {
+            self.filling.key_bytes = key_bytes.max(1);
+        }
+    }
+
+    /// Counts some more keys of the partitions to be filled as changed, as many as the allowance has
+    /// room for, or all of them; returns the partitions of which that were the last.
+    fn fill_some(&mut self, all: bool) -> Vec<PartitionId> {
+        let Filling { open, key_bytes } = &mut self.filling;
+        let mut filled = Vec::new();
+        if open.is_empty() {
+            return filled;
+        }
+        let generation = self.fence.generation();
+        let mut keys_left = match all {
+            true => u64::MAX,
+            false => generation.refill_allowance() / *key_bytes,
+        };
+        open.retain_mut(|(partition, from)| {
+            let Some(table) = &mut self.tables[partition.0 as usize] else { return false };
+            if keys_left == 0 {
+                return true;
+            }
+            if all {
+                table.decode_some(usize::MAX);
+            }
+            let dirty = table.dirty();
+            *from = table.touch_some(*from, usize::try_from(keys_left).unwrap_or(usize::MAX));
+            let touched = (table.dirty() - dirty) as u64;
+            keys_left = keys_left.saturating_sub(touched.max(1));
+            generation.refill_spend(touched.max(1).saturating_mul(*key_bytes));
+            if *from >= FILLED {
+                filled.push(*partition);
+            }
+            *from < FILLED
+        });
+        filled
+    }
+
+    /// Whether there are copies to be filled, and nothing was sealed at or after `epoch`.
+    fn wants_seal(&mut self, epoch: Epoch) -> bool {
+        let Some(&(partition, _)) = self.filling.open.first() else { return false };
+        self.table(partition).sealed() < Some(epoch)
     }
 
     /// Decodes some keys of opened replicas; returns whether all are decoded.
@@ -271,11 +342,44 @@ impl<T: EpochTime> Outlet<T> {
         time: &T,
         partitions: &mut Partitions<K, V>,
     ) {
+        self.send(time, partitions, false);
+    }
+
+    /// As [`seal`](Outlet::seal), where no later one will come: all that is to be filled is.
+    pub(crate) fn seal_last<K: Data + Eq, V: Data>(
+        &mut self,
+        time: &T,
+        partitions: &mut Partitions<K, V>,
+    ) {
+        self.send(time, partitions, true);
+    }
+
+    /// Goes on with the filling of copies, at the last time before `next`, where nothing else makes
+    /// `partitions` be sealed. To be called when all changes up to there are sealed.
+    pub(crate) fn fill<K: Data + Eq, V: Data>(
+        &mut self,
+        next: Option<&T>,
+        partitions: &mut Partitions<K, V>,
+    ) {
+        let (Some(capability), Some(next)) = (&self.capability, next) else { return };
+        let Some(epoch) = Epoch::before(Some(next.to_epoch())) else { return };
+        let time = T::from_epoch(epoch);
+        if capability.time().less_equal(&time) && partitions.wants_seal(epoch) {
+            self.send(&time, partitions, false);
+        }
+    }
+
+    fn send<K: Data + Eq, V: Data>(
+        &mut self,
+        time: &T,
+        partitions: &mut Partitions<K, V>,
+        last: bool,
+    ) {
         let Some(capability) = &self.capability else { return };
         let capability = capability.delayed(time);
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(&capability);
-        partitions.seal(time.to_epoch(), |mut frames| session.give_container(&mut frames));
+        partitions.seal(time.to_epoch(), last, |mut frames| session.give_container(&mut frames));
     }
 
     /// Lets go of all times that the frontier has passed.

@@ -173,7 +173,7 @@ pub trait ToStreamFenced: Source + Sized {
                 if more {
                     activator.activate();
                 } else {
-                    outlet.seal(&T::from_epoch(current), &mut reading.states);
+                    outlet.seal_last(&T::from_epoch(current), &mut reading.states);
                     held = None;
                     outlet.advance_to(None);
                 }

@@ -9,6 +9,6 @@ mod replica;
 mod table;
 
 pub use image::ReplicaBase;
-pub use keyed::{KeyedTable, Rewound, StateError, hash_key};
+pub use keyed::{FILLED, KeyedTable, Rewound, StateError, hash_key};
 pub use replica::{PENDING_WHILE_SHARED_BYTES_MIN, Replica};
 pub use table::Table;

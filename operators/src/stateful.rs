@@ -216,6 +216,8 @@ trait Keyed<T: EpochTime, D, K, R>: 'static {
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>);
     /// Seals a complete time.
     fn seal(&mut self, time: &T, outlet: &mut Outlet<T>);
+    /// Goes on filling copies when all before `next` is complete and sealed.
+    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>);
     /// Decodes some keys of opened replicas; returns whether all are decoded.
     fn decode_some(&mut self) -> bool;
     /// The identities of its state in the vault.
@@ -362,6 +364,9 @@ where
             let next =
                 frontier.frontier().iter().next().cloned().into_iter().chain(next_timer).min();
             advance(&mut held, next.as_ref());
+            if open.is_none() {
+                operator.fill(next.as_ref(), &mut outlet);
+            }
             outlet.advance_to(next.as_ref());
             if !decoded {
                 decoded = operator.decode_some();
@@ -455,6 +460,10 @@ where
 
     fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
         outlet.seal(time, &mut self.states);
+    }
+
+    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>) {
+        outlet.fill(next, &mut self.states);
     }
 
     fn decode_some(&mut self) -> bool {
@@ -595,6 +604,11 @@ where
     fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
         outlet.seal(time, &mut self.states);
         outlet.seal(time, &mut self.timers);
+    }
+
+    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>) {
+        outlet.fill(next, &mut self.states);
+        outlet.fill(next, &mut self.timers);
     }
 
     fn decode_some(&mut self) -> bool {

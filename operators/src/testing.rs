@@ -112,6 +112,7 @@ where
     let routes = Routes {
         owners: (0..partitions).map(|partition| partition % workers).collect(),
         backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
+        filling: vec![false; partitions],
     };
     let settings = Settings {
         hasher: KeyHasher::default(),
@@ -120,6 +121,7 @@ where
         run: "testing".to_owned(),
         workers_per_node: workers,
         share_count: workers as u32,
+        refill_bytes_per_second: u64::MAX,
     };
     let generation = Arc::new(Generation::new(
         ViewNumber(1),

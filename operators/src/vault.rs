@@ -78,6 +78,8 @@ pub struct Usage {
     pub replica_bytes: usize,
     /// How many bytes of deltas are not folded yet.
     pub pending_bytes: usize,
+    /// Of how many partitions a copy is being filled, and not complete yet.
+    pub filling_partitions: usize,
     /// How many frames came for partitions of which this node has no complete copy.
     pub dropped_frames: u64,
 }
@@ -158,7 +160,9 @@ pub trait Vault: Send + Sync {
     /// Afterwards nothing above `resume` is left, nor anything of partitions to which this node is
     /// nothing, and only calls of `view` are accepted. A replica goes on as a copy only if it was fed
     /// all along: a node that begins to back a partition has no copy of it, except where `resume` is
-    /// `None` and there is nothing to have. On an error nothing has changed.
+    /// `None` and there is nothing to have. It is filled by the deltas of this view, up to one that
+    /// says it [completes](crate::snapshot::DeltaHeader::completes) the copy; a copy that was not
+    /// complete at `resume` is filled anew. On an error nothing has changed.
     fn install(
         &self,
         view: ViewNumber,

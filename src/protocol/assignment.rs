@@ -21,7 +21,8 @@ use super::ring::Ring;
 
 /// Who owns each partition and who backs it up.
 ///
-/// In JSON it is one list for each partition, of `[node, worker]` pairs, the owner first.
+/// In JSON it is, for each partition, one list of `[node, worker]` pairs, the owner first, and one of
+/// those whose copies are being filled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Assignment {
@@ -31,12 +32,29 @@ pub struct Assignment {
 
 /// Where one partition lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<(NodeId, u32)>", into = "Vec<(NodeId, u32)>")]
+#[serde(try_from = "PlaceLists", into = "PlaceLists")]
 pub struct Place {
     /// The worker that runs the partition.
     pub owner: WorkerId,
     /// The workers whose nodes hold its replicas, at most one for each node.
     pub backups: Vec<WorkerId>,
+    /// The workers whose nodes are to hold replicas, too, and are being sent what they lack. Until
+    /// one has all of it, it holds nothing that counts.
+    pub filling: Vec<WorkerId>,
+}
+
+type PlaceLists = (Vec<(NodeId, u32)>, Vec<(NodeId, u32)>);
+
+impl Place {
+    /// Returns the workers that are sent every delta.
+    pub fn fed(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.backups.iter().chain(&self.filling).copied()
+    }
+
+    /// Returns whether `node` is sent every delta.
+    pub fn feeds(&self, node: NodeId) -> bool {
+        self.fed().any(|worker| worker.node == node)
+    }
 }
 
 /// Which surviving nodes hold a complete copy of one partition at the resume epoch.
@@ -127,7 +145,7 @@ impl Assignment {
                 from.add(backup);
                 chosen.push(backup);
             }
-            Place { owner, backups: chosen }
+            Place { owner, backups: chosen, filling: Vec::new() }
         };
         let places = (0..partitions).map(PartitionId).zip(owners).map(place).collect();
         Assignment { places }
@@ -139,8 +157,9 @@ impl Assignment {
     /// survives with live state stays. Any other goes to a worker of a node that holds a replica:
     /// the first clockwise with room under the mean load, else the least loaded. Its backups are
     /// the other holders of replicas, up to `backups` of them; if there is none, the owner's own
-    /// node goes on as its backup where it holds a replica, and the partition counts as
-    /// under-replicated.
+    /// node goes on as its backup where it holds a replica. A partition with fewer backups on other
+    /// nodes counts as under-replicated, and the next nodes clockwise that have room are filled to
+    /// become its backups; where there is no other node, the owner's own.
     ///
     /// Fails, and names the partitions, if nobody holds a copy of some.
     pub fn next(
@@ -190,8 +209,9 @@ impl Assignment {
             if owner != old.owner {
                 takeover.moved.push(partition);
             }
-            takeover.assignment.places.push(Place { owner, backups: chosen });
+            takeover.assignment.places.push(Place { owner, backups: chosen, filling: Vec::new() });
         }
+        fill(ring, &mut takeover.assignment, backups);
         Ok(takeover)
     }
 
@@ -298,6 +318,37 @@ fn first_owners(ring: &Ring, partitions: u32) -> Vec<WorkerId> {
     owners
 }
 
+/// Chooses who is to be filled so that every partition has `backups` backups on other nodes again.
+fn fill(ring: &Ring, assignment: &mut Assignment, backups: u32) {
+    let places = assignment.places.iter().flat_map(|place| &place.backups);
+    let mut load = Load::default();
+    places.for_each(|backup| load.add(*backup));
+    let load_max = (assignment.places.len() * backups as usize).div_ceil(ring.len().max(1));
+    for (partition, place) in (0..).map(PartitionId).zip(&mut assignment.places) {
+        let owner = place.owner;
+        let apart = |worker: &WorkerId| worker.node != owner.node;
+        let mut lacking = (backups as usize)
+            .saturating_sub(place.backups.iter().filter(|backup| apart(backup)).count());
+        while lacking > 0 {
+            let free: Vec<WorkerId> =
+                ring.walk(partition).filter(|worker| !place.feeds(worker.node)).collect();
+            let mut candidates: Vec<WorkerId> = free.iter().copied().filter(apart).collect();
+            // Alone, a node fills a copy for the panics of its own workers.
+            if candidates.is_empty() && place.fed().next().is_none() {
+                candidates = free.iter().copied().filter(|worker| *worker != owner).collect();
+                if candidates.is_empty() {
+                    candidates.push(owner);
+                }
+            }
+            let room = candidates.iter().copied().find(|worker| load.of(*worker) < load_max);
+            let Some(chosen) = room.or_else(|| load.least(&candidates)) else { break };
+            load.add(chosen);
+            place.filling.push(chosen);
+            lacking -= 1;
+        }
+    }
+}
+
 /// How many partitions each worker has been given so far.
 #[derive(Default)]
 struct Load(BTreeMap<WorkerId, usize>);
@@ -317,22 +368,23 @@ impl Load {
     }
 }
 
-impl TryFrom<Vec<(NodeId, u32)>> for Place {
+impl TryFrom<PlaceLists> for Place {
     type Error = String;
 
-    fn try_from(pairs: Vec<(NodeId, u32)>) -> Result<Self, String> {
-        let mut workers = pairs.into_iter().map(|(node, worker)| WorkerId { node, worker });
-        let owner = workers.next().ok_or("a partition has no owner")?;
-        Ok(Place { owner, backups: workers.collect() })
+    fn try_from((holders, filling): PlaceLists) -> Result<Self, String> {
+        let worker = |(node, worker)| WorkerId { node, worker };
+        let mut holders = holders.into_iter().map(worker);
+        let owner = holders.next().ok_or("a partition has no owner")?;
+        let filling = filling.into_iter().map(worker).collect();
+        Ok(Place { owner, backups: holders.collect(), filling })
     }
 }
 
-impl From<Place> for Vec<(NodeId, u32)> {
+impl From<Place> for PlaceLists {
     fn from(place: Place) -> Self {
-        std::iter::once(place.owner)
-            .chain(place.backups)
-            .map(|worker| (worker.node, worker.worker))
-            .collect()
+        let pair = |worker: WorkerId| (worker.node, worker.worker);
+        let holders = std::iter::once(place.owner).chain(place.backups).map(pair).collect();
+        (holders, place.filling.into_iter().map(pair).collect())
     }
 }
 

@@ -92,9 +92,61 @@ fn the_last_node_is_its_own_backup() {
 fn json_is_compact_and_comes_back() {
     let table = Assignment::first(&ring(0..2, 1), 3, 1);
     let json = serde_json::to_string(&table).unwrap();
-    assert_eq!(json, "[[[0,0],[1,0]],[[0,0],[1,0]],[[1,0],[0,0]]]");
+    assert_eq!(json, "[[[[0,0],[1,0]],[]],[[[0,0],[1,0]],[]],[[[1,0],[0,0]],[]]]");
     assert_eq!(serde_json::from_str::<Assignment>(&json).unwrap(), table);
     assert!(serde_json::from_str::<Assignment>("[[]]").is_err());
+}
+
+/// Node 1 of three dies: what it held is filled on nodes that have no copy yet, and evenly so.
+#[test]
+fn lost_backups_are_filled_on_the_next_nodes() {
+    let table = Assignment::first(&ring(0..4, 1), 40, 1);
+    let survivors = ring([0, 2, 3], 1);
+    let copies: Vec<Copies> = table
+        .places
+        .iter()
+        .map(|place| Copies {
+            live: place.owner.node != NodeId(1),
+            replicas: place.backups.iter().map(|b| b.node).filter(|n| *n != NodeId(1)).collect(),
+        })
+        .collect();
+    let took = table.next(&survivors, &copies, 1).unwrap();
+    let mut filled = [0; 4];
+    for (partition, place) in took.assignment.iter() {
+        let lacks = took.under_replicated.contains(&partition);
+        assert_eq!(lacks, !place.filling.is_empty(), "{place:?}");
+        for worker in &place.filling {
+            assert_ne!(worker.node, place.owner.node);
+            assert!(!copies[partition.0 as usize].replicas.contains(&worker.node), "{place:?}");
+            filled[worker.node.0 as usize] += 1;
+        }
+    }
+    let total: usize = filled.iter().sum();
+    assert_eq!(total, took.under_replicated.len());
+    assert_eq!(filled[1], 0);
+    assert!(
+        filled.iter().max().unwrap() - filled[0].min(filled[2]).min(filled[3]) <= 5,
+        "{filled:?}"
+    );
+}
+
+#[test]
+fn the_last_node_fills_a_copy_of_its_own() {
+    let table = Assignment::first(&ring(0..2, 2), 8, 1);
+    let copies: Vec<Copies> = table
+        .places
+        .iter()
+        .map(|place| Copies {
+            live: place.owner.node == NodeId(0),
+            replicas: place.backups.iter().map(|b| b.node).filter(|n| *n == NodeId(0)).collect(),
+        })
+        .collect();
+    let took = table.next(&ring([0], 2), &copies, 1).unwrap();
+    for place in &took.assignment.places {
+        let guards: Vec<WorkerId> = place.fed().collect();
+        assert_eq!(guards.len(), 1, "{place:?}");
+        assert_ne!(guards[0], place.owner, "another worker of the node");
+    }
 }
 
 proptest! {

@@ -39,6 +39,8 @@ pub enum Violation {
         "in view {number}, partition {partition} is backed up on the node of its owner, though others hold it"
     )]
     BackupBesideOwner { number: ViewNumber, partition: PartitionId },
+    #[error("in view {number}, partition {partition} lacks backups that nobody is filled to be")]
+    NotFilled { number: ViewNumber, partition: PartitionId },
     #[error("in view {number}, partition {partition} moved although its owner is alive")]
     MovedNeedlessly { number: ViewNumber, partition: PartitionId },
     #[error("epoch {released} was released, and view {number} resumes at {resume:?}")]
@@ -74,7 +76,8 @@ pub fn successor(previous: &View, next: &View) -> Result<(), Violation> {
     owners_hold_copies(previous, next)?;
     backups_hold_replicas(previous, next)?;
     backups_lie_apart(previous, next)?;
-    nothing_moves_needlessly(previous, next)
+    nothing_moves_needlessly(previous, next)?;
+    lost_backups_are_filled(next)
 }
 
 /// Numbers grow without gaps.
@@ -170,6 +173,22 @@ pub fn backups_lie_apart(previous: &View, next: &View) -> Result<(), Violation> 
     Ok(())
 }
 
+/// As many nodes other than the owner's hold or are being filled to hold each partition as are asked
+/// for, or as there are; and a node that is alone is at least its own backup.
+pub fn lost_backups_are_filled(next: &View) -> Result<(), Violation> {
+    let others = next.members.len().saturating_sub(1);
+    let wanted = others.min(next.backups as usize);
+    for (partition, place) in next.assignment.iter() {
+        let apart = place.fed().filter(|worker| worker.node != place.owner.node).count();
+        let guarded = next.backups == 0 || place.fed().next().is_some();
+        ensure(apart == wanted && guarded, || Violation::NotFilled {
+            number: next.number,
+            partition,
+        })?;
+    }
+    Ok(())
+}
+
 /// A partition whose owner survives with live state stays where it is.
 pub fn nothing_moves_needlessly(previous: &View, next: &View) -> Result<(), Violation> {
     for ((partition, before), place) in previous.assignment.iter().zip(&next.assignment.places) {
@@ -208,12 +227,9 @@ fn holds_replica(previous: &View, next: &View, partition: PartitionId, node: Nod
     let Some(span) = evidence.and_then(|evidence| evidence.copy(partition)?.replica) else {
         return false;
     };
-    let was_backup = previous
-        .assignment
-        .place(partition)
-        .is_some_and(|place| place.backups.iter().any(|backup| backup.node == node));
+    let was_fed = previous.assignment.place(partition).is_some_and(|place| place.feeds(node));
     let stored_by_all =
-        was_backup && quoted(next).any(|(_, evidence)| evidence.recorded >= next.resume);
+        was_fed && quoted(next).any(|(_, evidence)| evidence.recorded >= next.resume);
     span.from <= next.resume && (span.through >= next.resume || stored_by_all)
 }
 

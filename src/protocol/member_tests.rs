@@ -1,18 +1,26 @@
 //! One machine at a time, told what happens around it.
 
+use std::collections::BTreeSet;
+
 use ringfence_operators::ids::{
     Epoch, Incarnation, NodeId, OperatorName, PartitionId, Spot, ViewNumber,
 };
 
-use super::member::{Machine, MemberConfig, MemberLimits, Phase};
-use super::message::{Input, Message, Output, ProtocolError, RegisterReply, WorkerPanic};
+use super::member::{Machine, MemberConfig, MemberLimits, Phase, SUSPECT_MS};
+use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply, WorkerPanic};
 use super::plan::{PlanError, next_view};
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
 const V1: ViewNumber = ViewNumber(1);
 const V2: ViewNumber = ViewNumber(2);
+/// So long that nobody ever beats.
+const NEVER_MS: u64 = 1_000_000_000;
 
 fn machine(node: u64, nodes: u64) -> Machine {
+    machine_with(node, nodes, NEVER_MS)
+}
+
+fn machine_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
     Machine::new(MemberConfig {
         run: "run".to_owned(),
         node: NodeId(node),
@@ -22,7 +30,7 @@ fn machine(node: u64, nodes: u64) -> Machine {
         workers_per_node: 1,
         partitions: 6,
         backups: 1,
-        limits: MemberLimits::default(),
+        limits: MemberLimits::from_suspect_ms(suspect_ms),
     })
 }
 
@@ -65,7 +73,11 @@ fn first_view(nodes: u64) -> View {
 
 /// A machine whose generation of view 1 runs.
 fn running(node: u64, nodes: u64) -> Machine {
-    let mut machine = machine(node, nodes);
+    running_with(node, nodes, NEVER_MS)
+}
+
+fn running_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
+    let mut machine = machine_with(node, nodes, suspect_ms);
     (0..nodes).filter(|peer| *peer != node).for_each(|peer| drop(machine.handle(0, up(peer))));
     let started = machine.handle(0, Input::Started { done: false });
     if node == 0 {
@@ -190,15 +202,161 @@ fn a_silent_member_is_waited_for() {
     lowest.handle(10, Input::LinkLost { view: V1, node: NodeId(1), why: "reset".to_owned() });
     lowest.handle(10, read(V2, None));
     lowest.handle(20, stopped(3, 0));
-    assert_eq!(lowest.next_deadline(), Some(4_020), "two are missing");
+    let mut other = lowest.clone();
+    assert_eq!(ticking(&mut other, 3_990), None, "two are missing");
     lowest.handle(30, said(1, Message::Evidence(evidence(&first_view(3), 1))));
-    assert_eq!(lowest.next_deadline(), Some(2_020));
-    assert_eq!(lowest.handle(2_020, Input::Tick), [Output::ReadView(V2)]);
-    let outputs = lowest.handle(2_020, read(V2, None));
+    assert_eq!(ticking(&mut lowest, 1_990), None, "one is missing");
+    let Some(Output::Propose(view)) = ticking(&mut lowest, 2_050) else { panic!("{lowest:?}") };
+    assert_eq!(view.members.len(), 2);
+}
+
+/// Lets time pass, by ticks of 10 ms and with a register in which there is nothing new, until the
+/// machine wants anything but to read it.
+fn ticking(machine: &mut Machine, until_ms: u64) -> Option<Output> {
+    for now_ms in (40..=until_ms).step_by(10) {
+        let mut wanted = None;
+        let mut outputs = machine.handle(now_ms, Input::Tick);
+        while let Some(output) = outputs.pop() {
+            match output {
+                Output::ReadView(number) => {
+                    outputs.extend(machine.handle(now_ms, read(number, None)));
+                }
+                other => wanted = Some(other),
+            }
+        }
+        if wanted.is_some() {
+            return wanted;
+        }
+    }
+    None
+}
+
+/// Nobody tells a node that is cut off of a view in which it is not: it finds out by itself.
+#[test]
+fn a_node_that_waits_reads_the_register_now_and_then() {
+    let mut third = running(2, 3);
+    third.handle(10, lost(0));
+    third.handle(10, read(V2, None));
+    third.handle(20, stopped(3, 2));
+    assert_eq!(third.next_deadline(), Some(520));
+    assert_eq!(third.handle(520, Input::Tick), [Output::ReadView(V2)]);
+    let given = [(0, evidence(&first_view(3), 0)), (1, evidence(&first_view(3), 1))];
+    let given = given.map(|(node, evidence)| (NodeId(node), (Incarnation(1), evidence)));
+    let without = next_view(&first_view(3), &given.into()).unwrap().view;
+    let outputs = third.handle(521, read(V2, Some(without)));
+    assert!(matches!(failure(&outputs), ProtocolError::Excluded { .. }), "{outputs:?}");
+}
+
+/// A node that was left out is told so even where the others have finished meanwhile.
+#[test]
+fn a_node_that_was_left_out_is_not_told_that_it_has_finished() {
+    let mut third = running(2, 3);
+    third.handle(10, lost(0));
+    let given = [(0, evidence(&first_view(3), 0)), (1, evidence(&first_view(3), 1))];
+    let given = given.map(|(node, evidence)| (NodeId(node), (Incarnation(1), evidence)));
+    let without = next_view(&first_view(3), &given.into()).unwrap().view;
+    let reply = RegisterReply::Read { number: V2, view: Some(without), done: true };
+    let outputs = third.handle(11, Input::Register(reply));
+    assert!(matches!(failure(&outputs), ProtocolError::Excluded { .. }), "{outputs:?}");
+}
+
+/// Node 0 of three, from 10 ms to `until_ms`, with beats of `heard` every 50 ms.
+fn hearing(
+    machine: &mut Machine,
+    from_ms: u64,
+    until_ms: u64,
+    heard: &[u64],
+) -> Vec<(u64, Output)> {
+    let mut outputs = Vec::new();
+    for now_ms in (from_ms..=until_ms).step_by(10) {
+        let beats = heard.iter().filter(|_| now_ms % 50 == 0);
+        let inputs = beats.map(|&node| said(node, Message::Beat { suspects: BTreeSet::new() }));
+        for input in inputs.chain([Input::Tick]) {
+            outputs.extend(machine.handle(now_ms, input).into_iter().map(|out| (now_ms, out)));
+        }
+    }
+    outputs
+}
+
+#[test]
+fn every_member_hears_that_a_node_lives() {
+    let mut lowest = running_with(0, 3, SUSPECT_MS);
+    let outputs = hearing(&mut lowest, 10, 1_000, &[1, 2]);
+    for to in [1, 2] {
+        let beats = outputs.iter().filter(|(_, output)| {
+            matches!(output, Output::Send(node, Message::Beat { suspects })
+                if node.0 == to && suspects.is_empty())
+        });
+        assert_eq!(beats.count(), 20);
+    }
+    assert_eq!(outputs.len(), 40, "{outputs:?}");
+}
+
+#[test]
+fn a_member_that_falls_silent_is_suspected_then_given_up() {
+    let mut lowest = running_with(0, 3, SUSPECT_MS);
+    let outputs = hearing(&mut lowest, 10, 1_000, &[1]);
+    let at = |wanted: &dyn Fn(&Output) -> bool| {
+        outputs.iter().find(|(_, output)| wanted(output)).map(|(now_ms, _)| *now_ms)
+    };
+    let suspected =
+        at(&|output| matches!(output, Output::Report(Event::Silent { node: NodeId(2), .. })));
+    assert_eq!(suspected, Some(200));
+    let told = at(&|output| {
+        matches!(output, Output::Send(NodeId(1), Message::Beat { suspects })
+            if *suspects == BTreeSet::from([NodeId(2)]))
+    });
+    assert_eq!(told, Some(200), "the others are asked at once");
+    assert_eq!(at(&|output| matches!(output, Output::StopGeneration { .. })), Some(600));
+
+    lowest.handle(1_000, read(V2, None));
+    lowest.handle(1_010, stopped(3, 0));
+    lowest.handle(1_020, said(1, Message::Evidence(evidence(&first_view(3), 1))));
+    let outputs = hearing(&mut lowest, 1_030, 1_400, &[1]);
+    let reads = outputs.iter().find(|(_, output)| matches!(output, Output::ReadView(_)));
+    assert_eq!(reads.map(|(now_ms, _)| *now_ms), Some(1_310), "half of {SUSPECT_MS} ms later");
+    let outputs = lowest.handle(1_410, read(V2, None));
     assert!(
-        matches!(&outputs[..], [Output::Propose(view)] if view.members.len() == 2),
+        matches!(&outputs[..], [Output::Propose(view)] if view.member(NodeId(2)).is_none()),
         "{outputs:?}"
     );
+}
+
+#[test]
+fn a_false_alarm_costs_a_change_of_views_and_no_member() {
+    let mut lowest = running_with(0, 3, SUSPECT_MS);
+    hearing(&mut lowest, 10, 600, &[1]);
+    lowest.handle(610, read(V2, None));
+    lowest.handle(610, stopped(3, 0));
+    lowest.handle(620, said(1, Message::Evidence(evidence(&first_view(3), 1))));
+    let outputs = lowest.handle(700, said(2, Message::Evidence(evidence(&first_view(3), 2))));
+    assert!(outputs.contains(&Output::ReadView(V2)), "{outputs:?}");
+    let outputs = lowest.handle(710, read(V2, None));
+    assert!(
+        matches!(&outputs[..], [Output::Propose(view)] if view.members.len() == 3),
+        "{outputs:?}"
+    );
+}
+
+#[test]
+fn a_member_that_is_still_silent_in_the_next_view_is_given_up_at_once() {
+    let mut lowest = running_with(0, 3, SUSPECT_MS);
+    hearing(&mut lowest, 10, 500, &[1, 2]);
+    lowest.handle(510, Input::LinkLost { view: V1, node: NodeId(1), why: "reset".to_owned() });
+    lowest.handle(510, read(V2, None));
+    lowest.handle(520, stopped(3, 0));
+    for node in [1, 2] {
+        lowest.handle(520, said(node, Message::Evidence(evidence(&first_view(3), node))));
+    }
+    let proposed = lowest.handle(520, read(V2, None));
+    let [.., Output::Propose(view)] = &proposed[..] else { panic!("{proposed:?}") };
+    hearing(&mut lowest, 530, 1_200, &[1]);
+    lowest.handle(1_210, Input::Register(RegisterReply::Created { number: V2 }));
+    let outputs = lowest.handle(1_210, read(V2, Some(view.clone())));
+    let at = |wanted: &Output| outputs.iter().position(|output| output == wanted);
+    let installed = at(&Output::Install(view.clone()));
+    assert!(installed.is_some(), "{outputs:?}");
+    assert!(at(&Output::StopGeneration { view: V2 }) > installed, "{outputs:?}");
 }
 
 /// Alone, node 0 would have to give up what node 1 owned with its backup on node 2. It waits for both.
@@ -208,13 +366,12 @@ fn a_possible_holder_is_waited_for_longer() {
     lowest.handle(10, Input::LinkLost { view: V1, node: NodeId(1), why: "reset".to_owned() });
     lowest.handle(10, read(V2, None));
     lowest.handle(20, stopped(3, 0));
-    lowest.handle(4_020, Input::Tick);
-    let outputs = lowest.handle(4_020, read(V2, None));
-    assert!(matches!(&outputs[..], [Output::Report(_)]), "{outputs:?}");
-    assert_eq!(lowest.next_deadline(), Some(30_020));
-    lowest.handle(5_000, lost(1));
-    lowest.handle(5_000, lost(2));
-    let outputs = lowest.handle(5_001, read(V2, None));
+    let waits = ticking(&mut lowest, 4_100);
+    assert!(matches!(waits, Some(Output::Report(Event::Waiting { .. }))), "{waits:?}");
+    assert_eq!(ticking(&mut lowest, 29_900), None);
+    lowest.handle(29_900, lost(1));
+    lowest.handle(29_900, lost(2));
+    let outputs = lowest.handle(29_901, read(V2, None));
     assert!(
         matches!(failure(&outputs), ProtocolError::Plan(PlanError::Lost { .. })),
         "{outputs:?}"

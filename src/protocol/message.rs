@@ -3,12 +3,14 @@
 //! The runtime turns what happens into an [`Input`] and carries out each [`Output`] in order. The
 //! machine never waits and never calls anything: an output that can fail comes back as an input.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, Spot, ViewNumber};
 use serde::{Deserialize, Serialize};
 
 use super::plan::PlanError;
+use super::ranges::list;
 use super::view::{Evidence, View, ViewError};
 
 /// What one node says to another on their control connection.
@@ -30,6 +32,11 @@ pub enum Message {
     ViewCreated {
         /// The number of the view.
         number: ViewNumber,
+    },
+    /// The sender lives.
+    Beat {
+        /// The nodes that it has not heard for longer than usual.
+        suspects: BTreeSet<NodeId>,
     },
     /// The job is complete, and the register says so.
     Done,
@@ -126,6 +133,15 @@ pub enum Input {
         view: ViewNumber,
         /// What is known of it.
         panic: WorkerPanic,
+    },
+    /// A worker thread of this node does not come back from what it does.
+    WorkerHung {
+        /// The view of its generation.
+        view: ViewNumber,
+        /// The index of the worker within the node.
+        worker: u32,
+        /// How long it has not answered.
+        busy_ms: u64,
     },
     /// A data connection could not be made.
     ConnectFailed {
@@ -236,8 +252,12 @@ pub enum Suspicion {
     LinkLost { node: NodeId, why: String },
     /// A data connection to a member could not be made.
     ConnectFailed { node: NodeId, why: String },
+    /// A member has been silent for too long.
+    Silent { node: NodeId, silent_ms: u64, votes: BTreeSet<NodeId> },
     /// A worker of this node panicked.
     WorkerPanicked { panic: WorkerPanic },
+    /// A worker of this node does not come back from what it does.
+    WorkerHung { worker: u32, busy_ms: u64 },
     /// A member stops its generation.
     Stopped { node: NodeId, why: String, panic: Option<Box<WorkerPanic>> },
     /// A member of a new view had gone before the view was known here.
@@ -254,7 +274,17 @@ impl fmt::Display for Suspicion {
             Suspicion::ConnectFailed { node, why } => {
                 write!(f, "no data connection to node {node}: {why}")
             }
+            Suspicion::Silent { node, silent_ms, votes } => {
+                write!(f, "node {node} has been silent for {silent_ms} ms")?;
+                match votes.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ", and node(s) {} do not hear it either", list(votes)),
+                }
+            }
             Suspicion::WorkerPanicked { panic } => panic.fmt(f),
+            Suspicion::WorkerHung { worker, busy_ms } => {
+                write!(f, "worker {worker} hangs: it has not answered for {busy_ms} ms")
+            }
             Suspicion::Stopped { node, why, .. } => write!(f, "node {node} stops: {why}"),
             Suspicion::Gone { node } => write!(f, "node {node} is gone"),
         }
@@ -270,6 +300,20 @@ pub enum Event {
         view: ViewNumber,
         /// What was seen.
         what: Suspicion,
+    },
+    /// A member has been silent for longer than usual; the others are asked.
+    Silent {
+        /// The member.
+        node: NodeId,
+        /// For how long.
+        silent_ms: u64,
+    },
+    /// A member that was silent has been heard again.
+    HeardAgain {
+        /// The member.
+        node: NodeId,
+        /// How long it had been silent.
+        silent_ms: u64,
     },
     /// The generation has stopped.
     Stopped {

@@ -10,6 +10,7 @@
 //! | [`assignment`] | the table of owners and backups |
 //! | [`view`] | an agreed membership, as it stands in the register |
 //! | [`plan`] | the next view, computed from evidence |
+//! | [`detector`] | who has been silent for too long |
 //! | [`message`] | what goes into and comes out of a member |
 //! | [`member`] | the state machine of one node |
 //! | [`invariants`] | what must hold between any view and its successor |
@@ -17,6 +18,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod assignment;
+pub mod detector;
 pub mod invariants;
 pub mod member;
 pub mod message;

@@ -174,8 +174,8 @@ pub fn copies(current: &View, members: &[Member], resume: Option<Epoch>) -> Vec<
             };
             known.live |= copy.live && place.owner.node == member.node;
             let Some(span) = copy.replica else { continue };
-            let is_backup = place.backups.iter().any(|backup| backup.node == member.node);
-            let through = if is_backup { span.through.max(recorded) } else { span.through };
+            let through =
+                if place.feeds(member.node) { span.through.max(recorded) } else { span.through };
             if span.from <= resume && through >= resume {
                 known.replicas.insert(member.node);
             }

@@ -21,6 +21,8 @@ use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 const SEEDS: u64 = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
 const FAULTS_END_MS: u64 = 12_000;
 const STEPS_MAX: u64 = 60_000;
+/// So long that nobody ever beats.
+const NEVER_MS: u64 = 10_000_000;
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 struct Chance(u64);
@@ -105,11 +107,13 @@ impl Simulation {
         let nodes = 2 + chance.below(4);
         let shape =
             (1 + chance.below(2) as u32, 4 + chance.below(8) as u32, 1 + chance.below(3) as u32);
+        // Beats are most of what happens, so only some stories have them.
+        let suspect_ms = if chance.one_in(10) { 3_000 } else { NEVER_MS };
         let mut simulation = Simulation {
             chance,
             now_ms: 0,
             sequence: 0,
-            limits: MemberLimits::default(),
+            limits: MemberLimits::from_suspect_ms(suspect_ms),
             shape,
             queue: BTreeMap::new(),
             nodes: BTreeMap::new(),

@@ -257,12 +257,12 @@ impl View {
         }
         for (partition, place) in self.assignment.iter() {
             let mut nodes = BTreeSet::new();
-            for &worker in std::iter::once(&place.owner).chain(&place.backups) {
+            for worker in std::iter::once(place.owner).chain(place.fed()) {
                 if self.worker_index(worker).is_none() {
                     return Err(ViewError::UnknownWorker { partition, worker });
                 }
             }
-            if let Some(twice) = place.backups.iter().find(|backup| !nodes.insert(backup.node)) {
+            if let Some(twice) = place.fed().find(|backup| !nodes.insert(backup.node)) {
                 return Err(ViewError::BackupTwice { partition, node: twice.node });
             }
             if place.backups.len() > self.backups as usize {

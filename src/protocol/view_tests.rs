@@ -38,7 +38,8 @@ fn the_digest_is_that_of_the_json() {
          {\"node\":0,\"incarnation\":10,\"address\":\"127.0.0.1:7000\",\"evidence\":null},\
          {\"node\":1,\"incarnation\":11,\"address\":\"127.0.0.1:7001\",\"evidence\":null}],\
          \"workers_per_node\":1,\"partitions\":6,\"backups\":1,\"assignment\":\
-         [[[0,0],[1,0]],[[0,0],[1,0]],[[0,0],[1,0]],[[1,0],[0,0]],[[1,0],[0,0]],[[1,0],[0,0]]]}"
+         [[[[0,0],[1,0]],[]],[[[0,0],[1,0]],[]],[[[0,0],[1,0]],[]],\
+         [[[1,0],[0,0]],[]],[[[1,0],[0,0]],[]],[[[1,0],[0,0]],[]]]}"
     );
     assert!(view.digest().is_well_formed());
     let read: View = serde_json::from_str(&json).unwrap();

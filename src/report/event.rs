@@ -119,6 +119,20 @@ pub enum What {
         /// The epoch.
         epoch: Epoch,
     },
+    /// The node has not heard another for longer than usual, and asks the others.
+    Suspicion {
+        /// The silent node.
+        suspect: NodeId,
+        /// For how long.
+        silent_ms: u64,
+    },
+    /// The node has heard one again that it suspected.
+    Cleared {
+        /// The node.
+        suspect: NodeId,
+        /// How long it had been silent.
+        silent_ms: u64,
+    },
     /// The node has concluded that something failed.
     Failure {
         /// The view that ends by it.
@@ -288,6 +302,8 @@ mod tests {
             What::Started { process_id: 7, workers: 2, address: None },
             What::Fault { kind: FaultKind::Kill, target: NodeId(1) },
             What::Commit { view: ViewNumber(1), epoch: Epoch(2) },
+            What::Suspicion { suspect: NodeId(1), silent_ms: 250 },
+            What::Cleared { suspect: NodeId(1), silent_ms: 310 },
             What::Failure {
                 view: ViewNumber(1),
                 what: "node lost".to_owned(),

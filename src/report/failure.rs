@@ -228,6 +228,11 @@ pub enum Clue {
         /// In milliseconds.
         ms: u64,
     },
+    /// Other nodes that had not heard it either.
+    Votes {
+        /// Those nodes.
+        nodes: Vec<NodeId>,
+    },
     /// A connection ended or could not be made.
     Connection {
         /// The node that saw it.
@@ -271,6 +276,7 @@ impl fmt::Display for Clue {
             Clue::ProcessState { state: 'T' | 't' } => f.write_str("its process was stopped"),
             Clue::ProcessState { state } => write!(f, "its process was in state {state}"),
             Clue::Silence { ms } => write!(f, "nothing was heard for {ms} ms"),
+            Clue::Votes { nodes } => write!(f, "not heard by {} either", names(nodes)),
             Clue::Connection { seen_by, text } => write!(f, "seen by node {seen_by}: {text}"),
             Clue::HeldBack { operator, stored_through } => {
                 let through = stored_through.map_or("none".into(), |epoch| format!("{epoch}"));
@@ -280,6 +286,10 @@ impl fmt::Display for Clue {
             Clue::OnPurpose { fault } => write!(f, "caused on purpose ({fault})"),
         }
     }
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A node's or the launcher's part of a failure report.
@@ -443,9 +453,6 @@ impl fmt::Display for FailureReport {
         }
         match &self.consequence {
             Consequence::Recovered { view, members, left, resume, takeovers } => {
-                let names = |nodes: &[NodeId]| {
-                    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
-                };
                 let resume = resume.map_or("the beginning".to_owned(), |e| format!("epoch {e}"));
                 write!(f, "\n  then      view {view} of nodes {}, after {resume}", names(members))?;
                 if !left.is_empty() {

@@ -204,7 +204,12 @@ impl FailureLedger {
                 self.open.push(Open { report, followed_by: None });
             }
         }
-        for open in &mut self.open {
+        // No view mends what lies outside of the cluster.
+        let is_inside = |open: &&mut Open| {
+            let outside = [Component::Register, Component::Source, Component::Sink];
+            !outside.contains(&open.report.component)
+        };
+        for open in self.open.iter_mut().filter(is_inside) {
             // One that two views in a row followed names all who left since.
             let mut all_left = match &open.report.consequence {
                 Consequence::Recovered { left, .. } => left.clone(),
@@ -281,6 +286,7 @@ fn settle(report: &mut FailureReport, by: Option<NodeId>, faults: &mut Vec<(Node
 fn certainty(report: &FailureReport) -> Certainty {
     let has = |wanted: fn(&Clue) -> bool| report.evidence.iter().any(wanted);
     match report.cause {
+        Cause::Silent if has(|clue| matches!(clue, Clue::Votes { .. })) => Certainty::Probable,
         Cause::ConnectionLost | Cause::Refused | Cause::Silent => match report.noticed_by.len() {
             0 | 1 => Certainty::Suspected,
             _ => Certainty::Probable,

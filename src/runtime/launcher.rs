@@ -190,7 +190,12 @@ impl Launcher {
                 if let What::Error { message } = &event.what {
                     self.node(id).last_error = Some(message.clone());
                 }
-                self.publish(event)
+                let silent = match &event.what {
+                    What::Observed(seen) if seen.cause == Cause::Silent => seen.place.node,
+                    _ => None,
+                };
+                self.publish(event)?;
+                silent.map_or(Ok(()), |node| self.look_at(node))
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
@@ -285,6 +290,26 @@ impl Launcher {
             }
         }
         self.tell_ends(|node| node.channel_ended)
+    }
+
+    /// Looks whether the process of a node that others do not hear is stopped.
+    fn look_at(&mut self, id: NodeId) -> Result<()> {
+        let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
+            return Ok(());
+        };
+        match process_state(node.child.id()) {
+            Some(state @ ('T' | 't')) => {
+                let seen = Observation {
+                    view: self.summary.view().unwrap_or_default(),
+                    component: Component::Process,
+                    place: FailurePlace::node(id),
+                    cause: Cause::Hung,
+                    evidence: vec![Clue::ProcessState { state }],
+                };
+                self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells of the ends of processes, once they cannot say anything more themselves.
@@ -432,6 +457,13 @@ impl Node {
         let said = if said.is_empty() { said } else { format!(": {said}") };
         format!("node {} {how}{said}", self.id)
     }
+}
+
+/// The one-letter state of a process, where the system has a `/proc`.
+fn process_state(process_id: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
+    // The name before it stands in parentheses and may hold anything, parentheses too.
+    text.rsplit_once(") ")?.1.chars().next()
 }
 
 fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>) -> Result<Node> {

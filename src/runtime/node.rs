@@ -11,18 +11,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ringfence_operators::error::JobError;
 use ringfence_operators::generation::{
     Gauges, Generation, Notice, Observer, Routes, Settings, WhenDone,
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::sink::RELEASE_LIMIT;
 use ringfence_operators::vault::{MemoryVault, Role, Vault};
 use ringfence_operators::worker as operators;
 use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
+use super::hang::{HangWatch, Hung};
 use super::recovery::RecoveryLog;
+use super::registrar::Registrar;
 use super::witness;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
@@ -34,9 +38,9 @@ use crate::network::{
 };
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
-use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
+use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion, WorkerPanic};
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
-use crate::register::{Register, answer};
+use crate::register::Register;
 use crate::report::{Observation, Takeover, What};
 
 /// How often a node tells how far it is.
@@ -91,6 +95,9 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    pub(crate) suspect_limit: Duration,
+    pub(crate) hang_limit: Duration,
+    pub(crate) refill_bytes_per_second: u64,
     pub(crate) worker_config: WorkerConfig,
     pub(crate) job: Job,
     /// Told of all that happens.
@@ -117,6 +124,8 @@ pub(crate) enum NodeEvent {
     Ended(WorkerEnded),
     /// All threads of a generation have ended.
     Joined { view: ViewNumber },
+    /// The register has answered.
+    Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
 }
@@ -139,6 +148,7 @@ pub(crate) struct Node {
     listener: Option<Listener>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
+    registrar: Option<Registrar>,
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
@@ -178,6 +188,7 @@ struct Current {
     stop_wanted: bool,
     joined: bool,
     committed: Option<Epoch>,
+    hang_watch: HangWatch,
 }
 
 struct Notices {
@@ -203,6 +214,7 @@ impl Node {
             listener: None,
             controls: BTreeMap::new(),
             run: None,
+            registrar: None,
             machine: None,
             early: Vec::new(),
             waiting_links: Vec::new(),
@@ -297,6 +309,7 @@ impl Node {
             let now = Instant::now();
             self.stalled = self.stalled.max(now.saturating_duration_since(expected_at));
             if now >= progress_at {
+                self.watch_workers(now)?;
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -357,6 +370,7 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
+            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();
@@ -533,9 +547,13 @@ impl Node {
             limits: MemberLimits {
                 restarts_max: self.setup.restarts.0,
                 restarts_window_ms: self.setup.restarts.1.as_millis() as u64,
-                ..MemberLimits::default()
+                ..MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64)
             },
         }));
+        let events = self.events.clone();
+        let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
+        self.registrar =
+            Some(Registrar::start(Arc::clone(&run.register), run.id.clone(), answered));
         self.run = Some(run);
         self.step(Input::Started { done })?;
         for input in std::mem::take(&mut self.early) {
@@ -573,9 +591,9 @@ impl Node {
             }
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
                 // The machine that asks is made when the register is known.
-                return Ok(self.run.as_ref().and_then(|run| {
-                    answer(run.register.as_ref(), &run.id, &output).map(Input::Register)
-                }));
+                if let Some(registrar) = &self.registrar {
+                    registrar.ask(output);
+                }
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
@@ -601,7 +619,9 @@ impl Node {
                     what,
                     Suspicion::ConnectFailed { node, .. } if self.refused_by == Some(node)
                 );
-                let seen = witness::of_suspicion(here, view, &what, is_refused);
+                let workers = self.current.as_ref().and_then(|current| current.running.as_ref());
+                let workers = workers.map_or_else(Vec::new, |r| r.shared.whereabouts());
+                let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
                 match (failure_of(here, view, &what), what) {
                     // SUBTLE: survivors that stop close their links, too. A lost link is told only
                     // where nothing else explains it.
@@ -614,6 +634,12 @@ impl Node {
                         self.observe(seen);
                     }
                 }
+            }
+            Decision::Silent { node, silent_ms } => {
+                self.tell(What::Suspicion { suspect: node, silent_ms });
+            }
+            Decision::HeardAgain { node, silent_ms } => {
+                self.tell(What::Cleared { suspect: node, silent_ms });
             }
             Decision::Stopped { .. } => self.recovery.stopped(now),
             Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
@@ -698,8 +724,7 @@ impl Node {
             let place = view.assignment.place(partition);
             Role {
                 owner: place.is_some_and(|place| place.owner.node == node),
-                backup: place
-                    .is_some_and(|place| place.backups.iter().any(|backup| backup.node == node)),
+                backup: place.is_some_and(|place| place.feeds(node)),
             }
         };
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
@@ -733,6 +758,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
+            hang_watch: HangWatch::new(self.setup.hang_limit),
         });
         for (peer, incarnation, address) in lower {
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
@@ -836,6 +862,7 @@ impl Node {
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
+            refill_bytes_per_second: self.setup.refill_bytes_per_second,
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
         let generation = Generation::new(
@@ -957,6 +984,26 @@ impl Node {
         }
     }
 
+    /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
+    fn watch_workers(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        // What the job does after its dataflow has ended is its own affair.
+        if current.stop_wanted || !current.ended.is_empty() || current.committed == Some(Epoch::END)
+        {
+            return Ok(());
+        }
+        let hung = current.hang_watch.look(now, &running.shared);
+        let view = current.view.number;
+        match hung {
+            Some(Hung { worker, busy }) => {
+                let busy_ms = busy.as_millis() as u64;
+                self.step(Input::WorkerHung { view, worker, busy_ms })
+            }
+            None => Ok(()),
+        }
+    }
+
     // What workers tell.
 
     fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
@@ -973,6 +1020,26 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+        }
+        match &notice {
+            Notice::ReleaseFailed { operator, epoch, why } => {
+                let limit_s = RELEASE_LIMIT.as_secs();
+                let text = format!(
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                     up to {limit_s} s"
+                );
+                self.tell(What::Message { text });
+                let error = JobError::Sink { operator: operator.clone(), what: why.clone() };
+                let mut seen = witness::of_job_error(self.setup.node, view, &error);
+                seen.place.epoch = Some(*epoch);
+                self.observe(Some(seen));
+            }
+            Notice::ReleaseRecovered { operator, failed_for } => {
+                let failed_ms = failed_for.as_millis();
+                let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
+                self.tell(What::Message { text });
+            }
+            _ => {}
         }
         if let Some(recovered) = self.recovery.note(view, &notice, now) {
             self.tell(recovered);
@@ -1056,12 +1123,11 @@ fn no_register(_location: &str) -> Result<Run> {
 /// The routes of a view, in timely's worker numbers.
 fn routes_of(view: &View) -> Routes {
     let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
-    let places = view.assignment.iter();
-    let (owners, backups) = places
-        .map(|(_, place)| {
-            let backups = place.backups.iter().map(|&backup| index(backup)).collect();
-            (index(place.owner), backups)
-        })
-        .unzip();
-    Routes { owners, backups }
+    let mut routes = Routes::default();
+    for (_, place) in view.assignment.iter() {
+        routes.owners.push(index(place.owner));
+        routes.backups.push(place.fed().map(index).collect());
+        routes.filling.push(!place.filling.is_empty());
+    }
+    routes
 }

@@ -1,5 +1,7 @@
 //! What a node saw of a failure, as its part of the report.
 
+use std::sync::Arc;
+
 use ringfence_operators::error::JobError;
 use ringfence_operators::ids::{NodeId, Spot, ViewNumber};
 use ringfence_operators::whereabouts::Whereabouts;
@@ -7,12 +9,14 @@ use ringfence_operators::whereabouts::Whereabouts;
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation};
 
-/// What node `here` makes of a suspicion; nothing where another node tells it.
+/// What node `here`, whose workers are at these places, makes of a suspicion; nothing where another
+/// node tells it.
 pub(super) fn of_suspicion(
     here: NodeId,
     view: ViewNumber,
     what: &Suspicion,
     is_refused: bool,
+    workers: &[Arc<Whereabouts>],
 ) -> Option<Observation> {
     let connection = |node: NodeId, component, text: String| Observation {
         view,
@@ -32,6 +36,24 @@ pub(super) fn of_suspicion(
         }
         Suspicion::LinkLost { node, why } | Suspicion::ConnectFailed { node, why } => {
             Some(connection(*node, Component::Link, why.clone()))
+        }
+        Suspicion::Silent { node, silent_ms, votes } => {
+            let mut evidence = vec![Clue::Silence { ms: *silent_ms }];
+            if !votes.is_empty() {
+                evidence.push(Clue::Votes { nodes: votes.iter().copied().collect() });
+            }
+            evidence.extend(workers.first().and_then(|worker| of_commit(worker)));
+            Some(Observation {
+                view,
+                component: Component::Node,
+                place: FailurePlace::node(*node),
+                cause: Cause::Silent,
+                evidence,
+            })
+        }
+        Suspicion::WorkerHung { worker, busy_ms } => {
+            let place = workers.iter().find(|place| place.worker() == *worker as usize)?;
+            Some(of_hung_worker(here, view, place, *busy_ms))
         }
         Suspicion::WorkerPanicked { panic } => Some(of_panic(here, view, panic)),
         Suspicion::Stopped { node, panic, .. } => {
@@ -170,4 +192,76 @@ fn place(node: NodeId, worker: Option<u32>, spot: Spot) -> FailurePlace {
     (place.worker, place.operator) = (worker, operator);
     (place.partition, place.epoch) = (partition, epoch);
     place
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_operators::ids::{Epoch, Incarnation, OperatorName};
+
+    use super::*;
+
+    const HERE: NodeId = NodeId(0);
+    const VIEW: ViewNumber = ViewNumber(3);
+
+    #[test]
+    fn a_refused_connection_is_told_from_a_broken_one() {
+        let what = Suspicion::ConnectFailed { node: NodeId(1), why: "stale view".to_owned() };
+        for (is_refused, cause) in [(true, Cause::Refused), (false, Cause::ConnectionLost)] {
+            let seen = of_suspicion(HERE, VIEW, &what, is_refused, &[]).unwrap();
+            assert_eq!((seen.component, seen.cause), (Component::Link, cause));
+            assert_eq!((seen.place.node, seen.place.peer), (Some(NodeId(1)), Some(HERE)));
+        }
+    }
+
+    #[test]
+    fn a_silent_node_is_told_with_the_votes() {
+        let votes = [NodeId(2)].into();
+        let what = Suspicion::Silent { node: NodeId(1), silent_ms: 640, votes };
+        let seen = of_suspicion(HERE, VIEW, &what, false, &[]).unwrap();
+        assert_eq!((seen.component, seen.cause), (Component::Node, Cause::Silent));
+        let votes = Clue::Votes { nodes: vec![NodeId(2)] };
+        assert_eq!(seen.evidence, [Clue::Silence { ms: 640 }, votes]);
+    }
+
+    #[test]
+    fn a_node_that_was_left_out_knows_whether_it_stood_still() {
+        let error =
+            ProtocolError::Excluded { number: VIEW, node: HERE, incarnation: Incarnation(1) };
+        let seen = |stalled| of_protocol_error(HERE, VIEW, &error, stalled).unwrap();
+        assert_eq!((seen(None).component, seen(None).cause), (Component::Node, Cause::Partitioned));
+        let hung = seen(Some(4_000));
+        assert_eq!((hung.component, hung.cause), (Component::Process, Cause::Hung));
+        assert!(hung.evidence.contains(&Clue::Silence { ms: 4_000 }));
+    }
+
+    #[test]
+    fn what_the_register_says_is_told_of_the_register() {
+        let error = ProtocolError::Register { message: "no space left".to_owned() };
+        let seen = of_protocol_error(HERE, VIEW, &error, None).unwrap();
+        assert_eq!((seen.component, seen.cause), (Component::Register, Cause::RegisterUnavailable));
+        let says = |clue: &Clue| clue.to_string().contains("no space left");
+        assert!(seen.evidence.iter().any(says), "{seen:?}");
+    }
+
+    #[test]
+    fn an_error_of_the_job_names_its_operator() {
+        let operator = OperatorName::new("counts");
+        let late =
+            JobError::LateRecord { operator: operator.clone(), epoch: Epoch(4), resume: Epoch(5) };
+        let seen = of_job_error(HERE, VIEW, &late);
+        assert_eq!((seen.component, seen.cause), (Component::Job, Cause::JobFailed));
+        assert_eq!((seen.place.operator, seen.place.epoch), (Some(operator), Some(Epoch(4))));
+    }
+
+    #[test]
+    fn a_stop_is_told_only_with_its_panic() {
+        let stopped = |panic| Suspicion::Stopped { node: NodeId(2), why: String::new(), panic };
+        assert_eq!(of_suspicion(HERE, VIEW, &stopped(None), false, &[]), None);
+        let panic =
+            WorkerPanic { worker: 1, record: Some("7".to_owned()), ..WorkerPanic::default() };
+        let stop = stopped(Some(Box::new(panic)));
+        let seen = of_suspicion(HERE, VIEW, &stop, false, &[]).unwrap();
+        assert_eq!((seen.place.node, seen.place.worker), (Some(NodeId(2)), Some(1)));
+        assert!(seen.evidence.contains(&Clue::Record { text: "7".to_owned() }));
+    }
 }

@@ -19,10 +19,12 @@ pub(super) fn failure_of(here: NodeId, view: ViewNumber, what: &Suspicion) -> Op
         }
         Suspicion::LinkLost { node, .. } => ("link lost", Some(*node), None),
         Suspicion::ConnectFailed { node, .. } => ("connection failed", Some(*node), None),
+        Suspicion::Silent { node, .. } => ("node silent", Some(*node), None),
         Suspicion::WorkerPanicked { panic } => {
             operator = panic.spot.operator.as_ref();
             ("worker panicked", Some(here), Some(panic.worker))
         }
+        Suspicion::WorkerHung { worker, .. } => ("worker hung", Some(here), Some(*worker)),
         Suspicion::Stopped { .. } => return None,
     };
     let operator = operator.map(OperatorName::to_string);

@@ -14,6 +14,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"RFdl");
 const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = 56;
 const HAS_PREVIOUS: u16 = 1;
+const COMPLETES: u16 = 2;
 
 /// The header of a delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub struct DeltaHeader {
     pub epoch: Epoch,
     /// The epoch of the delta before it; `None` for the first.
     pub previous: Option<Epoch>,
+    /// Whether it ends the filling of a copy: with it, who has received all deltas since the filling
+    /// began has every key.
+    pub completes: bool,
     /// How many entries follow.
     pub entries: u64,
     /// How many bytes follow.
@@ -69,6 +73,7 @@ impl DeltaHeader {
             },
             epoch: Epoch(read_u64(bytes, 24)),
             previous: (flags & HAS_PREVIOUS != 0).then(|| Epoch(read_u64(bytes, 32))),
+            completes: flags & COMPLETES != 0,
             entries: read_u64(bytes, 40),
             payload_bytes: read_u64(bytes, 48),
         })
@@ -77,7 +82,8 @@ impl DeltaHeader {
     fn write(&self, bytes: &mut [u8]) {
         write(bytes, 0, &MAGIC.to_le_bytes());
         write(bytes, 4, &VERSION.to_le_bytes());
-        let flags = if self.previous.is_some() { HAS_PREVIOUS } else { 0 };
+        let flags = if self.previous.is_some() { HAS_PREVIOUS } else { 0 }
+            | if self.completes { COMPLETES } else { 0 };
         write(bytes, 6, &flags.to_le_bytes());
         write(bytes, 8, &self.subject.operator.to_le_bytes());
         write(bytes, 16, &self.subject.fingerprint.to_le_bytes());
@@ -156,7 +162,7 @@ impl<'a> Iterator for Frames<'a> {
 
 /// Writes one delta straight into a buffer that may already hold others.
 ///
-/// The header is completed by [`DeltaWriter::finish`]; a writer dropped before that takes back what
+/// The header is written by [`DeltaWriter::finish`]; a writer dropped before that takes back what
 /// it wrote.
 #[derive(Debug)]
 pub struct DeltaWriter<'a> {
@@ -177,7 +183,14 @@ impl<'a> DeltaWriter<'a> {
         assert!(previous < Some(epoch), "epoch {epoch} does not follow {previous:?}");
         let start = bytes.len();
         bytes.extend_from_slice(&[0; DELTA_HEADER_BYTES]);
-        let header = DeltaHeader { subject, epoch, previous, entries: 0, payload_bytes: 0 };
+        let header = DeltaHeader {
+            subject,
+            epoch,
+            previous,
+            completes: false,
+            entries: 0,
+            payload_bytes: 0,
+        };
         DeltaWriter { bytes, start, header, finished: false }
     }
 
@@ -207,7 +220,12 @@ impl<'a> DeltaWriter<'a> {
         Ok(())
     }
 
-    /// Completes the delta and returns its number of entries.
+    /// Says that the delta ends the filling of a copy.
+    pub fn completes(&mut self) {
+        self.header.completes = true;
+    }
+
+    /// Ends the delta and returns its number of entries.
     pub fn finish(mut self) -> u64 {
         self.finished = true;
         let frame = &mut self.bytes[self.start..];

@@ -89,6 +89,12 @@ impl ReplicaBase {
         }
     }
 
+    /// Makes the base of a copy that is being filled: without entries, though its partition may have
+    /// had some at `epoch`.
+    pub(super) fn beginning_at(subject: Subject, epoch: Option<Epoch>) -> Self {
+        ReplicaBase { epoch, ..ReplicaBase::new(subject) }
+    }
+
     /// Returns what it is the state of.
     pub fn subject(&self) -> Subject {
         self.subject

@@ -22,6 +22,9 @@ use crate::hash::KeyHasher;
 use crate::ids::Epoch;
 use crate::snapshot::{DeltaWriter, Subject};
 
+/// Where [`KeyedTable::touch_some`] has gone through all keys.
+pub const FILLED: u64 = 1 << 32;
+
 /// How many emptied undo lists are kept for the next intervals.
 const SPARE_LISTS_MAX: usize = 2;
 
@@ -276,13 +279,42 @@ where
         subject: Subject,
         out: &mut Vec<u8>,
     ) -> Result<Option<u64>, StateError> {
-        if let Some(sealed) = self.through.filter(|sealed| *sealed >= epoch) {
-            return Err(StateError::Sealed { epoch, sealed });
-        }
         if self.open.is_empty() {
+            self.check_after_sealed(epoch)?;
             self.through = Some(epoch);
             return Ok(None);
         }
+        self.seal_delta(epoch, subject, false, out).map(Some)
+    }
+
+    /// As [`seal`](KeyedTable::seal), at the end of a filling: writes a delta even if nothing changed,
+    /// which says that whoever has received all deltas since the filling began has every key.
+    ///
+    /// To be called once [`touch_some`](KeyedTable::touch_some) has gone through all keys.
+    pub fn seal_filled(
+        &mut self,
+        epoch: Epoch,
+        subject: Subject,
+        out: &mut Vec<u8>,
+    ) -> Result<u64, StateError> {
+        self.seal_delta(epoch, subject, true, out)
+    }
+
+    fn check_after_sealed(&self, epoch: Epoch) -> Result<(), StateError> {
+        match self.through.filter(|sealed| *sealed >= epoch) {
+            Some(sealed) => Err(StateError::Sealed { epoch, sealed }),
+            None => Ok(()),
+        }
+    }
+
+    fn seal_delta(
+        &mut self,
+        epoch: Epoch,
+        subject: Subject,
+        completes: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<u64, StateError> {
+        self.check_after_sealed(epoch)?;
         let mut ghosts = Vec::new();
         let mut writer = DeltaWriter::new(out, subject, epoch, self.last);
         let table = &self.table;
@@ -296,6 +328,9 @@ where
             }
             (None, _) => unreachable!("slot {position} is dirty and free"),
         })?;
+        if completes {
+            writer.completes();
+        }
         let entries = writer.finish();
         assert_eq!(entries, self.open.len() as u64, "a dirty slot stands once in the undo list");
         self.table.clean();
@@ -306,7 +341,30 @@ where
         self.sealed.push_back(Interval { epoch, previous: self.last, undo });
         self.last = Some(epoch);
         self.through = Some(epoch);
-        Ok(Some(entries))
+        Ok(entries)
+    }
+
+    /// Returns the epoch of the last seal, with changes or without.
+    pub fn sealed(&self) -> Option<Epoch> {
+        self.through
+    }
+
+    /// Counts about `keys_max` keys as changed, so that the next seal sends them, and returns from
+    /// where to go on: 0 to begin with, [`FILLED`] once all keys had their turn.
+    ///
+    /// Keys that come meanwhile count as changed anyway, so that none is missed. Of state with an
+    /// attached replica nothing is touched.
+    pub fn touch_some(&mut self, from: u64, keys_max: usize) -> u64 {
+        if self.attached.is_some() || from >= FILLED {
+            return from;
+        }
+        let keys = self.table.len().max(1) as u128;
+        let width = (u128::from(FILLED) * keys_max as u128).div_ceil(keys);
+        let to = u64::try_from(width).unwrap_or(FILLED).saturating_add(from).min(FILLED);
+        for position in self.table.positions_between(from, to) {
+            self.touched(position);
+        }
+        to
     }
 
     /// Forgets how to undo what was sealed at or below `epoch`: to be called once it is recorded.

@@ -245,6 +245,78 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// A copy that begins in the middle and is filled while keys come, change and go has, at its end
+    /// and ever after, what the state has.
+    #[test]
+    fn a_copy_is_filled_while_the_state_goes_on(
+        before in proptest::collection::vec((0_u64..3000, any::<bool>()), 0..2000),
+        after in proptest::collection::vec(
+            (proptest::collection::vec((0_u64..6000, 0_u8..3), 0..400), 1_usize..500), 1..12),
+    ) {
+        let subject = Subject {
+            operator: 1,
+            fingerprint: fingerprint::<u64, u64, Postcard>(),
+            partition: PartitionId(0),
+        };
+        let mut live = KeyedTable::<u64, u64>::new(KeyHasher::Rapid);
+        for (key, removes) in before {
+            let hash = live.hash_of(&key).unwrap();
+            match removes {
+                true => drop(live.remove(hash, &key)),
+                false => drop(count(&mut live, key)),
+            }
+        }
+        live.seal(Epoch(1), subject, &mut Vec::new()).unwrap();
+
+        let mut copy: Option<Replica> = None;
+        let (mut from, mut epoch) = (0, 1);
+        let mut rounds = after.into_iter();
+        let mut is_filled = false;
+        loop {
+            let (changes, keys_max) = rounds.next().unwrap_or((Vec::new(), 1000));
+            for (key, change) in changes {
+                let hash = live.hash_of(&key).unwrap();
+                match change {
+                    0 => drop(live.remove(hash, &key)),
+                    _ => drop(count(&mut live, key)),
+                }
+            }
+            epoch += 1;
+            let mut bytes = Vec::new();
+            let was_filled = std::mem::replace(&mut is_filled, {
+                from = live.touch_some(from, keys_max);
+                from == FILLED
+            });
+            match is_filled && !was_filled {
+                true => drop(live.seal_filled(Epoch(epoch), subject, &mut bytes).unwrap()),
+                false => drop(live.seal(Epoch(epoch), subject, &mut bytes).unwrap()),
+            }
+            if !bytes.is_empty() {
+                let (delta, _) = DeltaRef::parse(&bytes).unwrap();
+                prop_assert_eq!(delta.header().completes, is_filled && !was_filled);
+                copy.get_or_insert_with(|| Replica::filling(subject, delta.header().previous))
+                    .push(&delta)
+                    .unwrap();
+            }
+            if is_filled {
+                let base = copy.as_mut().unwrap().open_at(Some(Epoch(epoch))).unwrap();
+                let mut opened = KeyedTable::<u64, u64>::new(KeyHasher::Rapid);
+                opened.attach(base, Some(Epoch(epoch))).unwrap();
+                let (mut expected, mut actual) = (BTreeMap::new(), BTreeMap::new());
+                live.for_each(|key, value| assert_eq!(expected.insert(*key, *value), None));
+                opened.for_each(|key, value| assert_eq!(actual.insert(*key, *value), None));
+                prop_assert_eq!(expected, actual);
+                if rounds.len() == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
 fn count(live: &mut KeyedTable<u64, u64>, key: u64) -> u64 {
     let hash = live.hash_of(&key).unwrap();
     live.update(

@@ -43,6 +43,13 @@ impl Replica {
         Self::from_image(ReplicaBase::new(subject))
     }
 
+    /// Makes the replica of a partition that is to be filled by the deltas after `previous`.
+    ///
+    /// It is a copy of nothing until one comes that [completes](DeltaHeader::completes) it.
+    pub fn filling(subject: Subject, previous: Option<Epoch>) -> Self {
+        Self::from_image(ReplicaBase::beginning_at(subject, previous))
+    }
+
     fn from_image(base: ReplicaBase) -> Self {
         Replica { base: Arc::new(base), pending: VecDeque::new(), pending_bytes: 0 }
     }

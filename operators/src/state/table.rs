@@ -417,6 +417,32 @@ impl<K: Eq, V> Table<K, V> {
         }
     }
 
+    /// Returns the positions of the entries whose 32 bits of hash are in `from..to`.
+    ///
+    /// Which entries these are does not depend on where they stand, so that who goes through all of
+    /// them in steps misses none, though the table may grow and entries move between two steps.
+    pub(super) fn positions_between(&self, from: u64, to: u64) -> Vec<Position> {
+        let mut positions = Vec::new();
+        if self.slots.is_empty() || from >= to {
+            return positions;
+        }
+        let mask = self.slots.len() - 1;
+        let last_bucket = ((to - 1) >> self.shift) as usize;
+        let mut at = (from >> self.shift) as usize;
+        let mut left = self.slots.len();
+        // An entry stands at its bucket or behind, with no free slot between.
+        while left > 0 && (at <= last_bucket || self.control[at & mask] & OCCUPIED != 0) {
+            let position = at & mask;
+            let is_occupied = self.control[position] & OCCUPIED != 0;
+            if is_occupied && (from..to).contains(&u64::from(self.slots[position].bits())) {
+                positions.push(position);
+            }
+            at += 1;
+            left -= 1;
+        }
+        positions
+    }
+
     /// Erases the ghosts among ascending positions.
     pub(super) fn erase_ghosts(&mut self, positions: &[Position]) {
         // Erasing shifts later entries only, so that going down leaves the positions to come valid.

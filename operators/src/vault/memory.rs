@@ -22,9 +22,11 @@ pub const PENDING_BYTES_MAX: usize = 256 << 20;
 /// How complete this node's replicas of a partition are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Completeness {
-    /// There is no copy, or one that is being filled.
+    /// There is no copy.
     #[default]
     None,
+    /// Sent every new delta, and not complete before each operator's filling has ended.
+    Filling,
     /// Complete, and sent every new delta.
     Fed,
     /// Complete through an epoch, and sent nothing since: what a successor opened. It is whole until
@@ -66,6 +68,8 @@ struct Deposit {
 #[derive(Default)]
 struct Cell {
     replica: Option<Replica>,
+    /// The epoch from which on a replica that is being filled is complete.
+    filled: Option<Epoch>,
     live: Option<Deposit>,
 }
 
@@ -119,12 +123,52 @@ impl View {
         self.operators.get(&operator).ok_or(VaultError::UnknownOperator(operator))
     }
 
+    /// Returns how many cells belong to the view's partition `index`, over all operators.
+    fn cells_wanted(&self, index: usize) -> u64 {
+        // An operator has as many partitions here as are congruent to this one.
+        let partitions = self.operators.values().map(|operator| operator.partitions);
+        partitions
+            .map(|count| {
+                u64::from(count).saturating_sub(index as u64).div_ceil(self.holdings.len() as u64)
+            })
+            .sum()
+    }
+
+    /// Returns for each partition that is being filled the epoch from which on all of it is here.
+    fn filled(&self, cells: &Cells) -> BTreeMap<usize, Epoch> {
+        let is_filling = |index: usize| self.holdings[index].completeness == Completeness::Filling;
+        let mut filled: BTreeMap<usize, (u64, Epoch)> = BTreeMap::new();
+        if !self.holdings.iter().any(|holding| holding.completeness == Completeness::Filling) {
+            return BTreeMap::new();
+        }
+        for (&(operator, partition), cell) in cells {
+            let index = self.index(partition);
+            if is_filling(index)
+                && self.operators.contains_key(&operator)
+                && let Some(epoch) = lock(cell).filled
+            {
+                let (count, latest) = filled.entry(index).or_insert((0, epoch));
+                *count += 1;
+                *latest = epoch.max(*latest);
+            }
+        }
+        filled.retain(|&index, (count, _)| *count == self.cells_wanted(index));
+        filled.into_iter().map(|(index, (_, latest))| (index, latest)).collect()
+    }
+
     /// Returns the completeness of a partition's replicas in the next view.
-    fn next(&self, holding: Holding, role: Role, resume: Option<Epoch>) -> Completeness {
+    fn next(
+        &self,
+        holding: Holding,
+        filled: Option<Epoch>,
+        role: Role,
+        resume: Option<Epoch>,
+    ) -> Completeness {
         let frozen = Completeness::Frozen { through: resume, whole: true };
         let complete = match holding.completeness {
             // What is committed was stored by every backup, whatever this node last heard of it.
             Completeness::Fed => true,
+            Completeness::Filling => filled.is_some() && filled <= resume,
             Completeness::Frozen { through, whole } => whole && through == resume,
             Completeness::None => false,
         };
@@ -132,6 +176,7 @@ impl View {
         match (complete || resume.is_none(), role) {
             (true, Role { backup: true, .. }) => Completeness::Fed,
             (true, Role { owner: true, .. }) => frozen,
+            (false, Role { backup: true, .. }) => Completeness::Filling,
             _ => Completeness::None,
         }
     }
@@ -205,16 +250,22 @@ impl MemoryVault {
                 partition: subject.partition,
             });
         }
-        if view.holding(subject.partition).completeness != Completeness::Fed {
+        let completeness = view.holding(subject.partition).completeness;
+        if !matches!(completeness, Completeness::Fed | Completeness::Filling) {
             self.dropped_frames.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
         let expected = Subject { fingerprint: operator.fingerprint, ..subject };
+        let empty = || match completeness {
+            Completeness::Filling => Replica::filling(expected, delta.header().previous),
+            _ => Replica::new(expected),
+        };
         let cell = self.cell_or_new(subject.operator, subject.partition);
         let mut cell = lock(&cell);
-        cell.count(&self.pending_bytes, |replica| {
-            replica.get_or_insert_with(|| Replica::new(expected)).push(delta)
-        })?;
+        cell.count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
+        if delta.header().completes && completeness == Completeness::Filling {
+            cell.filled.get_or_insert(delta.header().epoch);
+        }
         if self.pending_bytes.load(Ordering::Relaxed) > self.pending_bytes_max
             && let Some(recorded) = view.recorded
         {
@@ -243,18 +294,22 @@ impl Vault for MemoryVault {
         if resume < state.recorded {
             return Err(VaultError::ResumeFell { expected: state.recorded, actual: resume });
         }
+        let mut cells = write(&self.cells);
+        let filled = state.filled(&cells);
         let holdings: Vec<Holding> = (0_u32..)
             .zip(&state.holdings)
             .map(|(partition, before)| {
                 let role = role(PartitionId(partition));
-                Holding { role, completeness: state.next(*before, role, resume) }
+                let filled = filled.get(&(partition as usize)).copied();
+                Holding { role, completeness: state.next(*before, filled, role, resume) }
             })
             .collect();
 
-        let mut cells = write(&self.cells);
         let kept = |partition: PartitionId| {
             let holding = holdings[state.index(partition)];
-            (holding.role.owner, holding.completeness != Completeness::None)
+            let is_copy =
+                matches!(holding.completeness, Completeness::Fed | Completeness::Frozen { .. });
+            (holding.role.owner, is_copy)
         };
         // Nothing folds above what is recorded, and no view resumes below it.
         for (&(_, partition), cell) in cells.iter() {
@@ -283,6 +338,9 @@ impl Vault for MemoryVault {
                 }
                 _ => gone.replica = replica.take(),
             });
+            if cell.replica.is_none() {
+                cell.filled = None;
+            }
             if gone.live.is_some() || gone.replica.is_some() {
                 discarded.push(gone);
             }
@@ -354,7 +412,8 @@ impl Vault for MemoryVault {
     ) -> Result<Option<Opened>, VaultError> {
         let state = read(&self.view);
         let known = state.operator(operator)?;
-        if state.holding(partition).completeness == Completeness::None {
+        let completeness = state.holding(partition).completeness;
+        if matches!(completeness, Completeness::None | Completeness::Filling) {
             return Ok(None);
         }
         let empty = || {
@@ -392,22 +451,30 @@ impl Vault for MemoryVault {
             .map(|operator| operator.through.max(state.resume))
             .min()
             .unwrap_or(state.resume);
+        let cells = read(&self.cells);
+        let filled = state.filled(&cells);
         let mut partitions: Vec<Copies> = state
             .holdings
             .iter()
-            .map(|holding| {
-                let through = match holding.completeness {
-                    Completeness::Fed => Some(complete),
-                    Completeness::Frozen { through, whole: true } => Some(through),
+            .enumerate()
+            .map(|(index, holding)| {
+                let span = match holding.completeness {
+                    Completeness::Fed => Some((None, complete)),
+                    Completeness::Frozen { through, whole: true } => Some((None, through)),
+                    Completeness::Filling => filled
+                        .get(&index)
+                        .filter(|filled| Some(**filled) <= complete)
+                        .map(|filled| (Some(*filled), complete)),
                     _ => None,
                 };
-                Copies { replica: through.map(|through| Span { from: None, through }), live: false }
+                Copies { replica: span.map(|(from, through)| Span { from, through }), live: false }
             })
             .collect();
         let mut deposits: BTreeMap<usize, u64> = BTreeMap::new();
-        for (&(operator, partition), cell) in read(&self.cells).iter() {
+        for (&(operator, partition), cell) in cells.iter() {
             let (cell, index) = (lock(cell), state.index(partition));
-            let base = cell.replica.as_ref().and_then(Replica::base_epoch);
+            // One that was filled had no earlier state, though its base may say so.
+            let base = cell.replica.as_ref().and_then(Replica::base_epoch).max(cell.filled);
             if let Some(span) = &mut partitions[index].replica {
                 span.from = span.from.max(base);
             }
@@ -416,16 +483,7 @@ impl Vault for MemoryVault {
             }
         }
         for (index, count) in deposits {
-            // An operator has as many partitions here as are congruent to this one.
-            let wanted: u64 = state
-                .operators
-                .values()
-                .map(|operator| {
-                    let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
-                    beyond.div_ceil(state.holdings.len() as u64)
-                })
-                .sum();
-            partitions[index].live = count == wanted;
+            partitions[index].live = count == state.cells_wanted(index);
         }
         Inventory {
             operators: state
@@ -516,12 +574,20 @@ impl Vault for MemoryVault {
     }
 
     fn usage(&self) -> Usage {
+        let state = read(&self.view);
+        let cells = read(&self.cells);
+        let filled = state.filled(&cells);
+        let is_incomplete = |(index, holding): &(usize, &Holding)| {
+            holding.completeness == Completeness::Filling
+                && filled.get(index).is_none_or(|filled| Some(*filled) > state.recorded)
+        };
         let mut usage = Usage {
+            filling_partitions: state.holdings.iter().enumerate().filter(is_incomplete).count(),
             pending_bytes: self.pending_bytes.load(Ordering::Relaxed),
             dropped_frames: self.dropped_frames.load(Ordering::Relaxed),
             ..Usage::default()
         };
-        for cell in read(&self.cells).values() {
+        for cell in cells.values() {
             let cell = lock(cell);
             usage.deposits += usize::from(cell.live.is_some());
             usage.replica_bytes += cell.replica.as_ref().map_or(0, Replica::base_bytes);

@@ -5,7 +5,7 @@ use super::*;
 use crate::codec::{Postcard, fingerprint};
 use crate::hash::KeyHasher;
 use crate::snapshot::SnapshotError;
-use crate::state::KeyedTable;
+use crate::state::{FILLED, KeyedTable};
 
 const OWNER: Role = Role { owner: true, backup: false };
 const BACKUP: Role = Role { owner: false, backup: true };
@@ -165,12 +165,63 @@ fn calls_of_another_view_are_refused() {
 fn a_partition_backed_from_a_later_view_on_is_no_copy() {
     let mut story = Story::begin(NOTHING);
     assert_eq!(story.store(1, 1, 0..10), 0);
+    assert_eq!(story.vault.usage().dropped_frames, 1);
     story.install(2, Some(1), BACKUP);
-    assert_eq!(story.store(2, 2, 0..10), 0);
+    assert_eq!(story.store(2, 2, 0..10), 1);
     assert_eq!((story.replica(), story.sum()), (None, None));
-    assert_eq!(story.vault.usage().dropped_frames, 2);
+    assert_eq!(story.vault.usage().filling_partitions, 1);
     story.install(3, Some(2), BACKUP);
-    assert_eq!(story.replica(), None);
+    assert_eq!((story.replica(), story.sum()), (None, None));
+}
+
+impl Story {
+    /// Seals what ends the filling of a copy, and stores it.
+    fn store_filled(&mut self, view: u64, epoch: u64) {
+        assert_eq!(self.owner.touch_some(0, usize::MAX), FILLED);
+        let subject = Subject { operator: self.operator, fingerprint: print(), partition: P0 };
+        let mut bytes = Vec::new();
+        self.owner.seal_filled(Epoch(epoch), subject, &mut bytes).unwrap();
+        assert_eq!(self.vault.store(ViewNumber(view), &bytes), Ok(1));
+    }
+}
+
+#[test]
+fn a_copy_that_was_filled_is_one_from_there_on() {
+    let mut story = Story::begin(NOTHING);
+    story.store(1, 1, 0..10);
+    story.install(2, Some(1), BACKUP);
+    story.store(2, 2, 5..12);
+    story.store_filled(2, 3);
+    story.store(2, 4, 0..1);
+    assert_eq!(story.replica(), None, "what is not known to be stored by all is no copy yet");
+    story.vault.complete(ViewNumber(2), story.operator, Epoch(4)).unwrap();
+    story.vault.record(ViewNumber(2), Epoch(3)).unwrap();
+    assert_eq!(story.vault.usage().filling_partitions, 0);
+    assert_eq!(story.replica(), span(Some(3), Some(4)));
+    story.install(3, Some(3), BACKUP);
+    assert_eq!((story.replica(), story.sum()), (span(Some(3), Some(3)), Some(17)));
+    story.store(3, 4, 0..2);
+    story.vault.record(ViewNumber(3), Epoch(4)).unwrap();
+    assert_eq!(story.sum(), Some(17), "as of the view's beginning");
+    story.install(4, Some(4), OWNER);
+    assert_eq!(story.sum(), Some(19));
+}
+
+/// Protocol, rule 6: a copy filled from a base above the resume epoch is void.
+#[test]
+fn a_copy_that_was_filled_too_late_is_filled_anew() {
+    let mut story = Story::begin(NOTHING);
+    story.store(1, 1, 0..10);
+    story.install(2, Some(1), BACKUP);
+    story.store(2, 2, 5..12);
+    story.store_filled(2, 3);
+    story.install(3, Some(2), BACKUP);
+    assert_eq!((story.replica(), story.sum()), (None, None));
+    assert_eq!(story.vault.usage().filling_partitions, 1);
+    story.store_filled(3, 3);
+    story.vault.record(ViewNumber(3), Epoch(3)).unwrap();
+    story.install(4, Some(3), OWNER);
+    assert_eq!(story.sum(), Some(17));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use ringfence_operators::ids::{Incarnation, NodeId};
 
+use super::super::detector::DetectorLimits;
+
 /// What a node knows of itself and of its cluster before anything happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberConfig {
@@ -30,6 +32,11 @@ pub struct MemberConfig {
 /// How long a node waits for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberLimits {
+    /// How often to beat, and how long a member may be silent.
+    pub detector: DetectorLimits,
+    /// How long each member that was silent for too long is still waited for: a false alarm that it
+    /// answers in time costs no more than a change of views.
+    pub silent_wait_ms: u64,
     /// How long each member that is not known to be gone is waited for before a view without it is proposed.
     pub evidence_wait_ms: u64,
     /// How much later than the one before it each further node proposes.
@@ -46,11 +53,19 @@ pub struct MemberLimits {
     pub restarts_max: u32,
     /// The length of that window.
     pub restarts_window_ms: u64,
+    /// After how long without an answer the user is told that the register is slow.
+    pub register_slow_ms: u64,
 }
 
-impl Default for MemberLimits {
-    fn default() -> Self {
+/// The default for how long a member may be silent.
+pub const SUSPECT_MS: u64 = 600;
+
+impl MemberLimits {
+    /// Limits with which a member may be silent for `suspect_ms`.
+    pub fn from_suspect_ms(suspect_ms: u64) -> Self {
         MemberLimits {
+            detector: DetectorLimits::from_suspect_ms(suspect_ms),
+            silent_wait_ms: suspect_ms / 2,
             evidence_wait_ms: 2_000,
             propose_stagger_ms: 500,
             holder_wait_ms: 30_000,
@@ -60,6 +75,13 @@ impl Default for MemberLimits {
             // What is too much is for the user to say.
             restarts_max: u32::MAX,
             restarts_window_ms: 60_000,
+            register_slow_ms: 2_000,
         }
+    }
+}
+
+impl Default for MemberLimits {
+    fn default() -> Self {
+        MemberLimits::from_suspect_ms(SUSPECT_MS)
     }
 }

@@ -21,6 +21,8 @@ pub struct Gathering {
     pub(super) complete_since_ms: Option<u64>,
     /// Not before this may this node propose.
     pub(super) not_before_ms: u64,
+    /// When the register is read anew: a node that hears nobody learns of a view only there.
+    pub(super) poll_at_ms: u64,
     /// Whether the register is being read so that a proposal may follow.
     pub(super) reading: bool,
     /// Whether some partition has no holder among those that gave evidence so far.
@@ -45,18 +47,28 @@ impl Machine {
             if let Phase::Gathering(gathering) = &mut self.phase {
                 gathering.reading = true;
             }
+        } else if gathering.poll_at_ms <= now_ms && self.register.is_idle() {
+            self.ask_to_read();
+            let poll_at_ms = now_ms + self.config.limits.register_retry_ms;
+            if let Phase::Gathering(gathering) = &mut self.phase {
+                gathering.poll_at_ms = poll_at_ms;
+            }
         }
     }
 
     pub(super) fn propose_at(&self, gathering: &Gathering) -> u64 {
         let limits = &self.config.limits;
-        let missing = self.missing().count() as u64;
+        let missing = self.missing().count();
+        let wait_ms = |node| match self.detector.is_silent(node) {
+            true => limits.silent_wait_ms,
+            false => limits.evidence_wait_ms,
+        };
         let rank = self.givers().take_while(|(node, _)| *node != self.config.node).count() as u64;
         let turn_ms = match gathering.complete_since_ms {
             Some(since_ms) if missing == 0 => since_ms,
             _ if missing == 0 => self.now_ms,
             _ if gathering.short => gathering.since_ms + limits.holder_wait_ms,
-            _ => gathering.since_ms + limits.evidence_wait_ms * missing,
+            _ => gathering.since_ms + self.missing().map(wait_ms).sum::<u64>(),
         };
         (turn_ms + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
     }
@@ -115,6 +127,7 @@ impl Machine {
             Phase::Proposing => {
                 self.phase = Phase::Gathering(Gathering {
                     since_ms: self.now_ms,
+                    poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
                     not_before_ms,
                     ..Gathering::default()
                 });

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
+use super::detector::Detector;
 use super::message::{Event, Input, Message, Output, ProtocolError, Suspicion, WorkerPanic};
 use super::view::{ClusterShape, Evidence, Member, View};
 use asking::Asking;
@@ -28,9 +29,10 @@ use restarts::Restarts;
 mod asking;
 mod config;
 mod gathering;
+mod listening;
 mod restarts;
 
-pub use config::{MemberConfig, MemberLimits};
+pub use config::{MemberConfig, MemberLimits, SUSPECT_MS};
 pub use gathering::Gathering;
 
 /// Where a node stands.
@@ -74,6 +76,8 @@ pub struct Machine {
     peers: BTreeMap<NodeId, Peer>,
     started: bool,
     poll_at_ms: u64,
+    detector: Detector,
+    beat_at_ms: u64,
     /// When this node learned that the run is done while its own generation was still up.
     done_seen_ms: Option<u64>,
     register: Asking,
@@ -102,6 +106,8 @@ impl Machine {
             config.node,
             config.nodes
         );
+        let detector = Detector::new(config.limits.detector);
+        let beat_at_ms = config.limits.detector.beat_ms;
         Machine {
             config,
             now_ms: 0,
@@ -111,6 +117,8 @@ impl Machine {
             peers: BTreeMap::new(),
             started: false,
             poll_at_ms: 0,
+            detector,
+            beat_at_ms,
             done_seen_ms: None,
             register: Asking::default(),
             restarts: Restarts::default(),
@@ -143,12 +151,15 @@ impl Machine {
             }
             Phase::Stopping { since_ms } => Some(since_ms + limits.stop_limit_ms),
             Phase::Gathering(gathering) => {
-                self.register.is_idle().then(|| self.propose_at(gathering))
+                let due_ms = self.propose_at(gathering).min(gathering.poll_at_ms);
+                self.register.is_idle().then_some(due_ms)
             }
             Phase::Finishing { until_ms } => *until_ms,
             Phase::Proposing | Phase::Finished | Phase::Failed => None,
         };
-        own.into_iter().chain(self.register.retry_at_ms).min()
+        let beat = self.peers.values().any(|peer| peer.up).then_some(self.beat_at_ms);
+        let register = [self.register.retry_at_ms, self.register.complain_at_ms];
+        own.into_iter().chain(register.into_iter().flatten()).chain(beat).min()
     }
 
     /// Returns where the node stands.
@@ -184,6 +195,9 @@ impl Machine {
                 self.suspect(view, Suspicion::WorkerPanicked { panic: panic.clone() });
                 self.count_panic(self.config.node, view, panic);
             }
+            Input::WorkerHung { view, worker, busy_ms } => {
+                self.suspect(view, Suspicion::WorkerHung { worker, busy_ms });
+            }
             Input::GenerationRunning { view } => self.on_running(view),
             Input::GenerationStopped { view, evidence } => self.on_stopped(view, evidence),
             Input::GenerationFinished { view } => self.on_finished(view),
@@ -195,6 +209,8 @@ impl Machine {
 
     /// Does what is due, whatever came in: a deadline that passed, or a condition that now holds.
     fn advance(&mut self) {
+        self.listen();
+        self.complain();
         if self.register.retry_at_ms.is_some_and(|at| at <= self.now_ms) {
             self.register.retry_at_ms = None;
             if self.register.mark_wanted {
@@ -254,6 +270,7 @@ impl Machine {
         }
         let peer = Peer { incarnation, address, up: true, done: false, stop: None, evidence: None };
         self.peers.insert(node, peer);
+        self.watch();
         if self.phase == Phase::Forming {
             self.poll_at_ms = self.now_ms;
         } else if self.is_up(node) && self.is_member(node) {
@@ -322,6 +339,7 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.up = false;
         let had_finished = peer.done;
+        self.watch();
         match &mut self.phase {
             Phase::Forming => self.poll_at_ms = self.now_ms,
             Phase::Gathering(gathering) => gathering.short = false,
@@ -367,6 +385,15 @@ impl Machine {
 
     fn on_message(&mut self, from: NodeId, message: Message) {
         let number = self.number();
+        if self.peers.get(&from).is_some_and(|peer| peer.up) {
+            let verdict = match &message {
+                Message::Beat { suspects } => {
+                    self.detector.beat(self.now_ms, from, suspects.clone())
+                }
+                _ => self.detector.heard(self.now_ms, from),
+            };
+            verdict.into_iter().for_each(|verdict| self.on_verdict(verdict));
+        }
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.up) else { return };
         match message {
             Message::Stop { view, why, panic } => {
@@ -389,6 +416,7 @@ impl Machine {
                 }
             }
             Message::ViewCreated { number } => self.look_for(number),
+            Message::Beat { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();
@@ -446,7 +474,11 @@ impl Machine {
         self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
         self.broadcast(&Message::Evidence(evidence.clone()));
         self.given = Some(evidence);
-        self.phase = Phase::Gathering(Gathering { since_ms: self.now_ms, ..Gathering::default() });
+        self.phase = Phase::Gathering(Gathering {
+            since_ms: self.now_ms,
+            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
+            ..Gathering::default()
+        });
     }
 
     fn on_finished(&mut self, view: ViewNumber) {
@@ -524,6 +556,8 @@ impl Machine {
         self.phase = Phase::Installing;
         self.given = None;
         self.view = Some(view.clone());
+        self.watch();
+        self.detector.acquit();
         self.outputs.push(Output::Install(view));
         self.broadcast(&Message::ViewCreated { number });
         let others: Vec<NodeId> = self.other_members().collect();
@@ -581,6 +615,12 @@ impl Machine {
         self.view.as_ref().map_or(self.config.partitions, |view| view.partitions)
     }
 
+    /// Whether this incarnation of this node is a member of `view`.
+    fn is_in(&self, view: &View) -> bool {
+        view.member(self.config.node)
+            .is_some_and(|member| member.incarnation == self.config.incarnation)
+    }
+
     fn is_member(&self, node: NodeId) -> bool {
         self.view.as_ref().is_some_and(|view| view.member(node).is_some())
     }
@@ -608,9 +648,13 @@ impl Machine {
         members.map(|member| member.node).filter(|node| *node != self.config.node)
     }
 
+    fn connected_members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.other_members().filter(|node| self.is_up(*node))
+    }
+
     fn broadcast(&mut self, message: &Message) {
         let nodes: Vec<NodeId> = match &self.view {
-            Some(_) => self.other_members().filter(|node| self.is_up(*node)).collect(),
+            Some(_) => self.connected_members().collect(),
             None => self.peers.iter().filter(|(_, peer)| peer.up).map(|(node, _)| *node).collect(),
         };
         self.outputs.extend(nodes.into_iter().map(|node| Output::Send(node, message.clone())));
