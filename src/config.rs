@@ -110,6 +110,7 @@ pub struct Config {
     report: Option<PathBuf>,
     faults: Vec<Fault>,
     restarts: (u32, Duration),
+    quarantine: Option<PathBuf>,
     on_failure: Option<OnFailure>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
@@ -133,6 +134,7 @@ impl Config {
             report: None,
             faults: Vec::new(),
             restarts: (10, Duration::from_secs(60)),
+            quarantine: None,
             on_failure: None,
             progress_mode: ProgressMode::default(),
             idle_spin: None,
@@ -236,6 +238,18 @@ impl Config {
     /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
     pub fn restarts(mut self, views: u32, window: Duration) -> Self {
         self.restarts = (views, window);
+        self
+    }
+
+    /// Sets records apart that keyed operators cannot process: those whose closure panics each time.
+    ///
+    /// The first panic ends a view, as always. When the record comes again it is tried twice more, and if it
+    /// panics both times it is written to files in `directory`, by operator, exactly once, and the job
+    /// goes on without it. A line has the partition, the panic's message and the record, both as JSON.
+    /// What such a closure keeps outside of its key's state is not undone when it panics. Timers that
+    /// panic are not set apart, nor are key functions: they use up the restart budget.
+    pub fn quarantine(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.quarantine = Some(directory.into());
         self
     }
 
@@ -367,6 +381,11 @@ impl Config {
     /// How many views panics of workers may end, and within which time.
     pub fn restart_budget(&self) -> (u32, Duration) {
         self.restarts
+    }
+
+    /// Where records go that cannot be processed, if they are to be set apart.
+    pub fn quarantine_path(&self) -> Option<&Path> {
+        self.quarantine.as_deref()
     }
 
     /// Tells whoever wants to know of a failure.
@@ -549,6 +568,7 @@ fn command(program: &str) -> Command {
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN or panic:NODE@WHEN, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated"))
+        .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
         .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 600]"))
@@ -583,6 +603,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     }
     config.register = path("register");
     config.report = path("report");
+    config.quarantine = path("quarantine");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
         config.faults.push(parse_fault(spec)?);
     }
@@ -734,7 +755,7 @@ mod tests {
     fn all_our_own_flags_are_read() {
         let config = parsed(
             "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
-             --fault panic:0@40% --restarts 3/9 --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5 \
+             --fault panic:0@40% --restarts 3/9 --quarantine /q --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5 \
              --suspect-ms 900 --hang-ms 1000 --refill-mb-per-second 3",
         );
         assert_eq!(config.mode_given(None), Mode::Local(3));
@@ -746,6 +767,7 @@ mod tests {
         assert_eq!(config.faults().len(), 2);
         assert_eq!(config.in_flight_epochs_max(), 9);
         assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
+        assert_eq!(config.quarantine_path(), Some(Path::new("/q")));
         assert_eq!(config.suspect_limit(), Duration::from_millis(900));
         assert_eq!(config.hang_limit(), Duration::from_secs(1));
         assert_eq!(config.refill_rate(), 3_000_000);

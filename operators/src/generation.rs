@@ -1,6 +1,7 @@
 //! A generation: what all workers of one process share while one view lasts.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,6 +110,18 @@ pub enum Notice {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A record that cannot be processed went to the dead letters. It may be told again where its epoch
+    /// is done again.
+    Quarantined {
+        /// The operator.
+        operator: OperatorName,
+        /// The partition of it.
+        partition: PartitionId,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The record as text.
+        record: String,
+    },
     /// A sink's target did not take an epoch; it is tried again.
     ReleaseFailed {
         /// The sink.
@@ -182,6 +195,8 @@ pub struct Generation {
     /// The partitions of operators in which a record made a worker panic before: their records are
     /// kept until they are processed, so that the next panic can be told with its record.
     pub watched: BTreeSet<(OperatorName, PartitionId)>,
+    /// Where records go that cannot be processed; `None` where such a record ends its worker.
+    pub quarantine: Option<PathBuf>,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
@@ -226,6 +241,7 @@ impl Generation {
             observer,
             gauges,
             watched: BTreeSet::new(),
+            quarantine: None,
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
@@ -239,6 +255,12 @@ impl Generation {
     /// The same generation, with these partitions watched.
     pub fn watching(mut self, watched: BTreeSet<(OperatorName, PartitionId)>) -> Self {
         self.watched = watched;
+        self
+    }
+
+    /// The same generation, with a quarantine in this directory.
+    pub fn with_quarantine(mut self, directory: Option<PathBuf>) -> Self {
+        self.quarantine = directory;
         self
     }
 

@@ -16,6 +16,7 @@
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
@@ -32,6 +33,7 @@ pub mod ids;
 mod panics;
 pub mod prelude;
 mod protect;
+mod quarantine;
 mod replicate;
 mod route;
 pub mod sink;

@@ -14,14 +14,18 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
-use crate::error::JobError;
+use crate::error::{JobError, Leave};
 use crate::fence::{Fence, HasFence};
+use crate::generation::Notice;
 use crate::hash::partition_of;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::panics;
 use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::quarantine::{self, DeadLetters};
 use crate::replicate::commit;
 use crate::route::{KeyRoute, to_owner};
 use crate::time::EpochTime;
+use crate::worker::message_of;
 
 /// How many results may gather before they are sent on.
 const GIVE_MAX: usize = 1024;
@@ -250,6 +254,7 @@ where
 {
     let fence = stream.fence();
     let scope = stream.scope();
+    let short_name = name;
     let name = fence.admit(name, &scope);
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
@@ -263,6 +268,9 @@ where
     let mut input = builder.new_input(stream, pact);
     let (output, results) = builder.new_output();
     let (frames_output, frames) = builder.new_output();
+    let quarantine = fence.generation().quarantine.clone();
+    let letters = quarantine.is_some().then(|| builder.new_output());
+    let (letters_output, letters) = letters.unzip();
     let (inner_fence, inner_name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         let (fence, name) = (inner_fence, inner_name);
@@ -272,6 +280,10 @@ where
         else {
             unreachable!("timely gives one capability for each of the two outputs");
         };
+        let mut letters = letters_output.zip(capabilities.next()).map(|(output, mut held)| {
+            held.downgrade(&resume);
+            DeadLetters::new(output, held)
+        });
         held.downgrade(&resume);
         frames_held.downgrade(&resume);
         let mut held = Some(held);
@@ -330,16 +342,21 @@ where
                             };
                             let partition = partition_of(hash, partitions);
                             fence.whereabouts().set_partition(partition);
-                            let (at, mut out) =
-                                (Place { key, hash, partition }, Give { results: &mut results });
+                            let at = Place { key, hash, partition };
                             if watched.is_empty() || !watched.contains(&partition) {
+                                let mut out = Give { results: &mut results };
                                 operator.record(&time, at, record, &mut out);
                             } else {
-                                let kept = record.clone();
-                                let tried = operator.attempt(&time, at, record, &mut out);
-                                if let Err(panic) = tried {
-                                    fence.whereabouts().set_record(describe(&kept));
-                                    resume_unwind(panic);
+                                let tried = attempt(
+                                    &mut operator,
+                                    &time,
+                                    at,
+                                    record,
+                                    &mut results,
+                                    letters.is_some(),
+                                );
+                                if let Err(unfit) = tried {
+                                    set_apart(&fence, &name, &time, unfit, letters.as_mut());
                                 }
                             }
                             if results.len() >= GIVE_MAX {
@@ -354,6 +371,9 @@ where
                     }
                 }
                 flush(&mut output, &capability, &mut results);
+                if let Some(letters) = &mut letters {
+                    letters.flush(&time);
+                }
                 open = Some(time);
             }
             if let Some(open) = open.take_if(|open| !frontier.less_equal(open)) {
@@ -368,6 +388,9 @@ where
                 operator.fill(next.as_ref(), &mut outlet);
             }
             outlet.advance_to(next.as_ref());
+            if let Some(letters) = &mut letters {
+                letters.advance_to(next.as_ref());
+            }
             if !decoded {
                 decoded = operator.decode_some();
                 if !decoded {
@@ -377,7 +400,78 @@ where
         }
     });
     commit(frames, &fence, &name, ids);
+    if let (Some(letters), Some(root)) = (letters, quarantine) {
+        quarantine::release(letters, short_name, &name, &root);
+    }
     results
+}
+
+/// A record that could not be processed.
+struct Unfit<D> {
+    record: D,
+    partition: PartitionId,
+    panic: Panic,
+}
+
+/// Processes a record without trusting it; with `again`, once more where the first try panics.
+///
+/// A try that panicked leaves neither state nor results.
+fn attempt<T, D, K, R, O>(
+    operator: &mut O,
+    time: &T,
+    at: Place<K>,
+    record: D,
+    results: &mut Vec<R>,
+    again: bool,
+) -> Result<(), Unfit<D>>
+where
+    T: EpochTime,
+    D: Data,
+    K: Data + Eq,
+    O: Keyed<T, D, K, R>,
+{
+    let (before, partition) = (results.len(), at.partition);
+    let mut tries = if again { 2 } else { 1 };
+    loop {
+        let again = Place { key: at.key.clone(), hash: at.hash, partition };
+        let tried = operator.attempt(time, again, record.clone(), &mut Give { results });
+        let Err(panic) = tried else { return Ok(()) };
+        results.truncate(before);
+        tries -= 1;
+        // An unwind of ours is an order to leave, and no fault of the record.
+        if tries == 0 || panic.is::<Leave>() {
+            return Err(Unfit { record, partition, panic });
+        }
+    }
+}
+
+/// Sends a record to the dead letters; where there are none, goes on with its panic.
+fn set_apart<T: EpochTime, D: Data>(
+    fence: &Fence,
+    name: &OperatorName,
+    time: &T,
+    unfit: Unfit<D>,
+    letters: Option<&mut DeadLetters<T>>,
+) {
+    let Unfit { record, partition, panic } = unfit;
+    let text = describe(&record);
+    match letters.filter(|_| !panic.is::<Leave>()) {
+        Some(letters) => {
+            // It is over: a later panic has a place of its own.
+            panics::forget();
+            letters.put(partition, &message_of(panic.as_ref()), text.clone());
+            fence.notice(Notice::Quarantined {
+                operator: name.clone(),
+                partition,
+                epoch: time.to_epoch(),
+                record: text,
+            });
+        }
+        None => {
+            fence.whereabouts().set_record(text);
+            resume_unwind(panic);
+        }
+    }
 }
 
 /// The partitions of an operator whose records are kept while they are processed.

@@ -145,6 +145,11 @@ impl Console {
                 }
                 vec![text]
             }
+            What::Quarantined { operator, partition, epoch, record } => vec![format!(
+                "{} set a record apart that \"{operator}\" cannot process (partition {partition}, epoch \
+                 {epoch}): {record}",
+                who()
+            )],
             What::FailureReport(report) => vec![report.to_string()],
             What::Refused { peer, reason } => {
                 vec![format!("{} refused a connection from {peer}: {reason}", who())]

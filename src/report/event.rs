@@ -5,7 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
 use super::{FailureReport, Observation};
@@ -214,6 +214,18 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// A record that cannot be processed went to the dead letters; told again where its epoch is done
+    /// again.
+    Quarantined {
+        /// The operator.
+        operator: String,
+        /// The partition of it.
+        partition: PartitionId,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The record as JSON, or its encoded bytes in hexadecimal.
+        record: String,
+    },
     /// A node's or the launcher's part of a failure report.
     Observed(Box<Observation>),
     /// All that is known of one failure.
@@ -329,6 +341,12 @@ mod tests {
                 partitions_restored: 12,
                 epochs_rewound: 2,
                 bytes_opened: 1,
+            },
+            What::Quarantined {
+                operator: "counts".to_owned(),
+                partition: PartitionId(3),
+                epoch: Epoch(2),
+                record: "7".to_owned(),
             },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },

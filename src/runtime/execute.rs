@@ -176,6 +176,7 @@ fn setup(
         in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
         connect_limit: config.connect_limit(),
         restarts: config.restart_budget(),
+        quarantine: config.quarantine_path().map(Path::to_owned),
         suspect_limit: config.suspect_limit(),
         hang_limit: config.hang_limit(),
         refill_bytes_per_second: config.refill_rate(),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -95,6 +96,8 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// Where records go that cannot be processed.
+    pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
     pub(crate) hang_limit: Duration,
     pub(crate) refill_bytes_per_second: u64,
@@ -875,7 +878,8 @@ impl Node {
             Arc::new(Notices { view: number, events: self.events.clone() }),
             Arc::clone(&self.gauges),
         );
-        let generation = Arc::new(generation.watching(watched));
+        let generation =
+            Arc::new(generation.watching(watched).with_quarantine(self.setup.quarantine.clone()));
         let events = self.events.clone();
         let running = Running::start(
             generation,
@@ -1022,6 +1026,14 @@ impl Node {
             }
         }
         match &notice {
+            Notice::Quarantined { operator, partition, epoch, record } => {
+                self.tell(What::Quarantined {
+                    operator: operator.to_string(),
+                    partition: *partition,
+                    epoch: *epoch,
+                    record: record.clone(),
+                });
+            }
             Notice::ReleaseFailed { operator, epoch, why } => {
                 let limit_s = RELEASE_LIMIT.as_secs();
                 let text = format!(
