@@ -31,6 +31,7 @@
 //! | [`runtime`] | threads and processes: node, generation, launcher |
 //! | [`report`] | what happened, told to programs and to people |
 //! | [`chaos`] | failures on purpose |
+//! | [`sim`] | whole clusters in one thread, under a seed |
 //! | [`config`] | flags and settings |
 
 pub use ringfence_operators as operators;
@@ -44,6 +45,7 @@ pub mod protocol;
 pub mod register;
 pub mod report;
 pub mod runtime;
+pub mod sim;
 
 pub use config::{Config, Mode};
 pub use error::{Error, Kind, Result};

@@ -109,6 +109,8 @@ pub enum Leave {
     Stopped,
     /// The job cannot go on.
     Failed(JobError),
+    /// This generation cannot go on, but the next one can: what is wrong is not kept.
+    Damaged(JobError),
 }
 
 impl Leave {

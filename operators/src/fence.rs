@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use timely::dataflow::{Scope, Stream};
 use timely::progress::Timestamp;
+use timely::scheduling::Activator;
 use timely::worker::{Config, Worker};
 
 use crate::commit::Commit;
@@ -273,6 +274,19 @@ impl Fence {
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error).now()
+    }
+
+    /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
+    pub(crate) fn wake_after(&self, activator: &Activator, delay: Duration) {
+        match self.inner.generation.clock.is_virtual() {
+            true => activator.activate(),
+            false => activator.activate_after(delay),
+        }
+    }
+
+    /// Ends this generation: what came in is damaged, and a new generation is sent it anew.
+    pub(crate) fn leave_damaged(&self, error: JobError) -> ! {
+        Leave::Damaged(error).now()
     }
 
     pub(crate) fn notice(&self, notice: Notice) {

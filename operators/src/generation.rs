@@ -77,6 +77,11 @@ pub type WhenDone = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
 pub trait Clock: Send + Sync {
     /// Time since the view began.
     fn elapsed(&self) -> Duration;
+
+    /// Whether this time passes only when a simulator says so, so that waiting in real time is useless.
+    fn is_virtual(&self) -> bool {
+        false
+    }
 }
 
 /// What happened inside a worker that people and supervisors want to know.

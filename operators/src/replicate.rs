@@ -56,7 +56,13 @@ fn replicate<'scope, T: EpochTime>(
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
                 if let Err(error) = generation.vault.store(generation.view, frames.bytes()) {
-                    refused(&fence, &name, &error);
+                    // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the
+                    // next generation sends it anew.
+                    let what = JobError::Vault { operator: name.clone(), what: error.to_string() };
+                    match error.is_damage() {
+                        true => fence.leave_damaged(what),
+                        false => fence.fail(what),
+                    }
                 }
             });
             let passed = passed(&frontiers[0]);

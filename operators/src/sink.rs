@@ -171,7 +171,8 @@ pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
     /// partition it runs, and after a failure the successor releases what the dead worker's shards
     /// had committed. The records of one epoch keep no order.
     ///
-    /// An error of the sink ends the job with the sink's name.
+    /// A release that fails is tried again, later and later, for half a minute; the results wait in the
+    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -247,7 +248,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 outlet.fill(frontier.frontier().iter().next(), &mut writing.shards);
                 outlet.advance(frontier);
                 if let Some(pause) = writing.release(fence.commit().committed()) {
-                    activator.activate_after(pause);
+                    fence.wake_after(&activator, pause);
                 }
                 let waiting =
                     writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
@@ -455,7 +456,7 @@ mod tests {
                 return self.inner.release(id, prepared);
             }
             self.failures.store(left - 1, Ordering::SeqCst);
-            if left % 2 == 0 {
+            if left.is_multiple_of(2) {
                 self.inner.release(id, prepared)?;
             }
             Err(self.kind.into())

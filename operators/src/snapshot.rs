@@ -129,6 +129,23 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// Whether the bytes are not those that were written.
+    ///
+    /// A snapshot that is whole and does not fit is no damage, but a mistake of its writer.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            SnapshotError::Truncated { .. }
+                | SnapshotError::Trailing(_)
+                | SnapshotError::Magic { .. }
+                | SnapshotError::Version { .. }
+                | SnapshotError::Checksum { .. }
+                | SnapshotError::Digest { .. }
+        )
+    }
+}
+
 fn read_u64(bytes: &[u8], at: usize) -> u64 {
     bytes[at..at + 8].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }

@@ -150,6 +150,13 @@ pub enum VaultError {
     },
 }
 
+impl VaultError {
+    /// Whether the bytes handed to the vault are not those that were sent.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, VaultError::Snapshot(error) if error.is_damage())
+    }
+}
+
 /// A node's store of snapshots and of live state.
 ///
 /// Partitions are those of an operator; where it has its own number of them, its partition p belongs

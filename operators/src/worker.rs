@@ -1,15 +1,15 @@
-//! A worker's life in one generation: build, run, leave, tear down.
+//! A worker's life in one generation: build, step, leave, tear down.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
 use crate::error::{JobError, Leave};
-use crate::fence::Fence;
+use crate::fence::{Fence, FenceGuard};
 use crate::generation::Generation;
 use crate::ids::Spot;
 use crate::panics;
@@ -23,6 +23,8 @@ pub enum WorkerEnd<R> {
     Stopped,
     /// The job cannot go on.
     Failed(JobError),
+    /// What came in was damaged, and none of it was kept; the worker's state is in the vault.
+    Damaged(JobError),
     /// It panicked; none of its state was kept.
     Panicked(WorkerPanic),
 }
@@ -41,52 +43,125 @@ pub struct WorkerPanic {
     pub record: Option<String>,
 }
 
+/// A worker of one generation, built and stepped from outside.
+///
+/// Whatever happens inside, an unwind is caught with the worker outside of it, so that
+/// [`tear_down`](FencedWorker::tear_down) finds it whole. After an error it must not be stepped again.
+pub struct FencedWorker {
+    worker: Worker,
+    guard: FenceGuard,
+    generation: Arc<Generation>,
+}
+
+impl FencedWorker {
+    /// Makes the worker of `allocator`; it has no dataflow yet.
+    pub fn new(allocator: Allocator, mut config: Config, generation: &Arc<Generation>) -> Self {
+        Fence::configure(generation, &mut config);
+        panics::watch();
+        let worker = Worker::new(config, allocator, Some(Instant::now()));
+        let guard = Fence::enter(generation, &worker);
+        FencedWorker { worker, guard, generation: Arc::clone(generation) }
+    }
+
+    /// Builds the job's dataflows.
+    pub fn build<R>(&mut self, job: impl FnOnce(&mut Worker) -> R) -> Result<R, WorkerEnd<R>> {
+        self.attempt(|worker, fence| {
+            let result = job(worker);
+            fence.built();
+            result
+        })
+    }
+
+    /// Lets every operator run that has something to do, and does not wait where none has.
+    ///
+    /// Returns whether a dataflow is left.
+    pub fn step(&mut self) -> Result<bool, WorkerEnd<()>> {
+        let generation = Arc::clone(&self.generation);
+        let left = self.attempt(|worker, _fence| turn(worker, &generation, Some(Duration::ZERO)));
+        left.map_err(WorkerEnd::without_result)
+    }
+
+    /// Whether an operator has asked to run again, whatever may arrive.
+    pub fn is_active(&self) -> bool {
+        self.worker.activations().borrow().empty_for().is_some()
+    }
+
+    /// Tears the worker down in the order that timely needs: first the dataflows, and with them the
+    /// operators' state to the vault, then the worker.
+    pub fn tear_down(self) {
+        let FencedWorker { mut worker, guard, .. } = self;
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        drop(worker);
+        drop(guard);
+    }
+
+    fn attempt<R>(
+        &mut self,
+        part: impl FnOnce(&mut Worker, &Fence) -> R,
+    ) -> Result<R, WorkerEnd<R>> {
+        let FencedWorker { worker, guard, .. } = self;
+        let ended = catch_unwind(AssertUnwindSafe(|| part(worker, guard.fence())));
+        ended.map_err(|payload| match Leave::from_payload(payload) {
+            Ok(Leave::Stopped) => WorkerEnd::Stopped,
+            Ok(Leave::Failed(error)) => WorkerEnd::Failed(error),
+            Ok(Leave::Damaged(error)) => WorkerEnd::Damaged(error),
+            Err(payload) => {
+                guard.taint();
+                let whereabouts = guard.fence().whereabouts();
+                WorkerEnd::Panicked(WorkerPanic {
+                    message: message_of(payload.as_ref()),
+                    location: panics::location(),
+                    spot: whereabouts.spot(),
+                    record: whereabouts.record(),
+                })
+            }
+        })
+    }
+}
+
+impl<R> WorkerEnd<R> {
+    /// The same end, of a worker whose result does not matter.
+    pub fn without_result(self) -> WorkerEnd<()> {
+        match self {
+            WorkerEnd::Finished(_) => WorkerEnd::Finished(()),
+            WorkerEnd::Stopped => WorkerEnd::Stopped,
+            WorkerEnd::Failed(error) => WorkerEnd::Failed(error),
+            WorkerEnd::Damaged(error) => WorkerEnd::Damaged(error),
+            WorkerEnd::Panicked(panic) => WorkerEnd::Panicked(panic),
+        }
+    }
+}
+
 /// Runs `job` on a worker made from `allocator`, and steps the worker until all dataflows have ended.
 ///
-/// Whatever happens inside, the worker is torn down in the order that timely needs: the unwind is
-/// caught with the worker outside of it, then the dataflows go, and with them the operators' state to
-/// the vault, then the worker.
+/// Whatever happens inside, the worker is torn down in the order that timely needs.
 pub fn run_worker<R>(
     allocator: Allocator,
-    mut config: Config,
+    config: Config,
     generation: &Arc<Generation>,
     job: impl FnOnce(&mut Worker) -> R,
 ) -> WorkerEnd<R> {
-    Fence::configure(generation, &mut config);
-    panics::watch();
-    let mut worker = Worker::new(config, allocator, Some(Instant::now()));
-    let guard = Fence::enter(generation, &worker);
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        let result = job(&mut worker);
-        guard.fence().built();
+    let mut fenced = FencedWorker::new(allocator, config, generation);
+    let ended = fenced.attempt(|worker, fence| {
+        let result = job(worker);
+        fence.built();
         while worker.has_dataflows() {
-            if generation.is_stopping() {
-                Leave::Stopped.now();
-            }
-            worker.step_or_park(None);
+            turn(worker, generation, None);
         }
         result
-    }));
-    let end = match ended.map_err(Leave::from_payload) {
-        Ok(result) => WorkerEnd::Finished(result),
-        Err(Ok(Leave::Stopped)) => WorkerEnd::Stopped,
-        Err(Ok(Leave::Failed(error))) => WorkerEnd::Failed(error),
-        Err(Err(payload)) => {
-            guard.taint();
-            let whereabouts = guard.fence().whereabouts();
-            WorkerEnd::Panicked(WorkerPanic {
-                message: message_of(payload.as_ref()),
-                location: panics::location(),
-                spot: whereabouts.spot(),
-                record: whereabouts.record(),
-            })
-        }
-    };
-    for dataflow in worker.installed_dataflows() {
-        worker.drop_dataflow(dataflow);
+    });
+    fenced.tear_down();
+    ended.map_or_else(|end| end, WorkerEnd::Finished)
+}
+
+/// One round of the worker's operators; it waits for something to do for up to `patience`.
+fn turn(worker: &mut Worker, generation: &Generation, patience: Option<Duration>) -> bool {
+    if generation.is_stopping() {
+        Leave::Stopped.now();
     }
-    drop(worker);
-    end
+    worker.step_or_park(patience)
 }
 
 pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {

@@ -45,6 +45,24 @@ pub enum Violation {
     MovedNeedlessly { number: ViewNumber, partition: PartitionId },
     #[error("epoch {released} was released, and view {number} resumes at {resume:?}")]
     ReleasedEpochLost { number: ViewNumber, released: Epoch, resume: Option<Epoch> },
+    #[error("node {node}, incarnation {incarnation}, is two processes")]
+    TwoProcesses { node: NodeId, incarnation: Incarnation },
+    #[error("node {node} takes part in view {view} and has given evidence of view {promised}")]
+    PromiseBroken { node: NodeId, view: ViewNumber, promised: ViewNumber },
+    #[error(
+        "node {node} stores a snapshot of epoch {epoch} in view {view}, which node {member} has recorded already"
+    )]
+    RecordedTooEarly { view: ViewNumber, node: NodeId, epoch: Epoch, member: NodeId },
+    #[error(
+        "node {node} released epoch {epoch} in view {view}, but node {member} has recorded {recorded:?}"
+    )]
+    ReleasedTooEarly {
+        view: ViewNumber,
+        node: NodeId,
+        epoch: Epoch,
+        member: NodeId,
+        recorded: Option<Epoch>,
+    },
     #[error("the view is damaged: {0}")]
     Damaged(ViewError),
 }
@@ -62,6 +80,20 @@ impl OneViewPerNumber {
             _ => Err(Violation::TwoViews { number: view.number }),
         }
     }
+}
+
+/// Checks everything that must hold of the first view of a run.
+pub fn first(view: &View) -> Result<(), Violation> {
+    view.validate().map_err(Violation::Damaged)?;
+    let number = view.number;
+    ensure(number == ViewNumber(1), || Violation::Gap { previous: ViewNumber(0), found: number })?;
+    if view.members.len() > 1 {
+        for (partition, place) in view.assignment.iter() {
+            let beside = place.backups.iter().any(|backup| backup.node == place.owner.node);
+            ensure(!beside, || Violation::BackupBesideOwner { number, partition })?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks everything that must hold between a view and its successor.

@@ -38,6 +38,13 @@ pub enum Message {
         /// The nodes that it has not heard for longer than usual.
         suspects: BTreeSet<NodeId>,
     },
+    /// So much has come over the data connection from the receiver in this view.
+    Received {
+        /// The view.
+        view: ViewNumber,
+        /// The bytes.
+        bytes: u64,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.
@@ -371,6 +378,11 @@ pub enum ProtocolError {
          its process must end, and the job goes on without it"
     )]
     Excluded { number: ViewNumber, node: NodeId, incarnation: Incarnation },
+    #[error(
+        "node {node} has lost its connection to node {other}, and the others have not: it leaves the \
+         cluster before view {number}, so that the job goes on"
+    )]
+    CutOff { number: ViewNumber, node: NodeId, other: NodeId },
     #[error(
         "the run has view {number} already, in which this process is not: a restarted process cannot \
          rejoin yet; the job goes on without it, or start it anew on a fresh register"

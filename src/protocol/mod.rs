@@ -14,10 +14,12 @@
 //! | [`message`] | what goes into and comes out of a member |
 //! | [`member`] | the state machine of one node |
 //! | [`invariants`] | what must hold between any view and its successor |
+//! | [`conduct`] | what the processes of a run did, held against the rules |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod assignment;
+pub mod conduct;
 pub mod detector;
 pub mod invariants;
 pub mod member;

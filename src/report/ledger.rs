@@ -60,7 +60,7 @@ impl FailureLedger {
     pub fn fold(&mut self, event: &Event) -> Vec<FailureReport> {
         match &event.what {
             What::Error { .. } => self.erred.extend(event.node.node()),
-            What::Fault { kind, target } => self.faults.push((*target, *kind)),
+            What::Fault { kind, target, .. } => self.faults.push((*target, *kind)),
             What::Observed(observation) => {
                 return self.observe(event.node.node(), (**observation).clone(), event.at_ms);
             }

@@ -223,7 +223,7 @@ fn a_kill_for_lack_of_memory_is_certain_only_in_our_own_group() {
 #[test]
 fn a_failure_on_purpose_says_so_once() {
     let mut ledger = started(&[0, 1]);
-    let fault = |kind| What::Fault { kind, target: NodeId(1) };
+    let fault = |kind| What::Fault { kind, target: NodeId(1), until_ms: None };
     fold(&mut ledger, vec![(LAUNCHER, fault(FaultKind::Panic)), (1, panicked(1, 1, 0))]);
     fold(&mut ledger, vec![(LAUNCHER, killed(1, 1))]);
     let reports = ledger.finish(None);
@@ -276,7 +276,7 @@ fn who_is_left_out_without_a_word_was_silent_and_may_explain_itself_later() {
     assert!(matches!(report.consequence, Consequence::Recovered { .. }));
     // Its end is no better explanation.
     let exit = ended(2, 1, Cause::Exited, Clue::ExitCode { code: 1 });
-    fold(&mut ledger, vec![(1, What::Error { message: "left out".to_owned() })]);
+    fold(&mut ledger, vec![(1, What::Error { message: "left out".to_owned(), excluded: true })]);
     assert!(fold(&mut ledger, vec![(LAUNCHER, exit)]).is_empty());
     assert!(ledger.finish(None).is_empty());
     assert_eq!(ledger.reports().len(), 2);

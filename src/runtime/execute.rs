@@ -147,9 +147,7 @@ where
                 results.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, result);
                 WorkerEnd::Finished(())
             }
-            WorkerEnd::Stopped => WorkerEnd::Stopped,
-            WorkerEnd::Failed(error) => WorkerEnd::Failed(error),
-            WorkerEnd::Panicked(panic) => WorkerEnd::Panicked(panic),
+            end => end.without_result(),
         }
     })
 }

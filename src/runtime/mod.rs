@@ -6,11 +6,13 @@
 //! | [`channel`] | what launcher and node say to each other |
 //! | `node` | the loop of one node |
 //! | `generation` | worker threads and links for the time of one view |
+//! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
 //! | `hang` | workers that do not come back from what they do |
+//! | `link_watch` | data connections that deliver nothing |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
@@ -21,9 +23,12 @@ mod compactor;
 mod execute;
 mod generation;
 mod hang;
+pub(crate) mod holdings;
 mod host;
+mod injector;
 mod job_hash;
 pub mod launcher;
+mod link_watch;
 mod memory_kills;
 mod node;
 mod recovery;

@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ringfence_operators::error::JobError;
-use ringfence_operators::generation::{
-    Gauges, Generation, Notice, Observer, Routes, Settings, WhenDone,
-};
+use ringfence_operators::generation::{Gauges, Generation, Notice, Observer, Settings, WhenDone};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::sink::RELEASE_LIMIT;
-use ringfence_operators::vault::{MemoryVault, Role, Vault};
+use ringfence_operators::vault::{MemoryVault, Vault};
 use ringfence_operators::worker as operators;
 use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
 use super::hang::{HangWatch, Hung};
+use super::holdings::{evidence_of, role_of, routes_of};
+use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
 use super::witness;
@@ -37,10 +37,11 @@ use crate::network::{
     LinkEnds, LinkLoss, Listener, ListenerLimits, Purpose, Refusal, RefusedConnection, Welcome,
     dial,
 };
+use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
 use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion, WorkerPanic};
-use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+use crate::protocol::view::{Evidence, View};
 use crate::register::Register;
 use crate::report::{Observation, Takeover, What};
 
@@ -55,6 +56,12 @@ const STALL_LIMIT: Duration = Duration::from_millis(500);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
+
+/// How often nodes tell each other how much came over their links.
+const LINK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A link that delivers nothing for this many times the silence allowed to a node is stuck.
+const LINK_STUCK_PERIODS: u32 = 5;
 
 /// How long a data connection may take to be made before that counts as a failure.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
@@ -192,6 +199,10 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     hang_watch: HangWatch,
+    link_watch: LinkWatch,
+    links_looked: Instant,
+    /// How many partitions this node is filled to be a backup of, and since when.
+    refilling: Option<(u32, Instant)>,
 }
 
 struct Notices {
@@ -258,7 +269,10 @@ impl Node {
                 let consumed = self.gauges.consumed.load(Ordering::Relaxed);
                 self.tell(What::Finished { records, consumed, commits: self.commits });
             }
-            Err(error) => self.tell(What::Error { message: format!("{error:?}") }),
+            Err(error) => self.tell(What::Error {
+                message: format!("{error:?}"),
+                excluded: error.kind() == Kind::Excluded,
+            }),
         }
         result
     }
@@ -313,6 +327,8 @@ impl Node {
             self.stalled = self.stalled.max(now.saturating_duration_since(expected_at));
             if now >= progress_at {
                 self.watch_workers(now)?;
+                self.watch_links(now)?;
+                self.watch_refilling(now);
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -357,6 +373,12 @@ impl Node {
                 }
             },
             NodeEvent::Control { node, event: ControlEvent::Message(message) } => {
+                if let (Message::Received { view, bytes }, Some(current)) =
+                    (&message, &mut self.current)
+                    && *view == current.view.number
+                {
+                    current.link_watch.received(Instant::now(), node, *bytes);
+                }
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
@@ -380,8 +402,8 @@ impl Node {
                 }
                 Ok(())
             }
-            // Only a launcher kills, from outside.
-            NodeEvent::Fault(FaultKind::Kill) => Ok(()),
+            // All other faults come from outside, by a launcher.
+            NodeEvent::Fault(_) => Ok(()),
         }
     }
 
@@ -723,13 +745,7 @@ impl Node {
 
     fn install(&mut self, view: View) -> Result<()> {
         let node = self.setup.node;
-        let role = |partition: PartitionId| {
-            let place = view.assignment.place(partition);
-            Role {
-                owner: place.is_some_and(|place| place.owner.node == node),
-                backup: place.is_some_and(|place| place.feeds(node)),
-            }
-        };
+        let role = |partition: PartitionId| role_of(&view, node, partition);
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
             Error::internal(format!("the vault refuses view {}", view.number)).because(error)
         })?;
@@ -744,6 +760,8 @@ impl Node {
         let Some(process_index) = view.process_index(node) else {
             return Err(Error::internal(format!("view {} does not have this node", view.number)));
         };
+        let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
+        let refilling = view.assignment.places.iter().filter(filled).count() as u32;
         let digest = view.digest().0;
         let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
             .iter()
@@ -762,8 +780,14 @@ impl Node {
             joined: false,
             committed: None,
             hang_watch: HangWatch::new(self.setup.hang_limit),
+            link_watch: LinkWatch::new(LINK_STUCK_PERIODS * self.setup.suspect_limit),
+            links_looked: Instant::now(),
+            refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
+            // What this node was told itself goes before what others say: a host may have another
+            // name from here.
+            let address = self.setup.nodes.get(&peer).cloned().unwrap_or(address);
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
             let hello = self.hello(purpose, peer, Some(incarnation));
             let deadline = Instant::now() + LINK_LIMIT;
@@ -972,20 +996,7 @@ impl Node {
 
     /// What this node holds, now that its generation has ended.
     fn evidence(&self, view: ViewNumber) -> Evidence {
-        let inventory = self.vault.inventory();
-        let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
-            partition,
-            replica: copies
-                .replica
-                .map(|span| ReplicaSpan { from: span.from, through: span.through }),
-            live: copies.live,
-        });
-        Evidence {
-            view,
-            recorded: self.vault.recorded(),
-            copies: copies.collect(),
-            operators: inventory.operators.into_values().collect(),
-        }
+        evidence_of(self.vault.as_ref(), view)
     }
 
     /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
@@ -1006,6 +1017,48 @@ impl Node {
             }
             None => Ok(()),
         }
+    }
+
+    /// Tells the others what came over their links, and looks whether they get what is sent to them.
+    fn watch_links(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        let is_due = now.saturating_duration_since(current.links_looked) >= LINK_INTERVAL;
+        if current.stop_wanted || !current.ended.is_empty() || !is_due {
+            return Ok(());
+        }
+        current.links_looked = now;
+        let view = current.view.number;
+        let mut lost = Vec::new();
+        for (node, traffic) in running.traffic() {
+            if let Some((_, connection)) = self.controls.get(node) {
+                // A lost connection reports itself.
+                let _ =
+                    connection.send(&Message::Received { view, bytes: traffic.received_bytes() });
+            }
+            if let Some(stuck) = current.link_watch.look(now, *node, traffic.sent_bytes()) {
+                lost.push((*node, stuck.to_string()));
+            }
+        }
+        for (node, why) in lost {
+            self.step(Input::LinkLost { view, node, why })?;
+        }
+        Ok(())
+    }
+
+    /// Tells once the copies that this node was to be filled with are whole.
+    fn watch_refilling(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let Some((partitions, since)) = current.refilling else { return };
+        if self.vault.usage().filling_partitions == 0 {
+            current.refilling = None;
+            let took_ms = (now - since).as_secs_f64() * 1e3;
+            self.tell(What::Refilled { view: self.view_number(), partitions, took_ms });
+        }
+    }
+
+    fn view_number(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
     }
 
     // What workers tell.
@@ -1130,16 +1183,4 @@ fn incarnation_now() -> u64 {
 
 fn no_register(_location: &str) -> Result<Run> {
     Err(Error::internal("the run is known already"))
-}
-
-/// The routes of a view, in timely's worker numbers.
-fn routes_of(view: &View) -> Routes {
-    let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
-    let mut routes = Routes::default();
-    for (_, place) in view.assignment.iter() {
-        routes.owners.push(index(place.owner));
-        routes.backups.push(place.fed().map(index).collect());
-        routes.filling.push(!place.filling.is_empty());
-    }
-    routes
 }

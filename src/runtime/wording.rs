@@ -46,7 +46,7 @@ pub(super) fn register_failed(error: RegisterError) -> Error {
 
 pub(super) fn protocol_failed(error: ProtocolError) -> Error {
     let kind = match &error {
-        ProtocolError::Excluded { .. } => Kind::Excluded,
+        ProtocolError::Excluded { .. } | ProtocolError::CutOff { .. } => Kind::Excluded,
         ProtocolError::Plan(PlanError::Lost { .. }) => Kind::Lost,
         ProtocolError::RunStarted { .. }
         | ProtocolError::RunDone

@@ -58,14 +58,14 @@ pub struct MemberLimits {
 }
 
 /// The default for how long a member may be silent.
-pub const SUSPECT_MS: u64 = 600;
+pub const SUSPECT_MS: u64 = 500;
 
 impl MemberLimits {
     /// Limits with which a member may be silent for `suspect_ms`.
     pub fn from_suspect_ms(suspect_ms: u64) -> Self {
         MemberLimits {
             detector: DetectorLimits::from_suspect_ms(suspect_ms),
-            silent_wait_ms: suspect_ms / 2,
+            silent_wait_ms: suspect_ms * 3 / 5,
             evidence_wait_ms: 2_000,
             propose_stagger_ms: 500,
             holder_wait_ms: 30_000,

@@ -16,7 +16,7 @@
 //! INVARIANT: evidence is given once for each view, in `Stopping`, and from then on this node takes
 //! part in no view but the next. INVARIANT: the register is asked one thing at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
@@ -73,6 +73,8 @@ pub struct Machine {
     view: Option<View>,
     /// What this node reported of `view`: quoted unchanged in the next, or this node is not in it.
     given: Option<Evidence>,
+    /// The members of `view` whose connections had ended when it was installed.
+    cut_off: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
     started: bool,
     poll_at_ms: u64,
@@ -114,6 +116,7 @@ impl Machine {
             phase: Phase::Forming,
             view: None,
             given: None,
+            cut_off: BTreeSet::new(),
             peers: BTreeMap::new(),
             started: false,
             poll_at_ms: 0,
@@ -416,7 +419,8 @@ impl Machine {
                 }
             }
             Message::ViewCreated { number } => self.look_for(number),
-            Message::Beat { .. } => {}
+            // That it came says that the sender lives; what it says is for the connections' owner.
+            Message::Beat { .. } | Message::Received { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();
@@ -528,6 +532,14 @@ impl Machine {
             return self.fail(error);
         }
         let won = self.view.as_ref();
+        // SUBTLE: who gave evidence of the last view lived when this node had lost it already, and no
+        // lost connection is made again. The two would suspect each other in every view to come. So
+        // the higher one leaves, if the others still reach both.
+        let (node, reached) = (self.config.node, |other: &NodeId| view.member(*other).is_some());
+        let others: BTreeSet<NodeId> = self.cut_off.iter().copied().filter(reached).collect();
+        if let Some(&other) = others.first().filter(|other| **other < node) {
+            return self.fail(ProtocolError::CutOff { number, node, other });
+        }
         debug_assert_eq!(
             won.map_or(Ok(()), |previous| super::invariants::successor(previous, &view)),
             Ok(())
@@ -561,6 +573,7 @@ impl Machine {
         self.outputs.push(Output::Install(view));
         self.broadcast(&Message::ViewCreated { number });
         let others: Vec<NodeId> = self.other_members().collect();
+        self.cut_off = others.iter().copied().filter(|node| self.is_gone(*node)).collect();
         for node in others {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
             if self.is_gone(node) {

@@ -1,0 +1,44 @@
+//! Holdings: what a view gives to a node, and what a stopped node holds of it.
+
+use ringfence_operators::generation::Routes;
+use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
+use ringfence_operators::vault::{Role, Vault};
+
+use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+
+/// What `node` is to a partition in `view`.
+pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
+    let place = view.assignment.place(partition);
+    Role {
+        owner: place.is_some_and(|place| place.owner.node == node),
+        backup: place.is_some_and(|place| place.feeds(node)),
+    }
+}
+
+/// The routes of a view, in timely's worker numbers.
+pub(crate) fn routes_of(view: &View) -> Routes {
+    let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
+    let mut routes = Routes::default();
+    for (_, place) in view.assignment.iter() {
+        routes.owners.push(index(place.owner));
+        routes.backups.push(place.fed().map(index).collect());
+        routes.filling.push(!place.filling.is_empty());
+    }
+    routes
+}
+
+/// What a node with this vault holds, now that its generation of `view` has ended.
+pub(crate) fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
+    let inventory = vault.inventory();
+    let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
+        partition,
+        replica: copies.replica.map(|span| ReplicaSpan { from: span.from, through: span.through }),
+        live: copies.live,
+    });
+    Evidence {
+        view,
+        recorded: vault.recorded(),
+        copies: copies.collect(),
+        operators: inventory.operators.into_values().collect(),
+    }
+}

@@ -1,0 +1,487 @@
+//! Hosting: what the loop of a real node does, for a simulated process.
+//!
+//! The protocol's outputs are carried out here, and what happens becomes its inputs, in the same order
+//! as in `runtime/node.rs`; only threads, sockets and files are not there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringfence_operators::generation::{Generation, Notice, Observer, Settings};
+use ringfence_operators::hash::KeyHasher;
+use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::vault::Vault;
+use ringfence_operators::worker::{self as operators, FencedWorker, WorkerEnd};
+use timely::WorkerConfig;
+
+use super::faults::Fault;
+use super::job;
+use super::process::{Current, End, ProcessId, Running};
+use super::trace::digest;
+use super::wire;
+use super::world::{Happening, RUN, World};
+use crate::protocol::invariants::{first, successor};
+use crate::protocol::message::{Event, Input, Output, RegisterReply, WorkerPanic};
+use crate::protocol::view::View;
+use crate::register::answer;
+use crate::runtime::holdings::{evidence_of, role_of, routes_of};
+
+/// Keeps what workers tell, until their step is over.
+#[derive(Default)]
+pub(super) struct Notices(Mutex<Vec<Notice>>);
+
+impl Notices {
+    fn take(&self) -> Vec<Notice> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer for Notices {
+    fn notice(&self, notice: Notice) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+    }
+}
+
+impl World {
+    pub(super) fn happen(&mut self, id: ProcessId, happening: Happening) {
+        match happening {
+            Happening::Local(input) => self.feed(id, input),
+            Happening::Control(input) => {
+                let known = match &input {
+                    Input::Message { from, .. } => self.alive(id).is_some_and(|process| {
+                        process.controls.iter().any(|peer| peer.node == *from)
+                    }),
+                    _ => true,
+                };
+                if known {
+                    self.feed(id, input);
+                }
+            }
+            Happening::Tick => self.tick(id),
+            Happening::Ask(question) => self.ask(id, question),
+            Happening::Dial(dial) => self.on_dial(id, dial),
+            Happening::Linked { peer, view } => self.on_linked(id, peer, view),
+            Happening::NotLinked { peer, view, why } => self.on_not_linked(id, peer, view, why),
+            Happening::Frames { from, view, bytes, sent } => {
+                self.on_frames(id, from, view, bytes, sent);
+            }
+            Happening::LinkEnded { from, view } => self.on_link_ended(id, from, view),
+            Happening::Step { view } => self.step(id, view),
+            Happening::Joined { view } => self.on_joined(id, view),
+            Happening::Compact => self.compact(id),
+        }
+    }
+
+    fn tick(&mut self, id: ProcessId) {
+        let now_ms = self.now_us / 1_000;
+        let Some(process) = self.alive(id) else { return };
+        if process.wake_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            process.wake_at_ms = None;
+        }
+        if process.machine.next_deadline().is_some_and(|at_ms| at_ms <= now_ms) {
+            self.feed(id, Input::Tick);
+        } else {
+            self.wake_in_time(id);
+        }
+    }
+
+    /// Hands an input to the protocol and carries out what it answers, to the end.
+    pub(super) fn feed(&mut self, id: ProcessId, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let now_ms = self.now_us / 1_000;
+            if input != Input::Tick {
+                let words = format!("{input:?}");
+                self.note(Some(id.node), "in", digest(words.as_bytes()), |_| words);
+            }
+            let Some(process) = self.alive(id) else { return };
+            let before = process.machine.view().map(|view| view.number);
+            let outputs = process.machine.handle(now_ms, input);
+            let installed = process.machine.view().filter(|view| Some(view.number) != before);
+            if let Some(view) = installed.cloned() {
+                let held = self.believed.believe(&view);
+                self.witness.check("agreement", held);
+            }
+            for output in outputs {
+                inputs.extend(self.carry_out(id, output));
+            }
+        }
+        self.wake_in_time(id);
+    }
+
+    /// Sees to it that the protocol is woken when it wants to be.
+    fn wake_in_time(&mut self, id: ProcessId) {
+        let now_ms = self.now_us / 1_000;
+        let Some(process) = self.alive(id) else { return };
+        let Some(deadline_ms) = process.machine.next_deadline() else { return };
+        let at_ms = deadline_ms.max(now_ms + 1);
+        if process.wake_at_ms.is_none_or(|known| known > at_ms || known <= now_ms) {
+            process.wake_at_ms = Some(at_ms);
+            self.at(at_ms * 1_000, id, Happening::Tick);
+        }
+    }
+
+    fn carry_out(&mut self, id: ProcessId, output: Output) -> Option<Input> {
+        match output {
+            Output::Send(to, message) => self.send_message(id, to, message),
+            Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
+                let delay_us = self.register_delay_us(id);
+                self.after(delay_us, id, Happening::Ask(output));
+            }
+            Output::Install(view) => self.install(id, view),
+            Output::StopGeneration { view } => return self.stop_generation(id, view),
+            Output::Report(event) => self.on_report(id, event),
+            Output::Finish => self.end(id, End::Finished),
+            Output::Fail(error) => self.end(id, End::Failed(error)),
+        }
+        None
+    }
+
+    fn on_report(&mut self, id: ProcessId, event: Event) {
+        if let Event::Stopped { view, .. } = event {
+            self.witness.lock().conduct.gives_evidence(id.who(), view);
+            self.recoveries.insert(view);
+        }
+        let words = format!("{event:?}");
+        self.note(Some(id.node), "report", digest(words.as_bytes()), |_| words);
+    }
+
+    // The register.
+
+    fn register_delay_us(&mut self, id: ProcessId) -> u64 {
+        if self.register_slow_until_us > self.now_us {
+            self.fired(Fault::RegisterSlow, Some(id.node), String::new);
+            return self.chance.below(1_500_000);
+        }
+        self.chance.below(5_000)
+    }
+
+    fn ask(&mut self, id: ProcessId, question: Output) {
+        let fate = match self.faults {
+            true => self.chance.below(40),
+            false => u64::MAX,
+        };
+        let lost = |why: &str| RegisterReply::Unavailable { why: why.to_owned() };
+        let reply = match fate {
+            0 => {
+                self.fired(Fault::RegisterFails, Some(id.node), String::new);
+                lost("injected fault: the register fails")
+            }
+            1 => {
+                self.answer(id, question);
+                self.fired(Fault::RegisterLosesAnswer, Some(id.node), String::new);
+                lost("injected fault: the answer is lost")
+            }
+            _ => self.answer(id, question),
+        };
+        let delay_us = self.register_delay_us(id);
+        self.after(delay_us, id, Happening::Local(Input::Register(reply)));
+    }
+
+    fn answer(&mut self, id: ProcessId, mut question: Output) -> RegisterReply {
+        if let Output::Propose(view) = &mut question {
+            self.spoil(id, view);
+        }
+        let reply = answer(&self.register, RUN, &question);
+        if let (Output::Propose(view), Some(RegisterReply::Created { number })) =
+            (&question, &reply)
+        {
+            let held = match self.views.get(&ViewNumber(number.0 - 1)) {
+                Some(previous) => successor(previous, view),
+                None => first(view),
+            };
+            self.witness.check("view", held);
+            let held = self.witness.lock().conduct.creates(view);
+            self.witness.check("released epochs stay", held);
+            let held = self.believed.believe(view);
+            self.witness.check("agreement", held);
+            let (number, resume) = (view.number, view.resume);
+            let members: Vec<u64> = view.members.iter().map(|member| member.node.0).collect();
+            self.views.insert(number, view.clone());
+            self.note(Some(id.node), "VIEW", number.0, |_| {
+                format!("view {number} is created: nodes {members:?}, resumes after {resume:?}")
+            });
+        }
+        // Every question that gets here is one to the register.
+        reply.unwrap_or(RegisterReply::Unavailable { why: "no question".to_owned() })
+    }
+
+    // Views and generations.
+
+    fn install(&mut self, id: ProcessId, view: View) {
+        let number = view.number;
+        let Some(process) = self.alive(id) else { return };
+        let role = |partition| role_of(&view, id.node, partition);
+        if let Err(error) = process.vault.install(number, view.resume, &role) {
+            return self.violate(format!("the vault of node {} refuses a view: {error}", id.node));
+        }
+        let Some(index) = view.process_index(id.node) else {
+            return self.violate(format!("node {} installs a view without it", id.node));
+        };
+        let left_over = process.current.replace(Current {
+            digest: view.digest().0,
+            view,
+            index,
+            links: BTreeMap::new(),
+            running: None,
+            stop_wanted: false,
+            ended: false,
+            finished: false,
+            step_at_us: None,
+        });
+        let waiting = std::mem::take(&mut process.waiting);
+        drop(left_over);
+        self.dial_lower(id);
+        for dial in waiting {
+            self.on_dial(id, dial);
+        }
+        self.start_if_linked(id);
+    }
+
+    /// Makes the worker once all data connections stand.
+    pub(super) fn start_if_linked(&mut self, id: ProcessId) {
+        let clock = self.clock();
+        let settings = Settings {
+            hasher: KeyHasher::default(),
+            epoch_interval: self.shape.epoch_interval,
+            in_flight_epochs_max: self.shape.in_flight_epochs_max,
+            run: RUN.to_owned(),
+            workers_per_node: 1,
+            share_count: self.shape.nodes as u32,
+            refill_bytes_per_second: self.shape.refill_bytes_per_second,
+        };
+        let Some(process) = self.alive(id) else { return };
+        let Some(current) = &mut process.current else { return };
+        let is_linked = current.links.len() + 1 == current.view.members.len();
+        if current.running.is_some() || current.stop_wanted || !is_linked {
+            return;
+        }
+        let view = current.view.number;
+        let notices = Arc::new(Notices::default());
+        let generation = Arc::new(Generation::new(
+            view,
+            current.view.resume,
+            routes_of(&current.view),
+            settings,
+            Arc::clone(&process.vault) as Arc<dyn Vault>,
+            clock,
+            Arc::clone(&notices) as Arc<dyn Observer>,
+            Arc::clone(&process.gauges),
+        ));
+        let (allocator, wire, idle) =
+            match wire::allocator(current.index, current.view.members.len()) {
+                Ok(made) => made,
+                Err(error) => return self.violate(format!("no allocator can be made: {error}")),
+            };
+        for (node, early) in &mut current.links {
+            let Some(from) = current.view.process_index(*node) else { continue };
+            early.drain(..).for_each(|bytes| wire.deliver(from, bytes));
+        }
+        let worker = FencedWorker::new(allocator, WorkerConfig::default(), &generation);
+        current.running = Some(Running::new(worker, wire, generation, notices, idle));
+        let delay_us = self.chance.below(5_000);
+        self.schedule_step(id, view, delay_us);
+        self.feed(id, Input::GenerationRunning { view });
+    }
+
+    /// Lets the worker run after `delay_us`, or earlier if it is to.
+    pub(super) fn schedule_step(&mut self, id: ProcessId, view: ViewNumber, delay_us: u64) {
+        let now_us = self.now_us;
+        let Some(process) = self.alive(id) else { return };
+        let slow = if process.slow_until_us > now_us { 20 } else { 1 };
+        let Some(current) = process.current(view).filter(|current| !current.ended) else { return };
+        let at_us = now_us + delay_us * slow;
+        if current.step_at_us.is_none_or(|known| known > at_us) {
+            current.step_at_us = Some(at_us);
+            self.at(at_us, id, Happening::Step { view });
+        }
+    }
+
+    fn step(&mut self, id: ProcessId, view: ViewNumber) {
+        let (now_us, target, plan) =
+            (self.now_us, self.target.clone(), Arc::new(self.shape.job.clone()));
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
+        // It was to run earlier, and has.
+        if current.ended || current.step_at_us.is_none_or(|at_us| at_us > now_us) {
+            return;
+        }
+        current.step_at_us = None;
+        let Some(running) = &mut current.running else { return };
+        let was_built = std::mem::replace(&mut running.built, true);
+        let Some(worker) = running.worker() else { return };
+        let stepped = match was_built {
+            true => worker.step(),
+            false => worker
+                .build(|worker| job::build(worker, &plan, &target, id))
+                .map(|()| true)
+                .map_err(WorkerEnd::without_result),
+        };
+        let is_active = !was_built || worker.is_active();
+        self.tell_notices(id, view);
+        self.send_frames(id, view);
+        let (crashed, spent_us) = {
+            let mut witness = self.witness.lock();
+            (witness.crashed.remove(&id), std::mem::take(&mut witness.spent_us))
+        };
+        if crashed {
+            self.fired(Fault::CrashInside, Some(id.node), String::new);
+            return self.crash(id);
+        }
+        match stepped {
+            Ok(true) if is_active => {
+                let delay_us = spent_us + 500 + self.chance.below(self.shape.pace_us);
+                self.schedule_step(id, view, delay_us);
+            }
+            Ok(true) => {}
+            Ok(false) => self.on_worker_end(id, view, WorkerEnd::Finished(())),
+            Err(end) => self.on_worker_end(id, view, end),
+        }
+    }
+
+    fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
+        let Some(running) = &current.running else { return };
+        for notice in running.notices.take() {
+            match notice {
+                Notice::Committed { epoch } => {
+                    self.note(Some(id.node), "commit", epoch.0, |_| {
+                        format!("epoch {epoch} is committed in view {view}")
+                    });
+                }
+                // What it took is real time, and has no place in a trace.
+                Notice::Restored { operator, rewound, opened, .. } => {
+                    self.note(Some(id.node), "restore", opened as u64, |_| {
+                        format!("{operator}: {rewound} partitions rewound, {opened} opened")
+                    });
+                }
+                other => self.note(Some(id.node), "notice", 0, |_| format!("{other:?}")),
+            }
+        }
+    }
+
+    fn on_worker_end(&mut self, id: ProcessId, view: ViewNumber, end: WorkerEnd<()>) {
+        let words = match &end {
+            WorkerEnd::Panicked(panic) => format!("panicked: {}", panic.message),
+            WorkerEnd::Failed(error) => format!("failed: {error}"),
+            other => format!("{other:?}"),
+        };
+        self.note(Some(id.node), "worker", 0, |_| format!("of view {view}: {words}"));
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
+        current.ended = true;
+        current.finished = matches!(end, WorkerEnd::Finished(()));
+        if let Some(running) = &mut current.running {
+            running.tear_down();
+        }
+        let finished = current.finished;
+        if finished {
+            self.send_frames(id, view);
+        }
+        let input = match end {
+            WorkerEnd::Finished(()) => Some(Input::GenerationFinished { view }),
+            WorkerEnd::Stopped => None,
+            WorkerEnd::Damaged(error) => {
+                let message = format!("it stopped itself: {error}");
+                let panic = WorkerPanic { message, ..WorkerPanic::default() };
+                Some(Input::WorkerPanicked { view, panic })
+            }
+            WorkerEnd::Panicked(operators::WorkerPanic { message, location, spot, record }) => {
+                let panic = WorkerPanic { worker: 0, message, location, spot, record };
+                Some(Input::WorkerPanicked { view, panic })
+            }
+            WorkerEnd::Failed(error) => {
+                self.violate(format!("the job of node {} failed: {error}", id.node));
+                None
+            }
+        };
+        if let Some(input) = input {
+            self.feed(id, input);
+        }
+        if !finished {
+            let delay_us = 50 + self.chance.below(5_000);
+            self.after(delay_us, id, Happening::Joined { view });
+        }
+    }
+
+    fn on_joined(&mut self, id: ProcessId, view: ViewNumber) {
+        let Some(process) = self.alive(id) else { return };
+        if process.current(view).is_none() {
+            return;
+        }
+        let evidence = evidence_of(process.vault.as_ref(), view);
+        self.feed(id, Input::GenerationStopped { view, evidence });
+    }
+
+    fn stop_generation(&mut self, id: ProcessId, view: ViewNumber) -> Option<Input> {
+        self.close_links(id, view);
+        let process = self.alive(id)?;
+        let current = process.current(view)?;
+        current.stop_wanted = true;
+        match &current.running {
+            Some(running) => {
+                running.generation.stop();
+                let delay_us = 20 + self.chance.below(3_000);
+                self.schedule_step(id, view, delay_us);
+                None
+            }
+            None => {
+                let evidence = evidence_of(process.vault.as_ref(), view);
+                Some(Input::GenerationStopped { view, evidence })
+            }
+        }
+    }
+
+    fn compact(&mut self, id: ProcessId) {
+        let delay_us = 20_000 + self.chance.below(200_000);
+        let budget_bytes = self.chance.below(2_000) as usize;
+        let Some(process) = self.alive(id) else { return };
+        if let Err(error) = process.vault.compact(budget_bytes) {
+            self.violate(format!("the vault of node {} cannot fold: {error}", id.node));
+        }
+        self.after(delay_us, id, Happening::Compact);
+    }
+
+    // The end of a process.
+
+    /// Ends a process at once, with all that it holds.
+    pub(super) fn crash(&mut self, id: ProcessId) {
+        if self.alive(id).is_none() {
+            return;
+        }
+        let views = self.views.keys().last().copied();
+        let others: Vec<NodeId> = self.processes.keys().copied().collect();
+        for node in others.into_iter().filter(|node| *node != id.node) {
+            if self.chance.one_in(2) {
+                self.lose_in_flight(id.node, node, None);
+                self.lose_in_flight(id.node, node, views);
+            }
+        }
+        self.end(id, End::Crashed);
+    }
+
+    pub(super) fn end(&mut self, id: ProcessId, end: End) {
+        let words = match &end {
+            End::Failed(error) => format!("failed: {error}"),
+            end => format!("{end:?}"),
+        };
+        self.note(Some(id.node), "END", 0, |_| words);
+        self.judge_end(id, &end);
+        let Some(process) = self.alive(id) else { return };
+        let view = process.current.as_ref().map(|current| current.view.number);
+        let controls: Vec<ProcessId> = process.controls.iter().copied().collect();
+        if let Some(view) = view {
+            self.close_links(id, view);
+        }
+        for peer in controls {
+            self.disconnect(id, peer, "end of file");
+        }
+        let Some(process) = self.alive(id) else { return };
+        let current = process.current.take();
+        process.end = Some(end);
+        drop(current);
+    }
+}

@@ -1,0 +1,46 @@
+//! The simulator: whole clusters in one thread, under a seed.
+//!
+//! Each node has the real state machine of a member, a real vault, and for each view a real timely
+//! worker with this project's operators. Only time, the network, the register's moods and the
+//! outside world are simulated. A seed decides all of it: the same seed tells the same story.
+//! `docs/simulator.md` says what is covered and what is not.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | `world` | the nodes of one run, what is to happen, and virtual time |
+//! | `process`, `hosting` | one start of a node, and what a real node's loop does for it |
+//! | `network`, `wire` | connections that delay and break; timely's allocator without sockets |
+//! | `vault`, `target` | a node's vault and the job's outside world, both watched |
+//! | `job`, `shape` | what is run, and what a seed decides beforehand |
+//! | [`faults`], `mischief` | what may go wrong, and when it does |
+//! | [`plant`], `spoil` | bugs put in on purpose |
+//! | `witness`, [`verdict`] | what must hold at every step, and at the end |
+//! | `trace`, `quiet` | the story, for reading and for comparing; silence for simulated panics |
+//! | [`chance`] | the one source of randomness |
+//! | [`run`], [`command`] | one seed; many seeds |
+
+#![deny(clippy::disallowed_types)]
+
+pub mod chance;
+pub mod command;
+pub mod faults;
+mod hosting;
+mod job;
+mod mischief;
+mod network;
+pub mod plant;
+mod process;
+mod quiet;
+pub mod run;
+mod shape;
+mod spoil;
+mod target;
+mod trace;
+mod vault;
+pub mod verdict;
+mod wire;
+mod witness;
+mod world;
+
+#[cfg(test)]
+mod sim_tests;

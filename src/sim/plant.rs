@@ -1,0 +1,93 @@
+//! Plants: bugs put in on purpose, to see that the simulator finds them.
+//!
+//! Most are put in from outside, by what lies around the product's code: the vault's wrapper, the way
+//! to the register, the sinks' target. Those that need other code are compiled only with the feature
+//! `planted`, which no product has.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! plants {
+    ($($(#[$doc:meta])* $plant:ident, $name:literal, $seeds:literal, $inside:literal;)*) => {
+        /// A bug put in on purpose.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Plant {
+            $($(#[$doc])* $plant,)*
+        }
+
+        /// Every plant: its name, within how many seeds it must be caught, and whether it needs the
+        /// feature `planted`.
+        pub const PLANTS: &[(Plant, &str, u64, bool)] =
+            &[$((Plant::$plant, $name, $seeds, $inside),)*];
+    };
+}
+
+plants! {
+    /// A survivor undoes all but the first of the epochs that it should.
+    RewindOneShort, "rewind-one-short", 100, false;
+    /// A survivor undoes nothing.
+    UndoSkipped, "undo-skipped", 100, false;
+    /// A copy that is not whole is counted as one.
+    FillingCopyCounted, "filling-copy-counted", 300, false;
+    /// A view names a member that gave no evidence.
+    MemberWithoutEvidence, "member-without-evidence", 100, false;
+    /// A node gives evidence while its workers still run.
+    EvidenceBeforeStop, "evidence-before-stop", 100, false;
+    /// A node that gave evidence takes part in the old view again.
+    NoPromise, "no-promise", 100, false;
+    /// The next view's resume epoch forgets that of the one before.
+    ResumeIgnoresRegister, "resume-ignores-register", 300, false;
+    /// A restarted node passes for the one that it was.
+    SameIncarnation, "same-incarnation", 300, false;
+    /// A node that the others went on without is let in again, with its old vault.
+    ExcludedReturns, "excluded-returns", 300, false;
+    /// Who loses a number proposes at the next one.
+    LoserGoesOn, "loser-goes-on", 300, false;
+    /// A register takes a second view of a number.
+    NumberReused, "number-reused", 300, false;
+    /// Backups lie on their owner's node.
+    BackupOnOwner, "backup-on-owner", 20, false;
+    /// What is released again is written again.
+    SinkNotIdempotent, "sink-not-idempotent", 100, false;
+    /// A damaged snapshot is dropped and counts as stored.
+    DamageSwallowed, "damage-swallowed", 100, false;
+    /// A backup loses a snapshot now and then and counts it as stored.
+    DeltaDropped, "delta-dropped", 100, false;
+    /// A node ends before all know that the job is done.
+    ExitEarly, "exit-early", 300, false;
+}
+
+impl Plant {
+    fn entry(self) -> &'static (Plant, &'static str, u64, bool) {
+        // The table has every plant: one macro makes both.
+        &PLANTS[self as usize]
+    }
+
+    /// Within how many seeds it must be caught.
+    pub fn seeds(self) -> u64 {
+        self.entry().2
+    }
+
+    /// Whether it is in code that only the feature `planted` compiles.
+    pub fn needs_feature(self) -> bool {
+        self.entry().3
+    }
+}
+
+impl fmt::Display for Plant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.entry().1)
+    }
+}
+
+impl FromStr for Plant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Plant, String> {
+        let found = PLANTS.iter().find(|(_, name, ..)| *name == text);
+        found.map(|(plant, ..)| *plant).ok_or_else(|| {
+            let names: Vec<&str> = PLANTS.iter().map(|(_, name, ..)| *name).collect();
+            format!("no bug is called \"{text}\"; there are {}", names.join(", "))
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! Shape: what a seed decides before anything happens.
+
+use std::time::Duration;
+
+use super::chance::Chance;
+use super::job::JobPlan;
+use crate::protocol::detector::DetectorLimits;
+use crate::protocol::member::MemberLimits;
+
+/// The cluster, the job and the temper of one simulated run.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) nodes: u64,
+    pub(super) partitions: u32,
+    pub(super) backups: u32,
+    pub(super) job: JobPlan,
+    pub(super) epoch_interval: Duration,
+    pub(super) in_flight_epochs_max: u64,
+    pub(super) limits: MemberLimits,
+    /// How long a worker with something to do waits from one step to the next, at most.
+    pub(super) pace_us: u64,
+    /// How long a message takes, at most, where nothing is wrong.
+    pub(super) latency_us: u64,
+    /// How fast lost backups are filled again.
+    pub(super) refill_bytes_per_second: u64,
+    /// For how long faults are injected.
+    pub(super) faults_us: u64,
+    /// How many faults are injected, at most.
+    pub(super) faults_max: u64,
+    /// At one in so many events a fault is injected.
+    pub(super) fault_one_in: u64,
+}
+
+impl Shape {
+    pub(super) fn new(seed: u64, chance: &mut Chance) -> Self {
+        let nodes = chance.between(3, 5);
+        // Every tenth run has the limits of the product, the others shorter ones: then more happens.
+        let limits = match chance.one_in(10) {
+            true => MemberLimits::default(),
+            false => MemberLimits {
+                detector: DetectorLimits::from_suspect_ms(chance.between(150, 1_200)),
+                silent_wait_ms: chance.between(50, 400),
+                evidence_wait_ms: chance.between(200, 800),
+                propose_stagger_ms: chance.between(50, 300),
+                holder_wait_ms: chance.between(2_000, 6_000),
+                stop_limit_ms: chance.between(1_000, 3_000),
+                done_wait_ms: chance.between(200, 800),
+                register_retry_ms: chance.between(50, 300),
+                ..MemberLimits::default()
+            },
+        };
+        Shape {
+            nodes,
+            partitions: chance.between(4, 12) as u32,
+            backups: chance.between(1, 2) as u32,
+            job: JobPlan {
+                seed,
+                records_per_shard: chance.between(20, 120),
+                batch_max: chance.between(1, 4),
+                keys: chance.between(5, 40),
+                timers: chance.one_in(3),
+            },
+            epoch_interval: Duration::from_millis(chance.between(20, 200)),
+            in_flight_epochs_max: chance.between(1, 5),
+            limits,
+            pace_us: chance.between(5_000, 60_000),
+            latency_us: chance.between(200, 20_000),
+            refill_bytes_per_second: chance.between(2_000, 50_000),
+            faults_us: chance.between(1_000_000, 8_000_000),
+            faults_max: chance.between(1, 8),
+            fault_one_in: chance.between(100, 600),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Vault: a node's own vault, with faults on the way in and a witness of what goes through.
+
+use std::any::Any;
+use std::sync::{Mutex, PoisonError};
+
+use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use ringfence_operators::snapshot;
+use ringfence_operators::vault::{
+    Inventory, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
+};
+
+use super::faults::Fault;
+use super::plant::Plant;
+use super::process::ProcessId;
+use super::witness::Witness;
+
+/// The bytes of pending deltas above which storing folds: a few kilobytes, so that it happens.
+const PENDING_BYTES_MAX: usize = 4 << 10;
+
+/// The real vault of a simulated process.
+pub(super) struct WatchedVault {
+    inner: MemoryVault,
+    process: ProcessId,
+    witness: Witness,
+    stores: Mutex<u64>,
+}
+
+impl WatchedVault {
+    pub(super) fn new(partitions: u32, process: ProcessId, witness: Witness) -> Self {
+        WatchedVault {
+            inner: MemoryVault::with_limit(partitions, PENDING_BYTES_MAX),
+            process,
+            witness,
+            stores: Mutex::default(),
+        }
+    }
+
+    /// Damages a snapshot on its way in, if that is due.
+    fn damaged(&self, frames: &[u8]) -> Option<Vec<u8>> {
+        if frames.is_empty() {
+            return None;
+        }
+        let mut witness = self.witness.lock();
+        let armed = witness.armed.get_mut(&self.process)?;
+        let mut damaged = frames.to_vec();
+        // Any place will do; the length is as good a number as any.
+        let place = frames.len() / 2;
+        if std::mem::take(&mut armed.tear) {
+            damaged.truncate(place.max(1));
+            witness.fired.push(Fault::TornSnapshot);
+        } else if std::mem::take(&mut armed.flip) {
+            damaged[place] ^= 1 << (frames.len() % 8);
+            witness.fired.push(Fault::FlippedSnapshot);
+        } else {
+            return None;
+        }
+        Some(damaged)
+    }
+}
+
+impl Vault for WatchedVault {
+    fn install(
+        &self,
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError> {
+        let held =
+            self.witness.lock().conduct.installs(self.process.who(), self.process.start, view);
+        self.witness.check("install", held);
+        self.inner.install(view, resume, role)
+    }
+
+    fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
+        self.witness.perhaps_crash(self.process);
+        if let Some(damaged) = self.damaged(frames) {
+            let stored = self.inner.store(view, &damaged);
+            if let Ok(stored) = stored {
+                let held = Err(format!("a damaged snapshot was taken for {stored} whole ones"));
+                self.witness.check("damage", held);
+            }
+            if self.witness.is_planted(Plant::DamageSwallowed) {
+                return Ok(0);
+            }
+            return stored;
+        }
+        if self.witness.is_planted(Plant::DeltaDropped) && !frames.is_empty() {
+            let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+            *stores += 1;
+            if stores.is_multiple_of(16) {
+                return Ok(0);
+            }
+        }
+        let stored = self.inner.store(view, frames)?;
+        for delta in snapshot::frames(frames).flatten() {
+            let epoch = delta.header().epoch;
+            let held = self.witness.lock().conduct.stores(self.process.who(), view, epoch);
+            self.witness.check("store", held);
+        }
+        Ok(stored)
+    }
+
+    fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
+        self.witness.perhaps_crash(self.process);
+        self.inner.complete(view, operator, through)
+    }
+
+    fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
+        self.witness.perhaps_crash(self.process);
+        self.inner.record(view, epoch)?;
+        let held = self.witness.lock().conduct.records(self.process.who(), view, epoch);
+        self.witness.check("record", held);
+        Ok(())
+    }
+
+    fn recorded(&self) -> Option<Epoch> {
+        self.inner.recorded()
+    }
+
+    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
+        self.inner.deposit(operator, partition, live);
+    }
+
+    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
+        let mut live = self.inner.take_live(operator, partition)?;
+        if self.witness.is_planted(Plant::RewindOneShort) {
+            live.rewind_to = Some(live.rewind_to.map_or(Epoch(0), Epoch::next));
+        } else if self.witness.is_planted(Plant::UndoSkipped) {
+            live.rewind_to = Some(Epoch::END);
+        }
+        Some(live)
+    }
+
+    fn open_replica(
+        &self,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Opened>, VaultError> {
+        self.inner.open_replica(operator, partition)
+    }
+
+    fn close_replica(&self, operator: u64, partition: PartitionId) {
+        self.inner.close_replica(operator, partition);
+    }
+
+    fn inventory(&self) -> Inventory {
+        let mut inventory = self.inner.inventory();
+        if self.witness.is_planted(Plant::FillingCopyCounted) {
+            let through = self.inner.recorded();
+            for copies in inventory.partitions.values_mut() {
+                copies.replica.get_or_insert(Span { from: None, through });
+            }
+        }
+        inventory
+    }
+
+    fn register(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+    ) -> Result<u64, VaultError> {
+        self.inner.register(operator, fingerprint, partitions)
+    }
+
+    fn unclaimed(&self) -> Vec<OperatorName> {
+        self.inner.unclaimed()
+    }
+
+    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
+        self.inner.compact(budget_bytes)
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+}
