@@ -96,7 +96,7 @@ fn what_is_wrong_is_named_and_exits_with_2() {
         ("--backups 2", "one node with 1 worker(s) has room for 1"),
         ("--epoch-ms 0", "--epoch-ms"),
         ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
-        ("--hang-ms 500", "--hang-ms 500: expected at least --suspect-ms"),
+        ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
         ("--partitions 65537", "--partitions"),
         ("--fault kill", "\"kill\""),
         ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
