@@ -502,7 +502,7 @@ fn a_stopped_process_is_told_from_a_dead_one() {
 
 #[test]
 fn a_process_killed_by_hand_is_suspected_by_each_survivor() {
-    let mut cluster = Cluster::start("", 8, 3);
+    let mut cluster = Cluster::start("--suspect-ms 3000", 8, 3);
     cluster.kill_after(1, 2);
     let (place, ran) = cluster.wait();
     for process in [0, 2] {
