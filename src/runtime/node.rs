@@ -831,7 +831,7 @@ impl Node {
         {
             Some(Refusal::NotAMember { node })
         } else if current.stop_wanted {
-            Some(Refusal::StaleView { here, yours: view })
+            Some(Refusal::Ended { view })
         } else if current.running.is_some() || current.links.contains_key(&node) {
             Some(Refusal::AlreadyConnected { node })
         } else {
