@@ -28,6 +28,8 @@ mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod prelude;
 mod protect;
 mod replicate;

@@ -13,14 +13,15 @@ use ringfence_operators::vault::Vault;
 use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
 
+use super::chance::mix;
 use super::faults::Fault;
 use super::job;
+use super::plant::Plant;
 use super::process::{Current, End, ProcessId, Running};
-use super::trace::digest;
 use super::wire;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
-use crate::protocol::message::{Event, Input, Output, RegisterReply};
+use crate::protocol::message::{Event, Input, Message, Output, RegisterReply};
 use crate::protocol::view::View;
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -38,6 +39,38 @@ impl Notices {
 impl Observer for Notices {
     fn notice(&self, notice: Notice) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+    }
+}
+
+/// Beats and ticks are too many to read.
+fn is_worth_telling(input: &Input) -> bool {
+    !matches!(input, Input::Tick | Input::Message { message: Message::Beat { .. }, .. })
+}
+
+/// A number that tells inputs apart, as far as a hash of the story needs it.
+fn word_of(input: &Input) -> u64 {
+    match input {
+        Input::Message { from, message } => {
+            let (kind, number) = match message {
+                Message::Stop { view, .. } => (1, view.0),
+                Message::Evidence(evidence) => {
+                    let recorded = evidence.recorded.map_or(u64::MAX, |epoch| epoch.0);
+                    (2, evidence.view.0 ^ mix(recorded ^ evidence.copies.len() as u64))
+                }
+                Message::ViewCreated { number } => (3, number.0),
+                Message::Done => (4, 0),
+                _ => (5, 0),
+            };
+            mix(from.0 << 8 | kind) ^ number
+        }
+        Input::Register(RegisterReply::Read { number, view, done }) => {
+            mix(number.0 << 2 | u64::from(view.is_some()) << 1 | u64::from(*done))
+        }
+        Input::GenerationStopped { view, evidence } => {
+            mix(view.0) ^ evidence.recorded.map_or(u64::MAX, |epoch| epoch.0)
+        }
+        Input::GenerationRunning { view } | Input::GenerationFinished { view } => view.0,
+        _ => 0,
     }
 }
 
@@ -68,6 +101,14 @@ impl World {
             Happening::Step { view } => self.step(id, view),
             Happening::Joined { view } => self.on_joined(id, view),
             Happening::Compact => self.compact(id),
+            Happening::StopLate { view } => {
+                if let Some(current) = self.alive(id).and_then(|process| process.current(view))
+                    && let Some(running) = &current.running
+                {
+                    running.generation.stop();
+                    self.schedule_step(id, view, 0);
+                }
+            }
         }
     }
 
@@ -89,9 +130,8 @@ impl World {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let now_ms = self.now_us / 1_000;
-            if input != Input::Tick {
-                let words = format!("{input:?}");
-                self.note(Some(id.node), "in", digest(words.as_bytes()), |_| words);
+            if is_worth_telling(&input) {
+                self.note(Some(id.node), "in", word_of(&input), |_| format!("{input:?}"));
             }
             let Some(process) = self.alive(id) else { return };
             let before = process.machine.view().map(|view| view.number);
@@ -141,8 +181,7 @@ impl World {
             self.witness.lock().conduct.gives_evidence(id.who(), view);
             self.recoveries.insert(view);
         }
-        let words = format!("{event:?}");
-        self.note(Some(id.node), "report", digest(words.as_bytes()), |_| words);
+        self.note(Some(id.node), "report", 0, |_| format!("{event:?}"));
     }
 
     // The register.
@@ -180,6 +219,9 @@ impl World {
     fn answer(&mut self, id: ProcessId, mut question: Output) -> RegisterReply {
         if let Output::Propose(view) = &mut question {
             self.spoil(id, view);
+        }
+        if let Some(reply) = self.misread(&question) {
+            return reply;
         }
         let reply = answer(&self.register, RUN, &question);
         if let (Output::Propose(view), Some(RegisterReply::Created { number })) =
@@ -375,6 +417,9 @@ impl World {
         if finished {
             self.send_frames(id, view);
         }
+        if finished && self.plant == Some(Plant::ExitEarly) {
+            return self.end(id, End::Finished);
+        }
         let input = match end {
             WorkerEnd::Finished(()) => Some(Input::GenerationFinished { view }),
             WorkerEnd::Stopped => None,
@@ -409,6 +454,14 @@ impl World {
     }
 
     fn stop_generation(&mut self, id: ProcessId, view: ViewNumber) -> Option<Input> {
+        let goes_on = match self.plant {
+            Some(Plant::EvidenceBeforeStop) => Some(400_000),
+            Some(Plant::NoPromise) => Some(u64::MAX),
+            _ => None,
+        };
+        if let Some(delay_us) = goes_on {
+            return self.stop_later(id, view, delay_us);
+        }
         self.close_links(id, view);
         let process = self.alive(id)?;
         let current = process.current(view)?;
@@ -425,6 +478,18 @@ impl World {
                 Some(Input::GenerationStopped { view, evidence })
             }
         }
+    }
+
+    /// The planted bugs of a node that gives evidence before its workers have stopped, or goes on.
+    fn stop_later(&mut self, id: ProcessId, view: ViewNumber, delay_us: u64) -> Option<Input> {
+        let process = self.alive(id)?;
+        let evidence = evidence_of(process.vault.as_ref(), view);
+        let current = process.current(view)?;
+        current.stop_wanted = current.running.is_none();
+        if current.running.is_some() && delay_us < u64::MAX {
+            self.after(delay_us, id, Happening::StopLate { view });
+        }
+        Some(Input::GenerationStopped { view, evidence })
     }
 
     fn compact(&mut self, id: ProcessId) {

@@ -53,6 +53,18 @@ plants! {
     DamageSwallowed, "damage-swallowed", 100, false;
     /// A backup loses a snapshot now and then and counts it as stored.
     DeltaDropped, "delta-dropped", 100, false;
+    /// Results are released after the first round of the commit.
+    OneRound, "one-round", 300, true;
+    /// Epochs are recorded operator by operator.
+    RecordPerOperator, "record-per-operator", 100, true;
+    /// What is needed to undo an epoch is dropped too early.
+    PruneAtSeal, "prune-at-seal", 300, true;
+    /// Snapshots above the resume epoch survive a change of views.
+    KeepAboveResume, "keep-above-resume", 300, true;
+    /// A vault folds what is not recorded.
+    FoldStored, "fold-stored", 300, true;
+    /// A worker that panicked keeps its state.
+    KeepTainted, "keep-tainted", 300, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 300, false;
 }
@@ -61,6 +73,21 @@ impl Plant {
     fn entry(self) -> &'static (Plant, &'static str, u64, bool) {
         // The table has every plant: one macro makes both.
         &PLANTS[self as usize]
+    }
+
+    /// The bug inside the operators that this plant is.
+    #[cfg(feature = "planted")]
+    pub(super) fn inside(self) -> Option<ringfence_operators::planted::Planted> {
+        use ringfence_operators::planted::Planted;
+        match self {
+            Plant::OneRound => Some(Planted::OneRound),
+            Plant::RecordPerOperator => Some(Planted::RecordPerOperator),
+            Plant::PruneAtSeal => Some(Planted::PruneAtSeal),
+            Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
+            Plant::FoldStored => Some(Planted::FoldStored),
+            Plant::KeepTainted => Some(Planted::KeepTainted),
+            _ => None,
+        }
     }
 
     /// Within how many seeds it must be caught.

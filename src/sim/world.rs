@@ -64,6 +64,8 @@ pub(super) enum Happening {
     Joined { view: ViewNumber },
     /// The compactor runs.
     Compact,
+    /// A worker stops that should have stopped before; only with a planted bug.
+    StopLate { view: ViewNumber },
 }
 
 /// One simulated run.
@@ -95,6 +97,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) broken: Option<String>,
     pub(super) events: u64,
+    /// Views that a planted bug has put in the place of others.
+    pub(super) reused: BTreeMap<ViewNumber, View>,
     /// The ends of processes that were started again.
     pub(super) former: Vec<(ProcessId, End)>,
 }
@@ -145,6 +149,7 @@ impl World {
             trace: Trace::new(traced),
             broken: None,
             events: 0,
+            reused: BTreeMap::new(),
             former: Vec::new(),
             chance,
             shape,
