@@ -407,6 +407,11 @@ impl World {
             other => format!("{other:?}"),
         };
         self.note(Some(id.node), "worker", 0, |_| format!("of view {view}: {words}"));
+        if let WorkerEnd::Panicked { message } = &end
+            && message == job::UPDATE_PANIC
+        {
+            self.fired(Fault::UpdatePanic, Some(id.node), String::new);
+        }
         let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
         current.ended = true;
         current.finished = matches!(end, WorkerEnd::Finished(()));

@@ -16,7 +16,7 @@ impl World {
         if !self.faults || self.faults_left == 0 {
             return;
         }
-        let one_in = match (self.views.is_empty(), self.in_recovery()) {
+        let one_in = match (self.views.is_empty(), self.recovering) {
             (true, _) => 20 * self.shape.fault_one_in,
             (false, true) => self.shape.fault_one_in / 8,
             (false, false) => self.shape.fault_one_in,

@@ -46,7 +46,8 @@ impl WatchedVault {
         // Any place will do; the length is as good a number as any.
         let place = frames.len() / 2;
         if std::mem::take(&mut armed.tear) {
-            damaged.truncate(place.max(1));
+            // Inside the last one: whole snapshots are missed by the next, which names its predecessor.
+            damaged.truncate(frames.len() - 1 - frames.len() % 8);
             witness.fired.push(Fault::TornSnapshot);
         } else if std::mem::take(&mut armed.flip) {
             damaged[place] ^= 1 << (frames.len() % 8);

@@ -89,6 +89,8 @@ pub(super) struct World {
     /// Whether faults are still injected.
     pub(super) faults: bool,
     pub(super) faults_left: u64,
+    /// Whether a recovery was under way when the present event began.
+    pub(super) recovering: bool,
     /// The nodes of which others may think for good reason that they are gone.
     pub(super) troubled: BTreeSet<NodeId>,
     pub(super) register_slow_until_us: u64,
@@ -142,6 +144,7 @@ impl World {
             plant,
             faults: true,
             faults_left: shape.faults_max,
+            recovering: false,
             troubled: BTreeSet::new(),
             register_slow_until_us: 0,
             counts: FaultCounts::default(),
@@ -204,6 +207,7 @@ impl World {
                 self.at(hung_until_us, id, happening);
                 continue;
             }
+            self.recovering = self.in_recovery();
             self.perhaps_fail(id);
             if self.alive(id).is_some() {
                 self.happen(id, happening);
@@ -249,8 +253,7 @@ impl World {
         node: Option<NodeId>,
         words: impl FnOnce() -> String,
     ) {
-        let in_recovery = self.in_recovery();
-        self.counts.note(fault, in_recovery);
+        self.counts.note(fault, self.recovering);
         if fault != Fault::Reordering {
             self.note(node, "FAULT", fault as u64, |_| format!("{fault:?} {}", words()));
         }
