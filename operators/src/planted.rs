@@ -18,8 +18,6 @@ pub enum Planted {
     KeepAboveResume,
     /// A vault folds what is stored, recorded or not.
     FoldStored,
-    /// A worker that panicked keeps its state.
-    KeepTainted,
 }
 
 thread_local! {

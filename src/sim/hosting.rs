@@ -100,6 +100,8 @@ impl World {
             Happening::LinkEnded { from, view } => self.on_link_ended(id, from, view),
             Happening::Step { view } => self.step(id, view),
             Happening::Joined { view } => self.on_joined(id, view),
+            // The loop itself wakes who hung.
+            Happening::Wake => {}
             Happening::Compact => self.compact(id),
             Happening::StopLate { view } => {
                 if let Some(current) = self.alive(id).and_then(|process| process.current(view))

@@ -50,6 +50,10 @@ impl World {
             3 | 4 => return self.restart_one(),
             5 | 6 => return self.lose_link(id),
             7 => {
+                // Before the first view such a loss ends the job at its connect limit.
+                if self.views.is_empty() {
+                    return false;
+                }
                 let Some(&peer) = self.chance.pick(&others) else { return false };
                 self.trouble(&[id.node, peer.node]);
                 self.fired(Fault::ControlLost, node, || format!("to node {}", peer.node));

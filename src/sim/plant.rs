@@ -63,8 +63,6 @@ plants! {
     KeepAboveResume, "keep-above-resume", 300, true;
     /// A vault folds what is not recorded.
     FoldStored, "fold-stored", 300, true;
-    /// A worker that panicked keeps its state.
-    KeepTainted, "keep-tainted", 300, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 300, false;
 }
@@ -85,7 +83,6 @@ impl Plant {
             Plant::PruneAtSeal => Some(Planted::PruneAtSeal),
             Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
             Plant::FoldStored => Some(Planted::FoldStored),
-            Plant::KeepTainted => Some(Planted::KeepTainted),
             _ => None,
         }
     }
