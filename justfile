@@ -12,6 +12,10 @@ bench:
     cargo bench --bench overhead
     cargo bench --bench recovery
 
+# The word count under random schedules of faults.
+chaos:
+    cargo bench --bench chaos
+
 # The long sweeps of kills, panics and view changes.
 sweep:
     cargo test --release --workspace -- --ignored --nocapture

@@ -36,7 +36,7 @@ fn number(flag: &str, default: u64) -> u64 {
 fn main() {
     let node = std::env::args().find_map(|arg| arg.strip_prefix("records=")?.parse().ok());
     if let Some(records) = node {
-        let suspect = Duration::from_millis(number("--suspect-ms", 600));
+        let suspect = Duration::from_millis(number("--suspect-ms", 500));
         ringfence::execute(Config::local(3).suspect_after(suspect), move |worker: &mut Worker| {
             worker.dataflow::<u64, _, _>(|scope| {
                 let steady = Steady { keys: KEYS, records, rate: RATE };
@@ -56,7 +56,7 @@ fn main() {
         return;
     }
     let (minutes, threads) = (number("--minutes", 1), number("--burn", 4));
-    let suspect_ms = number("--suspect-ms", 600);
+    let suspect_ms = number("--suspect-ms", 500);
     let place = tempfile::tempdir().expect("a temporary directory");
     let report = place.path().join("report.json");
     let records = (3 * RATE * 60 * minutes).next_multiple_of(SHARDS);

@@ -5,7 +5,9 @@
 //! with SIGKILL at a random moment. A third case adds a sink, whose lines are checked to be there once.
 //! The times are those of the report: from the fault to the first failure noticed, the phases of the
 //! slowest node's recovery, and from the fault to the first commit of the new view. The epoch is the
-//! least that a commit can take; it is given beside.
+//! least that a commit can take; it is given beside. How far apart commits are, at the median and at
+//! most, is compared between the second before the fault and the second after the first commit of the
+//! new view: no failure should leave the job slower than it was.
 //!
 //! ```text
 //! cargo bench --bench recovery [-- --quick] [-- --kills N] [-- --seed N]
@@ -156,6 +158,13 @@ fn check_lines(out: &Path, records: u64) {
     assert_eq!(seen.len() as u64, records, "lines were lost");
 }
 
+/// How far the moments lie apart at which epochs were committed. All nodes tell of each, within about a
+/// millisecond: what is less apart is one moment.
+fn gaps(times: impl Iterator<Item = f64>) -> Vec<f64> {
+    let times: Vec<f64> = times.collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 2.0).collect()
+}
+
 /// The times of all kills of a case, by name.
 #[derive(Default)]
 struct Times(Vec<(&'static str, Vec<f64>)>);
@@ -193,6 +202,19 @@ impl Times {
         self.add("kill to first commit", commit);
         let mut before: Vec<f64> = of("commit").map(at).filter(|time| *time < fault).collect();
         before.sort_by(f64::total_cmp);
+        let first = fault + commit;
+        let mut after: Vec<f64> =
+            of("commit").filter(in_new_view).map(at).filter(|time| *time < first + 1e3).collect();
+        after.sort_by(f64::total_cmp);
+        let last_second = before.iter().copied().filter(|time| *time >= fault - 1e3);
+        if let Some(gaps) = Spread::of(&gaps(last_second)) {
+            self.add("between commits before", gaps.median);
+            self.add("between commits before, longest", gaps.max);
+        }
+        if let Some(gaps) = Spread::of(&gaps(after.into_iter())) {
+            self.add("between commits after", gaps.median);
+            self.add("between commits after, longest", gaps.max);
+        }
         if let Some(last) = before.last() {
             self.add("last commit before to first after", fault + commit - last);
         }

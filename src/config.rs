@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use timely::WorkerConfig;
 use timely::worker::ProgressMode;
 
-use crate::chaos::{Fault, FaultKind};
+use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::member::SUSPECT_MS;
 
@@ -96,6 +96,7 @@ pub struct Config {
     register: Option<PathBuf>,
     report: Option<PathBuf>,
     faults: Vec<Fault>,
+    random_faults: Option<RandomSpec>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
     node_args: Option<Vec<String>>,
@@ -117,6 +118,7 @@ impl Config {
             register: None,
             report: None,
             faults: Vec::new(),
+            random_faults: None,
             progress_mode: ProgressMode::default(),
             idle_spin: None,
             node_args: None,
@@ -175,9 +177,8 @@ impl Config {
         self
     }
 
-    /// Takes a node that has been silent for `limit` for failed, and goes on without it unless it
-    /// answers within half as long again. A node is suspected earlier, and given up earlier where all
-    /// others miss it too.
+    /// Takes a node that no other has heard for `limit` for failed, one that some still hear after half
+    /// as long again, and goes on without it unless it answers within 3/5 of the limit.
     pub fn suspect_after(mut self, limit: Duration) -> Self {
         self.suspect = limit;
         self
@@ -207,10 +208,25 @@ impl Config {
         self
     }
 
-    /// Makes a node fail on purpose; may be called several times.
+    /// Makes a node fail on purpose; may be called several times, with one `random:` among them.
     pub fn fault(mut self, spec: &str) -> Result<Self> {
-        self.faults.push(parse_fault(spec)?);
+        self.add_fault(spec)?;
         Ok(self)
+    }
+
+    fn add_fault(&mut self, spec: &str) -> Result<()> {
+        let wrong = |error: FaultParseError| Error::usage(error.to_string());
+        if !RandomSpec::is_meant_by(spec) {
+            self.faults.push(spec.parse().map_err(wrong)?);
+            return Ok(());
+        }
+        let random = spec.parse().map_err(wrong)?;
+        match self.random_faults.replace(random) {
+            None => Ok(()),
+            Some(other) => Err(Error::usage(format!(
+                "faults {other} and {random}: one random schedule is enough"
+            ))),
+        }
     }
 
     /// Uses one of timely's ways to track progress.
@@ -321,6 +337,11 @@ impl Config {
         &self.faults
     }
 
+    /// The random failures that were asked for.
+    pub fn random_faults(&self) -> Option<RandomSpec> {
+        self.random_faults
+    }
+
     /// The arguments that node processes are started with, if not the launcher's own.
     pub fn node_arguments(&self) -> Option<&[String]> {
         self.node_args.as_deref()
@@ -397,7 +418,16 @@ impl Config {
             return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
         }
         self.validate_backups()?;
+        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
+            return wrong(format!(
+                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
+            ));
+        }
         self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+    }
+
+    fn has_launcher(&self) -> bool {
+        matches!(self.cluster, Cluster::Local(_))
     }
 
     fn validate_backups(&self) -> Result<()> {
@@ -420,9 +450,15 @@ impl Config {
                 "--fault {fault}: there is no node {node}, only 0 to {last}"
             )));
         }
-        if fault.kind == FaultKind::Kill && !matches!(self.cluster, Cluster::Local(_)) {
+        let what = match fault.kind {
+            FaultKind::Panic => return Ok(()),
+            FaultKind::Kill => "kills processes",
+            FaultKind::Stop => "stops processes",
+            FaultKind::Cut | FaultKind::Slow => "stands between nodes",
+        };
+        if !self.has_launcher() {
             return Err(Error::config(format!(
-                "--fault {fault}: only the launcher kills processes, so this needs --local"
+                "--fault {fault}: only the launcher {what}, so this needs --local"
             )));
         }
         Ok(())
@@ -490,9 +526,9 @@ fn command(program: &str) -> Command {
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
-        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN or panic:NODE@WHEN, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated"))
+        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
-        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 600]"))
+        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
         .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
         .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild copies that were lost [default: 64]"))
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
@@ -525,7 +561,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.register = path("register");
     config.report = path("report");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
-        config.faults.push(parse_fault(spec)?);
+        config.add_fault(spec)?;
     }
     if let Some(mode) = matches.get_one::<String>("progress-mode") {
         config.progress_mode = mode.parse().map_err(Error::usage)?;
@@ -594,10 +630,6 @@ fn check_address(address: &str) -> Result<()> {
     Err(Error::config(format!("{address:?} is no address: expected host:port")))
 }
 
-fn parse_fault(spec: &str) -> Result<Fault> {
-    spec.parse().map_err(|error: crate::chaos::FaultParseError| Error::usage(error.to_string()))
-}
-
 /// Keeps clap's sentence, and says where the rest is to be found.
 fn from_clap(error: clap::Error) -> Error {
     debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
@@ -662,8 +694,9 @@ mod tests {
     fn all_our_own_flags_are_read() {
         let config = parsed(
             "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
-             --fault panic:0@40% --partitions 7 --in-flight-epochs 9 --connect-timeout-ms 5 \
-             --suspect-ms 900 --hang-ms 1000 --refill-mb-per-second 3",
+             --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
+             --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
+             --refill-mb-per-second 3",
         );
         assert_eq!(config.mode_given(None), Mode::Local(3));
         assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
@@ -671,7 +704,8 @@ mod tests {
         assert_eq!((config.backup_count(), config.partition_count()), (2, 7));
         assert_eq!(config.register_path(), Some(Path::new("/r")));
         assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
-        assert_eq!(config.faults().len(), 2);
+        assert_eq!(config.faults().len(), 3);
+        assert_eq!(config.random_faults().map(|random| random.seed), Some(7));
         assert_eq!(config.in_flight_epochs_max(), 9);
         assert_eq!(config.suspect_limit(), Duration::from_millis(900));
         assert_eq!(config.hang_limit(), Duration::from_secs(1));
@@ -708,6 +742,14 @@ mod tests {
             ("--fault kill", "\"kill\""),
             ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
             ("--fault kill:0@1s", "needs --local"),
+            ("--fault stop:0@1s+1s", "needs --local"),
+            ("-n 2 -p 0 --fault cut:1@1s+1s", "only the launcher stands between nodes"),
+            ("-n 2 -p 0 --fault slow:0@1s+1s", "needs --local"),
+            ("-n 2 -p 0 --fault random:7@1s", "needs --local"),
+            ("--local 3 --fault random:7", "no @EVERY"),
+            ("--local 3 --fault random:7@1s --fault random:8@1s", "one random schedule is enough"),
+            ("--local 3 --fault stop:1@1s", "no +FOR"),
+            ("--local 3 --fault cut:3@1s+1s", "there is no node 3"),
             ("--progress-mode lazy", "lazy"),
         ] {
             let error = parse(line).unwrap_err();

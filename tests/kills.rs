@@ -63,6 +63,18 @@ fn two_of_three_may_die_one_after_the_other() {
     survives("--local 3 --backups 2 --fault kill:2@25% --fault kill:0@70%", 14);
 }
 
+/// With one backup, each death but the last is survived only because what it took was rebuilt.
+#[test]
+fn copies_that_died_with_a_node_are_rebuilt_before_the_next_one_dies() {
+    let place = Place::new(BYTES, 15);
+    let faults = "--fault kill:1@15% --fault kill:3@50% --fault kill:0@80%";
+    let ran = survives_in(&place, &format!("--local 4 {faults}"), 40);
+    let events = place.events();
+    let rebuilt =
+        of_kind(&events, "refilled").filter(|event| event["partitions"].as_u64() > Some(0));
+    assert!(rebuilt.count() >= 3, "{ran}");
+}
+
 #[test]
 fn a_second_node_may_die_during_the_recovery() {
     for (delay_ms, seed) in [(3, 9), (12, 10), (25, 11)] {

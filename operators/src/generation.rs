@@ -110,6 +110,22 @@ pub enum Notice {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A sink's target did not take an epoch; it is tried again.
+    ReleaseFailed {
+        /// The sink.
+        operator: OperatorName,
+        /// The epoch.
+        epoch: Epoch,
+        /// What the target said.
+        why: String,
+    },
+    /// A sink's target takes epochs again.
+    ReleaseRecovered {
+        /// The sink.
+        operator: OperatorName,
+        /// How long it did not.
+        failed_for: Duration,
+    },
     /// A worker's shards of a source are where the view resumes.
     Resumed {
         /// How many records they had been read for at the resume epoch.

@@ -18,7 +18,7 @@ use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
-use crate::generation::WhenDone;
+use crate::generation::{Notice, WhenDone};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::protect::{Outlet, Partitions, Turns, advance};
 use crate::replicate::commit;
@@ -50,7 +50,9 @@ pub trait Sink<D>: 'static {
 
     /// Makes what `prepare` returned visible, once or again.
     ///
-    /// An error says that it may have happened or not: it is called again with the same arguments.
+    /// An error may leave it visible or not. It is asked again, after 10 ms and then ever longer
+    /// pauses, for up to [`RELEASE_LIMIT`]; then the job ends. Errors that time does not mend, such as
+    /// [`io::ErrorKind::PermissionDenied`], end it at once.
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
 
     /// What is left to do once the whole job is done; called by every node that ends it.
@@ -66,6 +68,41 @@ pub struct Start {
     pub run: String,
     /// Whether nothing was released yet in this run.
     pub first_view: bool,
+}
+
+/// How long a release that fails is tried again before the job ends.
+pub const RELEASE_LIMIT: Duration = Duration::from_secs(30);
+
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A release that failed and is to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    /// When it failed first, by the generation's clock.
+    since: Duration,
+    at: Duration,
+    pause: Duration,
+}
+
+/// Whether the same release may succeed later.
+fn may_pass(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
+        PermissionDenied, ReadOnlyFilesystem, Unsupported,
+    };
+    !matches!(
+        kind,
+        AlreadyExists
+            | InvalidData
+            | InvalidInput
+            | IsADirectory
+            | NotADirectory
+            | NotFound
+            | PermissionDenied
+            | ReadOnlyFilesystem
+            | Unsupported
+    )
 }
 
 /// What is released: the identity that makes a second release recognisable.
@@ -209,8 +246,8 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 }
                 outlet.fill(frontier.frontier().iter().next(), &mut writing.shards);
                 outlet.advance(frontier);
-                if let Some(delay) = writing.release(fence.commit().committed()) {
-                    fence.wake_after(&activator, delay);
+                if let Some(pause) = writing.release(fence.commit().committed()) {
+                    fence.wake_after(&activator, pause);
                 }
                 let waiting =
                     writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
@@ -224,22 +261,6 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
     }
 }
 
-/// How long a release that fails is tried again before the job ends.
-const RETRY_LIMIT: Duration = Duration::from_secs(30);
-
-/// After how long it is tried again the first time; each time after that takes twice as long.
-const RETRY_FIRST: Duration = Duration::from_millis(10);
-
-/// After how long it is tried again at most.
-const RETRY_MOST: Duration = Duration::from_secs(1);
-
-/// A target that does not take what is released.
-struct Failing {
-    since: Duration,
-    attempts: u32,
-    retry_at: Duration,
-}
-
 /// One worker's shards of a sink.
 struct Writing<D, S> {
     sink: S,
@@ -250,8 +271,7 @@ struct Writing<D, S> {
     /// What is prepared and not released, in the order of release.
     waiting: BTreeSet<(u64, PartitionId)>,
     released: BTreeMap<PartitionId, Epoch>,
-    /// Since when releases fail, and when the next is tried, by the generation's clock.
-    failing: Option<Failing>,
+    retry: Option<Retry>,
     record: std::marker::PhantomData<D>,
 }
 
@@ -283,7 +303,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             route: KeyRoute::new(generation.settings.hasher),
             waiting,
             released: BTreeMap::new(),
-            failing: None,
+            retry: None,
             record: std::marker::PhantomData,
         }
     }
@@ -330,14 +350,12 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         self.waiting.insert((epoch.0, shard));
     }
 
-    /// Releases what is committed, in order. A release that fails is tried again: it returns after how
-    /// long, at most.
+    /// Releases what is committed, in order; returns how long to wait before it is called again, where
+    /// the target failed.
     fn release(&mut self, committed: Option<Epoch>) -> Option<Duration> {
         let now = self.fence.generation().clock.elapsed();
-        if let Some(failing) = &self.failing
-            && now < failing.retry_at
-        {
-            return Some(failing.retry_at - now);
+        if let Some(retry) = self.retry.filter(|retry| now < retry.at) {
+            return Some(retry.at - now);
         }
         while let Some(&(epoch, shard)) = self.waiting.first()
             && committed.is_some_and(|committed| epoch <= committed.0)
@@ -357,9 +375,14 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
                 None => Err(io::Error::other("what it prepared is gone")),
             };
             if let Err(error) = result {
-                return Some(self.failed(now, epoch, shard, &error));
+                return Some(self.try_later(shard, Epoch(epoch), &error, now));
             }
-            self.failing = None;
+            if let Some(retry) = self.retry.take() {
+                self.fence.notice(Notice::ReleaseRecovered {
+                    operator: self.name.clone(),
+                    failed_for: now - retry.since,
+                });
+            }
             self.shards.table(shard).remove(hash, &key);
             self.released.insert(shard, Epoch(epoch));
             self.waiting.pop_first();
@@ -367,27 +390,96 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         None
     }
 
-    /// Notes that a release failed; returns after how long it is tried again.
-    ///
-    /// It may have happened all the same. That is as good: a release that comes again changes nothing.
-    fn failed(
+    /// Notes that a release failed; ends the job if it is not to be tried again.
+    fn try_later(
         &mut self,
-        now: Duration,
-        epoch: u64,
         shard: PartitionId,
+        epoch: Epoch,
         error: &io::Error,
+        now: Duration,
     ) -> Duration {
-        let before = self.failing.take();
-        let since = before.as_ref().map_or(now, |failing| failing.since);
-        let attempts = before.map_or(1, |failing| failing.attempts + 1);
-        if now - since >= RETRY_LIMIT {
+        let since = self.retry.map_or(now, |retry| retry.since);
+        if !may_pass(error.kind()) {
+            self.fail(format!("epoch {epoch} of shard {shard}: {error}"));
+        }
+        if now - since >= RELEASE_LIMIT {
+            let limit_s = RELEASE_LIMIT.as_secs();
             self.fail(format!(
-                "epoch {epoch} of shard {shard}: {error}; tried {attempts} times in {} s",
-                (now - since).as_secs()
+                "epoch {epoch} of shard {shard}, tried again for {limit_s} s: {error}"
             ));
         }
-        let delay = (RETRY_FIRST * 2u32.pow((attempts - 1).min(10))).min(RETRY_MOST);
-        self.failing = Some(Failing { since, attempts, retry_at: now + delay });
-        delay
+        if self.retry.is_none() {
+            self.fence.notice(Notice::ReleaseFailed {
+                operator: self.name.clone(),
+                epoch,
+                why: error.to_string(),
+            });
+        }
+        let pause =
+            self.retry.map_or(RETRY_PAUSE_MIN, |retry| (retry.pause * 2).min(RETRY_PAUSE_MAX));
+        self.retry = Some(Retry { since, at: now + pause, pause });
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::prelude::*;
+    use crate::testing::{self, Collected};
+
+    /// Fails a number of times, half of them after it has written.
+    struct Flaky {
+        inner: Collected<u64>,
+        failures: Arc<AtomicU32>,
+        kind: io::ErrorKind,
+    }
+
+    impl Sink<u64> for Flaky {
+        type Position = u64;
+
+        fn prepare(&mut self, at: &mut u64, rows: &[u64]) -> io::Result<Vec<u8>> {
+            self.inner.prepare(at, rows)
+        }
+
+        fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()> {
+            let left = self.failures.load(Ordering::SeqCst);
+            if left == 0 {
+                return self.inner.release(id, prepared);
+            }
+            self.failures.store(left - 1, Ordering::SeqCst);
+            if left.is_multiple_of(2) {
+                self.inner.release(id, prepared)?;
+            }
+            Err(self.kind.into())
+        }
+    }
+
+    fn run(failures: u32, kind: io::ErrorKind) -> Vec<u64> {
+        let failures = Arc::new(AtomicU32::new(failures));
+        let left = Arc::clone(&failures);
+        let mut rows = testing::run(1, move |scope, output| {
+            let sink = Flaky { inner: output, failures: Arc::clone(&failures), kind };
+            per_share(|_share| 0..10_u64).to_stream_fenced(scope, "ten").sink_fenced("out", sink);
+        });
+        assert_eq!(left.load(Ordering::SeqCst), 0);
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn a_target_that_fails_now_and_then_loses_and_doubles_nothing() {
+        let expected: Vec<u64> = (0..10).collect();
+        assert_eq!(run(5, io::ErrorKind::TimedOut), expected);
+        assert_eq!(run(4, io::ErrorKind::Other), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "out")]
+    fn what_time_does_not_mend_ends_the_job() {
+        run(1, io::ErrorKind::PermissionDenied);
     }
 }

@@ -94,6 +94,11 @@ impl<S: Stream> Link<S> {
         Link { stream, ends, shared: Arc::new(shared), reading: Reading::Unused }
     }
 
+    /// Returns the node at the other end.
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
     /// Returns a handle that ends this link from outside.
     pub fn closer(&self) -> io::Result<LinkCloser<S>> {
         let stream = Arc::new(self.stream.try_clone()?);

@@ -30,7 +30,8 @@ const US_PER_MS: u64 = 1_000;
 pub struct DetectorLimits {
     /// How often each node says that it lives.
     pub beat_ms: u64,
-    /// The longest silence: longer, and the silent node is taken for failed.
+    /// How long a silence may last that all others share, or that there is nobody else to ask about;
+    /// half as long again where others still hear the node.
     pub suspect_ms: u64,
 }
 
@@ -176,8 +177,8 @@ impl Detector {
             }
             let votes = &votes[&node];
             let others_heard = heard.iter().filter(|other| **other != node).count();
-            let shared = !votes.is_empty() && votes.len() == others_heard;
-            let limit_ms = if shared { limits.suspect_ms / 2 } else { limits.suspect_ms };
+            let is_shared = votes.len() == others_heard;
+            let limit_ms = if is_shared { limits.suspect_ms } else { limits.suspect_ms * 3 / 2 };
             if hearing.stage == Stage::Suspected && silent_ms >= limit_ms {
                 hearing.stage = Stage::Convicted;
                 verdicts.push(Verdict::Convicted { node, silent_ms, votes: votes.clone() });

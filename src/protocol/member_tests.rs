@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 
-use super::member::{Machine, MemberConfig, MemberLimits, Phase, SUSPECT_MS};
+use super::member::{Machine, MemberConfig, MemberLimits, Phase};
 use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply};
 use super::plan::{PlanError, next_view};
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
@@ -13,6 +13,8 @@ const V1: ViewNumber = ViewNumber(1);
 const V2: ViewNumber = ViewNumber(2);
 /// So long that nobody ever beats.
 const NEVER_MS: u64 = 1_000_000_000;
+/// A silence that nobody else shares lasts half as long again.
+const SUSPECT_MS: u64 = 600;
 
 fn machine(node: u64, nodes: u64) -> Machine {
     machine_with(node, nodes, NEVER_MS)
@@ -295,15 +297,15 @@ fn a_member_that_falls_silent_is_suspected_then_given_up() {
             if *suspects == BTreeSet::from([NodeId(2)]))
     });
     assert_eq!(told, Some(200), "the others are asked at once");
-    assert_eq!(at(&|output| matches!(output, Output::StopGeneration { .. })), Some(600));
+    assert_eq!(at(&|output| matches!(output, Output::StopGeneration { .. })), Some(900));
 
     lowest.handle(1_000, read(V2, None));
     lowest.handle(1_010, stopped(3, 0));
     lowest.handle(1_020, said(1, Message::Evidence(evidence(&first_view(3), 1))));
-    let outputs = hearing(&mut lowest, 1_030, 1_400, &[1]);
+    let outputs = hearing(&mut lowest, 1_030, 1_450, &[1]);
     let reads = outputs.iter().find(|(_, output)| matches!(output, Output::ReadView(_)));
-    assert_eq!(reads.map(|(now_ms, _)| *now_ms), Some(1_310), "half of {SUSPECT_MS} ms later");
-    let outputs = lowest.handle(1_410, read(V2, None));
+    assert_eq!(reads.map(|(now_ms, _)| *now_ms), Some(1_370), "3/5 of {SUSPECT_MS} ms later");
+    let outputs = lowest.handle(1_460, read(V2, None));
     assert!(
         matches!(&outputs[..], [Output::Propose(view)] if view.member(NodeId(2)).is_none()),
         "{outputs:?}"
@@ -313,13 +315,13 @@ fn a_member_that_falls_silent_is_suspected_then_given_up() {
 #[test]
 fn a_false_alarm_costs_a_change_of_views_and_no_member() {
     let mut lowest = running_with(0, 3, SUSPECT_MS);
-    hearing(&mut lowest, 10, 600, &[1]);
-    lowest.handle(610, read(V2, None));
-    lowest.handle(610, stopped(3, 0));
-    lowest.handle(620, said(1, Message::Evidence(evidence(&first_view(3), 1))));
-    let outputs = lowest.handle(700, said(2, Message::Evidence(evidence(&first_view(3), 2))));
+    hearing(&mut lowest, 10, 900, &[1]);
+    lowest.handle(910, read(V2, None));
+    lowest.handle(910, stopped(3, 0));
+    lowest.handle(920, said(1, Message::Evidence(evidence(&first_view(3), 1))));
+    let outputs = lowest.handle(1_000, said(2, Message::Evidence(evidence(&first_view(3), 2))));
     assert!(outputs.contains(&Output::ReadView(V2)), "{outputs:?}");
-    let outputs = lowest.handle(710, read(V2, None));
+    let outputs = lowest.handle(1_010, read(V2, None));
     assert!(
         matches!(&outputs[..], [Output::Propose(view)] if view.members.len() == 3),
         "{outputs:?}"
@@ -338,9 +340,9 @@ fn a_member_that_is_still_silent_in_the_next_view_is_given_up_at_once() {
     }
     let proposed = lowest.handle(520, read(V2, None));
     let [.., Output::Propose(view)] = &proposed[..] else { panic!("{proposed:?}") };
-    hearing(&mut lowest, 530, 1_200, &[1]);
-    lowest.handle(1_210, Input::Register(RegisterReply::Created { number: V2 }));
-    let outputs = lowest.handle(1_210, read(V2, Some(view.clone())));
+    hearing(&mut lowest, 530, 1_450, &[1]);
+    lowest.handle(1_460, Input::Register(RegisterReply::Created { number: V2 }));
+    let outputs = lowest.handle(1_460, read(V2, Some(view.clone())));
     let at = |wanted: &Output| outputs.iter().position(|output| output == wanted);
     let installed = at(&Output::Install(view.clone()));
     assert!(installed.is_some(), "{outputs:?}");

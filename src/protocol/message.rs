@@ -35,6 +35,13 @@ pub enum Message {
         /// The nodes that it has not heard for longer than usual.
         suspects: BTreeSet<NodeId>,
     },
+    /// So much has come over the data connection from the receiver in this view.
+    Received {
+        /// The view.
+        view: ViewNumber,
+        /// The bytes.
+        bytes: u64,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.

@@ -572,7 +572,9 @@ impl Simulation {
 
     fn check_error(&mut self, id: NodeId, error: &ProtocolError) {
         match error {
-            ProtocolError::Excluded { .. } => self.tally.excluded += 1,
+            ProtocolError::Excluded { .. } | ProtocolError::CutOff { .. } => {
+                self.tally.excluded += 1;
+            }
             ProtocolError::Plan(PlanError::Lost { .. }) => {
                 self.tally.lost += 1;
                 let excused = self.tally.crashes + self.tally.panics > 0

@@ -11,6 +11,7 @@ use ringfence_operators::ids::ViewNumber;
 
 use super::summary::thousands;
 use super::{Event, Summary, Timeline, What};
+use crate::chaos::FaultKind;
 
 /// The least time between two plain lines of progress.
 const PROGRESS_LINE_INTERVAL_MS: f64 = 1_000.0;
@@ -128,11 +129,16 @@ impl Console {
     fn words(&mut self, event: &Event, summary: &Summary) -> Vec<String> {
         let who = || event.node.node().map_or("launcher".to_owned(), |node| format!("node {node}"));
         match &event.what {
-            What::Fault { kind: crate::chaos::FaultKind::Kill, target } => {
-                vec![format!("killing node {target} now (SIGKILL)")]
-            }
-            What::Fault { target, .. } => {
-                vec![format!("making a worker of node {target} panic now")]
+            What::Fault { kind, target, until_ms } => {
+                let lasting = until_ms
+                    .map_or(String::new(), |until| format!(" for {:.0} ms", until - event.at_ms));
+                vec![match kind {
+                    FaultKind::Kill => format!("killing node {target} now (SIGKILL)"),
+                    FaultKind::Panic => format!("making a worker of node {target} panic now"),
+                    FaultKind::Stop => format!("stopping node {target} now (SIGSTOP){lasting}"),
+                    FaultKind::Cut => format!("cutting node {target} off now{lasting}"),
+                    FaultKind::Slow => format!("slowing node {target} down now{lasting}"),
+                }]
             }
             // Every survivor tells of a failure; the first one has told the others.
             What::Failure { what, suspect, evidence, .. }
@@ -154,7 +160,9 @@ impl Console {
                         &format!("; {moved_partitions} partitions moved; resuming after {resume}");
                 }
                 if *under_replicated > 0 {
-                    text += &format!("; {under_replicated} partitions have too few backups");
+                    text += &format!(
+                        "; {under_replicated} partitions have too few backups until they are rebuilt"
+                    );
                 }
                 vec![text]
             }
@@ -166,11 +174,17 @@ impl Console {
                 }
                 _ => Vec::new(),
             },
+            What::Refilled { partitions, took_ms, .. } => {
+                vec![format!(
+                    "{} has whole copies of {partitions} more partitions, after {took_ms:.0} ms",
+                    who()
+                )]
+            }
             What::Refused { peer, reason } => {
                 vec![format!("{} refused a connection from {peer}: {reason}", who())]
             }
             What::Message { text } => vec![format!("{}: {text}", who())],
-            What::Error { message } => vec![format!("{}: error: {message}", who())],
+            What::Error { message, .. } => vec![format!("{}: error: {message}", who())],
             _ => Vec::new(),
         }
     }

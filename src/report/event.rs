@@ -104,12 +104,15 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
     },
-    /// A failure is caused on purpose; stated right before it is.
+    /// A failure is caused on purpose.
     Fault {
         /// How.
         kind: FaultKind,
         /// Which node fails.
         target: NodeId,
+        /// When it ends by itself, in milliseconds of Unix time; absent where it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<f64>,
     },
     /// The node knows that an epoch is committed. Epochs that held nothing may be left out.
     Commit {
@@ -161,9 +164,18 @@ pub enum What {
         /// Partitions that have another owner than in the view before.
         #[serde(default)]
         moved_partitions: u32,
-        /// Partitions with fewer backups than asked for.
+        /// Partitions with fewer backups than asked for, until they are refilled.
         #[serde(default)]
         under_replicated: u32,
+    },
+    /// The node holds whole copies of all partitions that the view made it a new backup of.
+    Refilled {
+        /// The view.
+        view: ViewNumber,
+        /// How many partitions.
+        partitions: u32,
+        /// How long it took from the beginning of the view.
+        took_ms: f64,
     },
     /// The node has caught up in a view that followed a failure.
     Recovered {
@@ -213,6 +225,9 @@ pub enum What {
     Error {
         /// The text of the error and its causes.
         message: String,
+        /// Whether the others went on without the node that states this, so that the run is well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        excluded: bool,
     },
     /// The node has finished the job.
     Finished {
@@ -276,7 +291,8 @@ mod tests {
     fn every_line_has_event_time_and_node_and_is_read_back() {
         let all = [
             What::Started { process_id: 7, workers: 2, address: None },
-            What::Fault { kind: FaultKind::Kill, target: NodeId(1) },
+            What::Fault { kind: FaultKind::Kill, target: NodeId(1), until_ms: None },
+            What::Fault { kind: FaultKind::Stop, target: NodeId(1), until_ms: Some(12.5) },
             What::Commit { view: ViewNumber(1), epoch: Epoch(2) },
             What::Suspicion { suspect: NodeId(1), silent_ms: 250 },
             What::Cleared { suspect: NodeId(1), silent_ms: 310 },
@@ -303,10 +319,12 @@ mod tests {
                 keys_rewound: 11,
                 partitions_restored: 12,
             },
+            What::Refilled { view: ViewNumber(2), partitions: 3, took_ms: 0.5 },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
             What::Message { text: "line\nbreak".to_owned() },
-            What::Error { message: "no".to_owned() },
+            What::Error { message: "no".to_owned(), excluded: false },
+            What::Error { message: "out".to_owned(), excluded: true },
             What::Finished { records: 3, consumed: 4, commits: 5 },
         ];
         for (index, what) in all.into_iter().enumerate() {

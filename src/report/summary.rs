@@ -20,6 +20,8 @@ pub struct FaultRecord {
     pub target: NodeId,
     /// When, in milliseconds of Unix time.
     pub at_ms: f64,
+    /// When it ended or will end by itself, if it does.
+    pub until_ms: Option<f64>,
 }
 
 /// A failure, as the first node told it.
@@ -144,9 +146,9 @@ impl Summary {
         self.ended_ms = self.ended_ms.max(event.at_ms);
         match &event.what {
             What::Commit { epoch, .. } => self.fold_commit(*epoch, event.at_ms),
-            What::Fault { kind, target } => {
-                let at_ms = event.at_ms;
-                self.faults.push(FaultRecord { kind: *kind, target: *target, at_ms });
+            What::Fault { kind, target, until_ms } => {
+                let (at_ms, until_ms) = (event.at_ms, *until_ms);
+                self.faults.push(FaultRecord { kind: *kind, target: *target, at_ms, until_ms });
             }
             What::Failure { view, what, suspect, .. } => {
                 let known = |f: &FailureRecord| (f.view, f.suspect) == (*view, *suspect);
@@ -176,7 +178,7 @@ impl Summary {
                 self.finished.extend(event.node.node());
             }
             What::Refused { .. } => self.refused += 1,
-            What::Error { message } => {
+            What::Error { message, .. } => {
                 self.last_error = Some((event.node.node(), message.clone()));
             }
             _ => {}
@@ -455,7 +457,7 @@ mod tests {
 
     #[test]
     fn the_time_to_detect_is_counted_from_the_fault() {
-        let fault = What::Fault { kind: FaultKind::Kill, target: NodeId(2) };
+        let fault = What::Fault { kind: FaultKind::Kill, target: NodeId(2), until_ms: None };
         let events = [
             (100.0, 9, fault),
             (101.5, 0, lost(2)),

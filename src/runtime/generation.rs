@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use ringfence_operators::error::JobError;
 use ringfence_operators::generation::{Clock, Generation};
-use ringfence_operators::ids::ViewNumber;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::WorkerEnd;
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Allocator, Hooks, WorkerGuards, initialize_from};
 
-use crate::network::{Link, LinkCloser};
+use crate::network::{Link, LinkCloser, LinkTraffic};
 
 /// Runs a user's job on one worker; keeps the result elsewhere.
 pub(crate) type Job =
@@ -50,6 +50,7 @@ impl Clock for SinceStart {
 pub(crate) struct Running {
     pub(crate) shared: Arc<Generation>,
     closers: Vec<LinkCloser>,
+    traffic: Vec<(NodeId, LinkTraffic)>,
     threads: Option<Threads>,
 }
 
@@ -73,6 +74,7 @@ impl Running {
         on_end: impl Fn(WorkerEnded) + Send + Sync + 'static,
     ) -> Result<Running, String> {
         let hooks = Hooks::default();
+        let traffic = links.iter().flatten().map(|link| (link.node(), link.traffic())).collect();
         let closers = links.iter().flatten().map(Link::closer).collect::<Result<Vec<_>, _>>();
         let closers = closers.map_err(|error| format!("cannot share a link: {error}"))?;
         let local = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), None);
@@ -91,7 +93,12 @@ impl Running {
             let end = job(allocator, config.clone(), &generation);
             on_end(WorkerEnded { view: generation.view, worker, end });
         })?;
-        Ok(Running { shared, closers, threads: Some(Threads { workers, communication }) })
+        Ok(Running { shared, closers, traffic, threads: Some(Threads { workers, communication }) })
+    }
+
+    /// Returns how much goes over the links to the other members.
+    pub(crate) fn traffic(&self) -> &[(NodeId, LinkTraffic)] {
+        &self.traffic
     }
 
     /// Asks all workers to leave, and ends the links so that no thread waits for a peer.

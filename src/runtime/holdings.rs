@@ -32,9 +32,7 @@ pub(crate) fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
     let inventory = vault.inventory();
     let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
         partition,
-        replica: copies
-            .replica
-            .map(|span| ReplicaSpan { from: span.from, through: span.through }),
+        replica: copies.replica.map(|span| ReplicaSpan { from: span.from, through: span.through }),
         live: copies.live,
     });
     Evidence {

@@ -53,7 +53,7 @@ impl Host {
             // SUBTLE: the node's own loop tells. If its inbox is full it must not wait for itself;
             // the fault is then lost, and the summary says that it never fired.
             if self.events.try_send(NodeEvent::Fault(fault.kind)).is_ok() {
-                let what = What::Fault { kind: fault.kind, target: fault.node };
+                let what = What::Fault { kind: fault.kind, target: fault.node, until_ms: None };
                 state.publish(Event::now(self.node, what));
             }
         }

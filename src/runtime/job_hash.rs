@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use sha1::{Digest, Sha1};
 
 /// Flags that differ between the processes of one job, each with a value.
-const PER_PROCESS: [&str; 3] = ["-p", "--process", "--report"];
+const PER_PROCESS: [&str; 5] = ["-p", "--process", "-h", "--hostfile", "--report"];
 
 /// The hash of this executable and `args`, without what differs between nodes.
 pub(crate) fn job_hash(args: impl IntoIterator<Item = OsString>) -> io::Result<String> {
@@ -55,6 +55,13 @@ mod tests {
 
     fn shared(args: &[&str]) -> Vec<OsString> {
         shared_args(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn each_process_may_have_its_own_hostfile() {
+        let first = shared(&["job", "-n", "3", "-p", "0", "-h", "here.txt"]);
+        assert_eq!(first, shared(&["job", "-n", "3", "-p1", "-hthere.txt"]));
+        assert_eq!(first, shared(&["job", "-n", "3", "--process=2", "--hostfile=third.txt"]));
     }
 
     #[test]

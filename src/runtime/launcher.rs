@@ -20,11 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use ringfence_operators::ids::NodeId;
 
 use super::channel::{self, Start, ToLauncher, ToNode};
-use crate::chaos::{Fault, FaultKind, FaultSchedule};
+use super::injector::{Deed, Injector, Standing};
+use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
 use crate::report::{Console, Event, Origin, ReportFile, Summary, What, now_ms};
@@ -46,7 +48,8 @@ const EXIT_INTERRUPTED: i32 = 130;
 
 /// Runs the nodes of a `--local` configuration and returns what the run came to.
 ///
-/// It succeeds if at least one node finished and every other one did too or was ended by a signal.
+/// It succeeds if at least one node finished and every other one did too, was ended by a signal, or
+/// was left behind by the others.
 /// Otherwise the error names a node, how it ended, and the last that it said. However this returns,
 /// no node process is left.
 ///
@@ -65,7 +68,7 @@ pub fn run(config: &Config) -> Result<Summary> {
     let mut launcher = Launcher {
         nodes: Vec::with_capacity(nodes),
         inbox,
-        schedule: FaultSchedule::new(config.faults().iter().copied()),
+        injector: Injector::new(config),
         summary: Summary::new(),
         console: Console::new(),
         report,
@@ -74,7 +77,7 @@ pub fn run(config: &Config) -> Result<Summary> {
     };
     let result = launcher.run(config, nodes, &register, sender);
     launcher.end_all();
-    launcher.summary.set_faults_unfired(launcher.schedule.waiting());
+    launcher.summary.set_faults_unfired(launcher.injector.waiting());
     launcher.console.finish(&launcher.summary);
     drop(interrupts);
     match result {
@@ -93,6 +96,9 @@ struct Node {
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
+    /// Whether it has said that the others went on without it.
+    excluded: bool,
+    /// What it may still be heard through: two outputs and its channel.
     outputs_open: usize,
 }
 
@@ -107,7 +113,7 @@ enum Inbox {
 struct Launcher {
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
-    schedule: FaultSchedule,
+    injector: Injector,
     summary: Summary,
     console: Console,
     report: Option<ReportFile>,
@@ -139,8 +145,8 @@ impl Launcher {
 
     /// Waits for something to happen, and does what follows from it.
     fn step(&mut self) -> Result<()> {
-        let wait = self.schedule.next_due_in(now_ms(), self.summary.first_commit_ms());
-        match self.inbox.recv_timeout(wait.unwrap_or(EXIT_POLL_INTERVAL).min(EXIT_POLL_INTERVAL)) {
+        let wait = self.injector.next_due_in(now_ms(), self.summary.first_commit_ms());
+        match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
             // The interrupt watcher holds a sender for ever.
@@ -162,8 +168,10 @@ impl Launcher {
                 Ok(())
             }
             Inbox::Message(id, ToLauncher::Event(event)) => {
-                if let What::Error { message } = &event.what {
-                    self.node(id).last_error = Some(message.clone());
+                if let What::Error { message, excluded } = &event.what {
+                    let node = self.node(id);
+                    node.last_error = Some(message.clone());
+                    node.excluded = *excluded;
                 }
                 self.publish(event)
             }
@@ -172,6 +180,7 @@ impl Launcher {
                     let text = format!("node {id} sent what cannot be understood: {garbage}");
                     self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
                 }
+                self.node(id).outputs_open -= 1;
                 self.reap(Some(id))
             }
             Inbox::OutputEnded(id) => {
@@ -198,15 +207,20 @@ impl Launcher {
         }
         let missing: Vec<_> = self.nodes.iter().filter(|node| node.address.is_none()).collect();
         if missing.is_empty() {
-            let peers = self.nodes.iter().map(|n| (n.id, n.address.clone().unwrap_or_default()));
-            let start = ToNode::Start(Start {
-                run: format!("{:x}-{:x}", now_ms() as u64, std::process::id()),
-                register: register.path(),
-                peers: peers.collect(),
-                launcher_process_id: std::process::id(),
-            });
-            // A node that is gone already is noticed by the next look at it.
-            self.nodes.iter().for_each(|node| drop(channel::send(&node.channel, &start)));
+            let address = |node: &Node| (node.id, node.address.clone().unwrap_or_default());
+            let addresses: Vec<(NodeId, String)> = self.nodes.iter().map(address).collect();
+            self.injector.stand_between(&addresses)?;
+            let run = format!("{:x}-{:x}", now_ms() as u64, std::process::id());
+            for node in &self.nodes {
+                let start = ToNode::Start(Start {
+                    run: run.clone(),
+                    register: register.path(),
+                    peers: self.injector.addresses_for(node.id, &addresses),
+                    launcher_process_id: std::process::id(),
+                });
+                // A node that is gone already is noticed by the next look at it.
+                let _ = channel::send(&node.channel, &start);
+            }
             self.started = true;
         } else if Instant::now() > deadline {
             let names: Vec<String> = missing.iter().map(|node| node.id.to_string()).collect();
@@ -219,9 +233,20 @@ impl Launcher {
     }
 
     fn inject_due(&mut self) -> Result<()> {
-        let (first, fraction) = (self.summary.first_commit_ms(), self.summary.fraction());
-        for fault in self.schedule.due(now_ms(), first, fraction) {
-            self.inject(fault)?;
+        let members = self.summary.members();
+        let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
+        let standing = Standing {
+            now_ms: now_ms(),
+            first_commit_ms: self.summary.first_commit_ms(),
+            fraction: self.summary.fraction(),
+            nodes: self.nodes.iter().map(|node| node.id).collect(),
+            present: self.nodes.iter().filter(lives).map(|node| node.id).collect(),
+        };
+        for deed in self.injector.due(&standing) {
+            match deed {
+                Deed::Begin(fault) => self.inject(fault)?,
+                Deed::End(fault) => self.end_fault(fault)?,
+            }
         }
         Ok(())
     }
@@ -232,16 +257,47 @@ impl Launcher {
             let text = format!("fault {fault} was not needed: node {} has ended", fault.node);
             return self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
         }
-        let what = What::Fault { kind: fault.kind, target: fault.node };
-        let event = Event::now(Origin::LAUNCHER, what);
-        let node = self.node(fault.node);
+        let at_ms = now_ms();
+        let node = &mut self.nodes[fault.node.0 as usize];
         // Done before it is told, so that telling does not stand between the stamp and the deed.
         let result = match fault.kind {
             FaultKind::Kill => node.child.kill(),
             FaultKind::Panic => channel::send(&node.channel, &ToNode::Fault(fault.kind)),
+            FaultKind::Stop => node.signal(Signal::SIGSTOP),
+            FaultKind::Cut | FaultKind::Slow => {
+                self.injector.disturb(Deed::Begin(fault));
+                Ok(())
+            }
         };
         result.map_err(|e| Error::internal(format!("fault {fault} failed")).because(e))?;
-        self.publish(event)
+        let until_ms = self.injector.has_begun(fault, at_ms);
+        let what = What::Fault { kind: fault.kind, target: fault.node, until_ms };
+        self.publish(Event::at(at_ms, Origin::LAUNCHER, what))?;
+        let Some(text) = self.injector.replay_of(&fault) else { return Ok(()) };
+        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
+    }
+
+    /// Undoes a fault whose time has passed.
+    fn end_fault(&mut self, fault: Fault) -> Result<()> {
+        let id = fault.node;
+        let text = match fault.kind {
+            FaultKind::Kill | FaultKind::Panic => return Ok(()),
+            FaultKind::Stop => {
+                self.reap(Some(id))?;
+                if self.node(id).status.is_some() || self.injector.is_held(id, fault.kind) {
+                    return Ok(());
+                }
+                let result = self.node(id).signal(Signal::SIGCONT);
+                result.map_err(|error| {
+                    Error::internal(format!("cannot continue node {id}")).because(error)
+                })?;
+                format!("node {id} goes on (SIGCONT)")
+            }
+            FaultKind::Cut => format!("node {id} is no longer cut off"),
+            FaultKind::Slow => format!("node {id} is no longer slowed down"),
+        };
+        self.injector.disturb(Deed::End(fault));
+        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
     }
 
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
@@ -273,7 +329,11 @@ impl Launcher {
     }
 
     fn verdict(&mut self) -> Result<()> {
-        let failed = |node: &&Node| node.status.is_some_and(|s| s.code().is_some_and(|c| c != 0));
+        // A node that the others went on without is a part of the failure that they survived.
+        let failed = |node: &&Node| {
+            let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
+            !node.excluded && node.status.is_some_and(has_failed)
+        };
         // The first node to say an error is likelier to be the cause than the first in number.
         let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
         if let Some(node) = blamed {
@@ -314,6 +374,11 @@ impl Launcher {
 }
 
 impl Node {
+    /// Sends `signal` to the process, which must not have been reaped.
+    fn signal(&self, signal: Signal) -> std::io::Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
+    }
+
     /// How it ended, and the last that it said.
     fn ending(&self) -> String {
         let how = match self.status {
@@ -361,7 +426,8 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         status: None,
         last_error: None,
         last_line: Arc::clone(&last_line),
-        outputs_open: 2,
+        excluded: false,
+        outputs_open: 3,
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
     start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
@@ -559,7 +625,8 @@ mod tests {
             }
             ("fails", 1) => {
                 std::fs::write(start.register.join("1"), "a view").unwrap();
-                tell(What::Error { message: "sink out/totals: disk full".to_owned() });
+                let message = "sink out/totals: disk full".to_owned();
+                tell(What::Error { message, excluded: false });
                 std::process::exit(1);
             }
             ("all killed", _) => {

@@ -9,6 +9,9 @@
 //! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
+//! | `hang` | workers that do not come back from what they do |
+//! | `link_watch` | data connections that deliver nothing |
+//! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
 //! | `job_hash` | what makes two processes the same job |
@@ -17,13 +20,16 @@ pub mod channel;
 mod compactor;
 mod execute;
 mod generation;
-pub(crate) mod holdings;
 mod hang;
+pub(crate) mod holdings;
 mod host;
+mod injector;
 mod job_hash;
 pub mod launcher;
+mod link_watch;
 mod node;
 mod recovery;
+mod registrar;
 mod stopwatch;
 mod wording;
 

@@ -14,14 +14,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ringfence_operators::generation::{Gauges, Generation, Notice, Observer, Settings, WhenDone};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::sink::RELEASE_LIMIT;
 use ringfence_operators::vault::{MemoryVault, Vault};
 use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
-use super::holdings::{evidence_of, role_of, routes_of};
 use super::hang::{HangWatch, Hung};
+use super::holdings::{evidence_of, role_of, routes_of};
+use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
+use super::registrar::Registrar;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
@@ -30,11 +33,12 @@ use crate::network::{
     LinkEnds, LinkLoss, Listener, ListenerLimits, Purpose, Refusal, RefusedConnection, Welcome,
     dial,
 };
+use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
-use crate::protocol::message::{ProtocolError, Suspicion};
+use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
 use crate::protocol::view::{Evidence, View};
-use crate::register::{Register, answer};
+use crate::register::Register;
 use crate::report::What;
 
 /// How often a node tells how far it is.
@@ -45,6 +49,12 @@ const JOIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
+
+/// How often nodes tell each other how much came over their links.
+const LINK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A link that delivers nothing for this many times the silence allowed to a node is stuck.
+const LINK_STUCK_PERIODS: u32 = 5;
 
 /// How long a data connection may take to be made before that counts as a failure.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
@@ -113,6 +123,8 @@ pub(crate) enum NodeEvent {
     Ended(WorkerEnded),
     /// All threads of a generation have ended.
     Joined { view: ViewNumber },
+    /// The register has answered.
+    Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
 }
@@ -135,6 +147,7 @@ pub(crate) struct Node {
     listener: Option<Listener>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
+    registrar: Option<Registrar>,
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
@@ -168,6 +181,10 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     hang_watch: HangWatch,
+    link_watch: LinkWatch,
+    links_looked: Instant,
+    /// How many partitions this node is filled to be a backup of, and since when.
+    refilling: Option<(u32, Instant)>,
 }
 
 struct Notices {
@@ -193,6 +210,7 @@ impl Node {
             listener: None,
             controls: BTreeMap::new(),
             run: None,
+            registrar: None,
             machine: None,
             early: Vec::new(),
             waiting_links: Vec::new(),
@@ -230,7 +248,10 @@ impl Node {
                 let consumed = self.gauges.consumed.load(Ordering::Relaxed);
                 self.tell(What::Finished { records, consumed, commits: self.commits });
             }
-            Err(error) => self.tell(What::Error { message: format!("{error:?}") }),
+            Err(error) => self.tell(What::Error {
+                message: format!("{error:?}"),
+                excluded: error.kind() == Kind::Excluded,
+            }),
         }
         result
     }
@@ -283,6 +304,8 @@ impl Node {
             let now = Instant::now();
             if now >= progress_at {
                 self.watch_workers(now)?;
+                self.watch_links(now)?;
+                self.watch_refilling(now);
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -323,6 +346,12 @@ impl Node {
                 }
             },
             NodeEvent::Control { node, event: ControlEvent::Message(message) } => {
+                if let (Message::Received { view, bytes }, Some(current)) =
+                    (&message, &mut self.current)
+                    && *view == current.view.number
+                {
+                    current.link_watch.received(Instant::now(), node, *bytes);
+                }
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
@@ -339,14 +368,15 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
+            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();
                 }
                 Ok(())
             }
-            // Only a launcher kills, from outside.
-            NodeEvent::Fault(FaultKind::Kill) => Ok(()),
+            // All other faults come from outside, by a launcher.
+            NodeEvent::Fault(_) => Ok(()),
         }
     }
 
@@ -514,6 +544,10 @@ impl Node {
             backups: self.setup.backups,
             limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
         }));
+        let events = self.events.clone();
+        let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
+        self.registrar =
+            Some(Registrar::start(Arc::clone(&run.register), run.id.clone(), answered));
         self.run = Some(run);
         self.step(Input::Started { done })?;
         for input in std::mem::take(&mut self.early) {
@@ -551,9 +585,9 @@ impl Node {
             }
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
                 // The machine that asks is made when the register is known.
-                return Ok(self.run.as_ref().and_then(|run| {
-                    answer(run.register.as_ref(), &run.id, &output).map(Input::Register)
-                }));
+                if let Some(registrar) = &self.registrar {
+                    registrar.ask(output);
+                }
             }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
@@ -640,6 +674,8 @@ impl Node {
         let Some(process_index) = view.process_index(node) else {
             return Err(Error::internal(format!("view {} does not have this node", view.number)));
         };
+        let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
+        let refilling = view.assignment.places.iter().filter(filled).count() as u32;
         let digest = view.digest().0;
         let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
             .iter()
@@ -658,8 +694,14 @@ impl Node {
             joined: false,
             committed: None,
             hang_watch: HangWatch::new(self.setup.hang_limit),
+            link_watch: LinkWatch::new(LINK_STUCK_PERIODS * self.setup.suspect_limit),
+            links_looked: Instant::now(),
+            refilling: (refilling > 0).then(|| (refilling, Instant::now())),
         });
         for (peer, incarnation, address) in lower {
+            // What this node was told itself goes before what others say: a host may have another
+            // name from here.
+            let address = self.setup.nodes.get(&peer).cloned().unwrap_or(address);
             let purpose = Purpose::Data { view: number, digest: digest.clone() };
             let hello = self.hello(purpose, peer, Some(incarnation));
             let deadline = Instant::now() + LINK_LIMIT;
@@ -883,6 +925,48 @@ impl Node {
         }
     }
 
+    /// Tells the others what came over their links, and looks whether they get what is sent to them.
+    fn watch_links(&mut self, now: Instant) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(running) = &current.running else { return Ok(()) };
+        let is_due = now.saturating_duration_since(current.links_looked) >= LINK_INTERVAL;
+        if current.stop_wanted || current.ended > 0 || !is_due {
+            return Ok(());
+        }
+        current.links_looked = now;
+        let view = current.view.number;
+        let mut lost = Vec::new();
+        for (node, traffic) in running.traffic() {
+            if let Some((_, connection)) = self.controls.get(node) {
+                // A lost connection reports itself.
+                let _ =
+                    connection.send(&Message::Received { view, bytes: traffic.received_bytes() });
+            }
+            if let Some(stuck) = current.link_watch.look(now, *node, traffic.sent_bytes()) {
+                lost.push((*node, stuck.to_string()));
+            }
+        }
+        for (node, why) in lost {
+            self.step(Input::LinkLost { view, node, why })?;
+        }
+        Ok(())
+    }
+
+    /// Tells once the copies that this node was to be filled with are whole.
+    fn watch_refilling(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let Some((partitions, since)) = current.refilling else { return };
+        if self.vault.usage().filling_partitions == 0 {
+            current.refilling = None;
+            let took_ms = (now - since).as_secs_f64() * 1e3;
+            self.tell(What::Refilled { view: self.view_number(), partitions, took_ms });
+        }
+    }
+
+    fn view_number(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+    }
+
     // What workers tell.
 
     fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
@@ -899,6 +983,22 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+        }
+        match &notice {
+            Notice::ReleaseFailed { operator, epoch, why } => {
+                let limit_s = RELEASE_LIMIT.as_secs();
+                let text = format!(
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                     up to {limit_s} s"
+                );
+                self.tell(What::Message { text });
+            }
+            Notice::ReleaseRecovered { operator, failed_for } => {
+                let failed_ms = failed_for.as_millis();
+                let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
+                self.tell(What::Message { text });
+            }
+            _ => {}
         }
         if let Some(recovered) = self.recovery.note(view, &notice, now) {
             self.tell(recovered);

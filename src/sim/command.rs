@@ -106,15 +106,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn command() -> Command {
     let sim = Command::new("sim")
         .about("Simulates whole clusters in one thread each, under seeds, with faults")
-        .arg(Arg::new("seeds").long("seeds").value_name("A..B").default_value("0..1000").help(
-            "The seeds to run, B not included; or a single one",
-        ))
-        .arg(Arg::new("plant").long("plant").value_name("BUG").help(
-            "Puts a bug in on purpose; a wrong name lists them",
-        ))
-        .arg(Arg::new("trace").long("trace").action(ArgAction::SetTrue).help(
-            "Prints all that happens, on one thread",
-        ))
+        .arg(
+            Arg::new("seeds")
+                .long("seeds")
+                .value_name("A..B")
+                .default_value("0..1000")
+                .help("The seeds to run, B not included; or a single one"),
+        )
+        .arg(
+            Arg::new("plant")
+                .long("plant")
+                .value_name("BUG")
+                .help("Puts a bug in on purpose; a wrong name lists them"),
+        )
+        .arg(
+            Arg::new("trace")
+                .long("trace")
+                .action(ArgAction::SetTrue)
+                .help("Prints all that happens, on one thread"),
+        )
         .arg(
             Arg::new("seconds")
                 .long("seconds")

@@ -343,7 +343,9 @@ impl World {
     fn step(&mut self, id: ProcessId, view: ViewNumber) {
         let (now_us, target, plan) =
             (self.now_us, self.target.clone(), Arc::new(self.shape.job.clone()));
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         // It was to run earlier, and has.
         if current.ended || current.step_at_us.is_none_or(|at_us| at_us > now_us) {
             return;
@@ -382,7 +384,9 @@ impl World {
     }
 
     fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         let Some(running) = &current.running else { return };
         for notice in running.notices.take() {
             match notice {
@@ -414,7 +418,9 @@ impl World {
         {
             self.fired(Fault::UpdatePanic, Some(id.node), String::new);
         }
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         current.ended = true;
         current.finished = matches!(end, WorkerEnd::Finished(()));
         if let Some(running) = &mut current.running {

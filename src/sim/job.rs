@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
-use ringfence_operators::prelude::*;
 use ringfence_operators::codec::{Codec, Postcard};
+use ringfence_operators::prelude::*;
 use ringfence_operators::sink::Release;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -102,21 +102,16 @@ pub(super) fn build(worker: &mut Worker, plan: &Arc<JobPlan>, target: &Target, p
         let keys = Arc::clone(&plan);
         records
             .clone()
-            .fold_fenced(
-                "count",
-                move |record: &Record| keys.key(*record),
-                (0u64, 0u64),
-                {
-                    let plan = Arc::clone(&plan);
-                    move |(count, again), record, out| {
-                        *count += 1;
-                        perhaps_panic();
-                        *again += 1;
-                        let (key, count, again) = (plan.key(record), *count, *again);
-                        out.give(Row::Count { key, count, again, record });
-                    }
-                },
-            )
+            .fold_fenced("count", move |record: &Record| keys.key(*record), (0u64, 0u64), {
+                let plan = Arc::clone(&plan);
+                move |(count, again), record, out| {
+                    *count += 1;
+                    perhaps_panic();
+                    *again += 1;
+                    let (key, count, again) = (plan.key(record), *count, *again);
+                    out.give(Row::Count { key, count, again, record });
+                }
+            })
             .sink_fenced(COUNTS, sink());
         if plan.timers {
             let keys = Arc::clone(&plan);

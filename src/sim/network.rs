@@ -184,7 +184,9 @@ impl World {
                 self.start_if_linked(id);
             }
             // It has given the view up meanwhile, and closes the connection at once.
-            None => self.send(id.node, peer, Some(view), Happening::LinkEnded { from: id.node, view }),
+            None => {
+                self.send(id.node, peer, Some(view), Happening::LinkEnded { from: id.node, view })
+            }
         }
     }
 
@@ -206,7 +208,9 @@ impl World {
 
     /// Sends what a worker has put out.
     pub(super) fn send_frames(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         let Some(running) = &current.running else { return };
         let sent = running.wire.take_sent();
         let members: Vec<NodeId> = current.view.members.iter().map(|member| member.node).collect();
@@ -218,7 +222,8 @@ impl World {
             let there = self.processes.get(&node).filter(|process| process.is_alive());
             let there = there.filter(|process| process.id.incarnation == incarnations[index]);
             // A broken connection swallows what is written to it.
-            let Some(to) = there.map(|process| process.id).filter(|_| linked.contains(&node)) else {
+            let Some(to) = there.map(|process| process.id).filter(|_| linked.contains(&node))
+            else {
                 continue;
             };
             self.network.sent += 1;
@@ -245,7 +250,9 @@ impl World {
         if overtaken {
             self.fired(Fault::Reordering, Some(id.node), String::new);
         }
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         let Some(index) = current.view.process_index(from) else { return };
         let Some(early) = current.links.get_mut(&from) else { return };
         match &current.running {
@@ -259,7 +266,9 @@ impl World {
     }
 
     pub(super) fn on_link_ended(&mut self, id: ProcessId, from: NodeId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         // Who closed its own end, or has finished, is not told.
         let was_open = current.links.remove(&from).is_some() && !current.stop_wanted;
         if was_open && !current.finished {
@@ -270,7 +279,9 @@ impl World {
 
     /// Closes a process's data connections of a view; what it had sent still arrives.
     pub(super) fn close_links(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else { return };
+        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+            return;
+        };
         let finished = current.finished;
         let linked: Vec<NodeId> = std::mem::take(&mut current.links).into_keys().collect();
         // A clean end is no loss.

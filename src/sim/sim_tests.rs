@@ -11,7 +11,10 @@ fn a_seed_runs() {
                 println!("{line}");
             }
         }
-        println!("seed {seed}: {:?} {} events {:?}", outcome.ending, outcome.events, outcome.violation);
+        println!(
+            "seed {seed}: {:?} {} events {:?}",
+            outcome.ending, outcome.events, outcome.violation
+        );
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
 }

@@ -29,10 +29,14 @@ impl World {
             view.member(id.node).is_some_and(|member| member.incarnation == id.incarnation)
         };
         let held = match error {
-            ProtocolError::Excluded { number, .. } => self.views.get(number).is_some_and(|v| !is_in(v)),
+            ProtocolError::Excluded { number, .. } => {
+                self.views.get(number).is_some_and(|v| !is_in(v))
+            }
             ProtocolError::RunStarted { .. } => latest.is_some_and(|view| !is_in(view)),
             ProtocolError::RunDone => self.register.done().unwrap_or(false),
-            ProtocolError::CutOff { .. } | ProtocolError::StopLimit { .. } => self.troubled.contains(&id.node),
+            ProtocolError::CutOff { .. } | ProtocolError::StopLimit { .. } => {
+                self.troubled.contains(&id.node)
+            }
             ProtocolError::Peer { .. } => self.ends().any(is_lost),
             ProtocolError::Plan(PlanError::Lost { partitions, .. }) => {
                 return self.judge_lost(id, partitions);
@@ -46,7 +50,8 @@ impl World {
 
     /// Checks that nobody holds the partitions that `id` gives up.
     fn judge_lost(&mut self, id: ProcessId, partitions: &[PartitionId]) {
-        let Some(view) = self.processes.get(&id.node).and_then(|p| p.machine.view()).cloned() else {
+        let Some(view) = self.processes.get(&id.node).and_then(|p| p.machine.view()).cloned()
+        else {
             return;
         };
         let mut witnesses = Vec::new();
@@ -67,8 +72,9 @@ impl World {
             for (node, _, inventory) in &witnesses {
                 let Some(copies) = inventory.partitions.get(partition) else { continue };
                 let owns = view.assignment.place(*partition).is_some_and(|p| p.owner.node == *node);
-                let spans =
-                    copies.replica.is_some_and(|span| span.from <= resume && span.through >= resume);
+                let spans = copies
+                    .replica
+                    .is_some_and(|span| span.from <= resume && span.through >= resume);
                 if (copies.live && owns) || spans {
                     holders.push((*partition, *node));
                 }
@@ -116,7 +122,8 @@ impl World {
             if matches!(end, Some(End::Failed(error)) if !matches!(error, ProtocolError::StopLimit { .. } | ProtocolError::CutOff { .. }))
             {
                 let node = member.node;
-                return self.violate(format!("the end: node {node} gave up the latest view: {end:?}"));
+                return self
+                    .violate(format!("the end: node {node} gave up the latest view: {end:?}"));
             }
         }
     }

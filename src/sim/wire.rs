@@ -163,7 +163,10 @@ impl Stream for Inert {
 }
 
 /// Makes the allocator of the only worker of process `index` of `processes`.
-pub(super) fn allocator(index: usize, processes: usize) -> io::Result<(Allocator, Arc<Wire>, Idle)> {
+pub(super) fn allocator(
+    index: usize,
+    processes: usize,
+) -> io::Result<(Allocator, Arc<Wire>, Idle)> {
     let wire = Arc::new(Wire::default());
     lock(&wire.queues).delivered.resize_with(processes, VecDeque::new);
     let gate = Arc::new(Gate::default());
@@ -189,10 +192,11 @@ pub(super) fn allocator(index: usize, processes: usize) -> io::Result<(Allocator
         return Ok((Allocator::Process(builder.build()), wire, Idle { gate, threads: None }));
     }
     let sockets = (0..processes)
-        .map(|other| (other != index).then(|| Inert { gate: Arc::clone(&gate), header_read: false }))
+        .map(|other| {
+            (other != index).then(|| Inert { gate: Arc::clone(&gate), header_read: false })
+        })
         .collect();
-    let (builders, threads) =
-        initialize_networking_from_sockets(local, sockets, index, 1, hooks)?;
+    let (builders, threads) = initialize_networking_from_sockets(local, sockets, index, 1, hooks)?;
     let idle = Idle { gate, threads: Some(threads) };
     let builder = builders.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
     Ok((Allocator::Tcp(builder.build()), wire, idle))

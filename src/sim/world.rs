@@ -246,7 +246,12 @@ impl World {
         for happening in backlog {
             let is_data = matches!(
                 happening,
-                Happening::Frames { .. } | Happening::LinkEnded { .. } | Happening::Step { .. }
+                Happening::Frames { .. }
+                    | Happening::LinkEnded { .. }
+                    | Happening::Step { .. }
+                    | Happening::Dial(_)
+                    | Happening::Linked { .. }
+                    | Happening::NotLinked { .. }
             );
             self.after(if is_data { 0 } else { head_start_us }, id, happening);
         }
@@ -325,9 +330,7 @@ impl World {
     // Processes.
 
     pub(super) fn alive(&mut self, id: ProcessId) -> Option<&mut Process> {
-        self.processes
-            .get_mut(&id.node)
-            .filter(|process| process.id == id && process.is_alive())
+        self.processes.get_mut(&id.node).filter(|process| process.id == id && process.is_alive())
     }
 
     pub(super) fn alive_ids(&self) -> Vec<ProcessId> {

@@ -9,6 +9,8 @@ use super::{Place, Ran, Running, events, free_addresses, of_kind, wait_until};
 pub struct Cluster {
     pub place: Place,
     pub nodes: Vec<Running>,
+    /// Whether each has a hostfile of its own: `hosts-0`, `hosts-1`, `hosts-2`.
+    pub own_hosts: bool,
     flags: String,
     passes: u64,
 }
@@ -25,7 +27,7 @@ impl Cluster {
     pub fn planned(flags: &str, passes: u64, seed: u64) -> Self {
         let place = Place::new(500_000, seed);
         fs::write(place.path("hosts"), free_addresses(3).join("\n")).expect("a hostfile");
-        Cluster { place, nodes: Vec::new(), flags: flags.to_owned(), passes }
+        Cluster { place, nodes: Vec::new(), own_hosts: false, flags: flags.to_owned(), passes }
     }
 
     /// Starts one process of it.
@@ -37,9 +39,10 @@ impl Cluster {
     pub fn node_with(&self, process: usize, passes: u64) -> Running {
         let mut args = self.place.args("", passes);
         args.retain(|arg| !arg.starts_with("--report"));
+        let hosts = if self.own_hosts { format!("hosts-{process}") } else { "hosts".to_owned() };
         let own = format!(
             "-n 3 -p {process} -h {} --report {} {}",
-            self.place.path("hosts").display(),
+            self.place.path(&hosts).display(),
             self.report(process).display(),
             self.flags
         );

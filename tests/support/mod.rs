@@ -181,6 +181,14 @@ pub fn check(input: &Path, passes: u64, totals: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// The nodes that have said that the others went on without them, ascending.
+pub fn left_behind(events: &[Value]) -> Vec<u64> {
+    let excluded = of_kind(events, "error").filter(|event| event["excluded"] == true);
+    let mut nodes: Vec<u64> = excluded.filter_map(|event| event["node"].as_u64()).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
 /// A process under test; it is killed if it is dropped before it has ended.
 pub struct Running {
     child: Child,

@@ -12,6 +12,8 @@ use super::{Machine, Phase};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asking {
     pub(super) asked: Option<Question>,
+    /// When to tell that the register takes long to answer.
+    pub(super) complain_at_ms: Option<u64>,
     pub(super) retry_at_ms: Option<u64>,
     pub(super) read_again: bool,
     pub(super) mark_wanted: bool,
@@ -34,6 +36,7 @@ impl Asking {
 impl Machine {
     pub(super) fn on_reply(&mut self, reply: RegisterReply) {
         let asked = self.register.asked.take();
+        self.register.complain_at_ms = None;
         match reply {
             // Who was left out learns that, and not that the others have finished without it.
             RegisterReply::Read { number, view: Some(view), done: true }
@@ -92,24 +95,37 @@ impl Machine {
         if !self.register.is_idle() {
             self.register.read_again = true;
         } else if !matches!(self.phase, Phase::Finishing { .. }) {
-            self.register.asked = Some(Question::Read);
-            self.outputs.push(Output::ReadView(self.next_number()));
+            self.ask(Question::Read, Output::ReadView(self.next_number()));
+        }
+    }
+
+    fn ask(&mut self, question: Question, output: Output) {
+        self.register.asked = Some(question);
+        self.register.complain_at_ms = Some(self.now_ms + self.config.limits.register_slow_ms);
+        self.outputs.push(output);
+    }
+
+    /// Tells, once a question, that the register takes long. There is nothing else to do: whether the
+    /// question took effect is not known before the answer.
+    pub(super) fn complain(&mut self) {
+        if self.register.complain_at_ms.is_some_and(|at| at <= self.now_ms) {
+            self.register.complain_at_ms = None;
+            let why = format!("no answer for {} ms", self.config.limits.register_slow_ms);
+            self.outputs.push(Output::Report(Event::RegisterUnavailable { why }));
         }
     }
 
     pub(super) fn ask_to_create(&mut self, view: View) {
         debug_assert_eq!(view.validate(), Ok(()));
         assert_eq!(self.register.asked, None, "the register is asked one thing at a time");
-        self.register.asked = Some(Question::Propose);
-        self.outputs.push(Output::Propose(view));
+        self.ask(Question::Propose, Output::Propose(view));
     }
 
     pub(super) fn ask_to_mark(&mut self) {
         self.register.mark_wanted =
             self.register.asked.is_some() || self.register.retry_at_ms.is_some();
         if !self.register.mark_wanted {
-            self.register.asked = Some(Question::MarkDone);
-            self.outputs.push(Output::MarkDone(self.number()));
+            self.ask(Question::MarkDone, Output::MarkDone(self.number()));
         }
     }
 }

@@ -49,23 +49,26 @@ pub struct MemberLimits {
     pub done_wait_ms: u64,
     /// How often the register is asked again: for the first view, and after it failed to answer.
     pub register_retry_ms: u64,
+    /// After how long without an answer the user is told that the register is slow.
+    pub register_slow_ms: u64,
 }
 
 /// The default for how long a member may be silent.
-pub const SUSPECT_MS: u64 = 600;
+pub const SUSPECT_MS: u64 = 500;
 
 impl MemberLimits {
     /// Limits with which a member may be silent for `suspect_ms`.
     pub fn from_suspect_ms(suspect_ms: u64) -> Self {
         MemberLimits {
             detector: DetectorLimits::from_suspect_ms(suspect_ms),
-            silent_wait_ms: suspect_ms / 2,
+            silent_wait_ms: suspect_ms * 3 / 5,
             evidence_wait_ms: 2_000,
             propose_stagger_ms: 500,
             holder_wait_ms: 30_000,
             stop_limit_ms: 5_000,
             done_wait_ms: 2_000,
             register_retry_ms: 500,
+            register_slow_ms: 2_000,
         }
     }
 }

@@ -157,7 +157,8 @@ impl Machine {
             Phase::Proposing | Phase::Finished | Phase::Failed => None,
         };
         let beat = self.peers.values().any(|peer| peer.up).then_some(self.beat_at_ms);
-        own.into_iter().chain(self.register.retry_at_ms).chain(beat).min()
+        let register = [self.register.retry_at_ms, self.register.complain_at_ms];
+        own.into_iter().chain(register.into_iter().flatten()).chain(beat).min()
     }
 
     /// Returns where the node stands.
@@ -207,6 +208,7 @@ impl Machine {
     /// Does what is due, whatever came in: a deadline that passed, or a condition that now holds.
     fn advance(&mut self) {
         self.listen();
+        self.complain();
         if self.register.retry_at_ms.is_some_and(|at| at <= self.now_ms) {
             self.register.retry_at_ms = None;
             if self.register.mark_wanted {
@@ -407,7 +409,8 @@ impl Machine {
                 }
             }
             Message::ViewCreated { number } => self.look_for(number),
-            Message::Beat { .. } => {}
+            // That it came says that the sender lives; what it says is for the connections' owner.
+            Message::Beat { .. } | Message::Received { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();

@@ -1,0 +1,176 @@
+//! What the launcher breaks on purpose, and when it mends it again.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use ringfence_operators::ids::NodeId;
+
+use crate::chaos::{
+    Fault, FaultKind, FaultSchedule, Proxy, ProxyHandle, RandomFaults, RandomLimits,
+};
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// Something to be done to a node now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Deed {
+    /// The fault begins.
+    Begin(Fault),
+    /// The fault, which began, ends.
+    End(Fault),
+}
+
+/// Where a run stands, as far as faults depend on it.
+pub(super) struct Standing {
+    pub(super) now_ms: f64,
+    pub(super) first_commit_ms: Option<f64>,
+    /// Which part of the input has been read.
+    pub(super) fraction: Option<f64>,
+    pub(super) nodes: BTreeSet<NodeId>,
+    /// The nodes that have not ended and are in the latest view.
+    pub(super) present: BTreeSet<NodeId>,
+}
+
+/// Knows which faults are to come and which are under way, and holds the proxy.
+pub(super) struct Injector {
+    schedule: FaultSchedule,
+    random: Option<RandomFaults>,
+    under_way: Vec<UnderWay>,
+    proxy: Option<RunningProxy>,
+    needs_proxy: bool,
+}
+
+struct UnderWay {
+    fault: Fault,
+    until_ms: f64,
+}
+
+struct RunningProxy {
+    handle: ProxyHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Injector {
+    pub(super) fn new(config: &Config) -> Self {
+        let limits =
+            RandomLimits { backups: config.backup_count(), suspect: config.suspect_limit() };
+        let faults = config.faults();
+        let random = config.random_faults();
+        Injector {
+            schedule: FaultSchedule::new(faults.iter().copied()),
+            random: random.map(|spec| RandomFaults::new(spec, limits)),
+            under_way: Vec::new(),
+            proxy: None,
+            needs_proxy: random.is_some() || faults.iter().any(|f| f.kind.is_of_network()),
+        }
+    }
+
+    /// Puts a proxy between nodes that listen at `addresses`, where a fault needs one.
+    pub(super) fn stand_between(&mut self, addresses: &[(NodeId, String)]) -> Result<()> {
+        if !self.needs_proxy {
+            return Ok(());
+        }
+        let cannot = |error: std::io::Error| {
+            let text = "cannot stand between the nodes, as a fault needs it";
+            Error::internal(text).because(error)
+        };
+        let mut targets = Vec::new();
+        for (node, address) in addresses {
+            let target: SocketAddr =
+                address.parse().map_err(|error| cannot(std::io::Error::other(error)))?;
+            targets.push((*node, target));
+        }
+        let (proxy, handle) = Proxy::new(targets).map_err(cannot)?;
+        let serve = move || {
+            // If it fails, all connections end, and the nodes tell of that.
+            let _ = proxy.serve();
+        };
+        let thread = thread::Builder::new().name("ringfence:proxy".to_owned()).spawn(serve);
+        self.proxy = Some(RunningProxy { handle, thread: Some(thread.map_err(cannot)?) });
+        Ok(())
+    }
+
+    /// Where each of the nodes at `addresses` is for `node`.
+    pub(super) fn addresses_for(
+        &self,
+        node: NodeId,
+        addresses: &[(NodeId, String)],
+    ) -> Vec<(NodeId, String)> {
+        let seen = |peer: NodeId, address: &String| {
+            let proxy = self.proxy.as_ref().and_then(|proxy| proxy.handle.address(node, peer));
+            proxy.map_or_else(|| address.clone(), |proxy| proxy.to_string())
+        };
+        addresses.iter().map(|(peer, address)| (*peer, seen(*peer, address))).collect()
+    }
+
+    /// Removes and returns what is to be done now.
+    pub(super) fn due(&mut self, standing: &Standing) -> Vec<Deed> {
+        let Standing { now_ms, first_commit_ms, fraction, nodes, present } = standing;
+        let ended = self.under_way.extract_if(.., |under_way| under_way.until_ms <= *now_ms);
+        let mut deeds: Vec<Deed> = ended.map(|under_way| Deed::End(under_way.fault)).collect();
+        let due = self.schedule.due(*now_ms, *first_commit_ms, *fraction);
+        deeds.extend(due.into_iter().map(Deed::Begin));
+        if let (Some(random), Some(first)) = (&mut self.random, first_commit_ms) {
+            let fault = random.due(now_ms - first, nodes, present);
+            deeds.extend(fault.map(Deed::Begin));
+        }
+        deeds
+    }
+
+    /// How long nothing is due for sure, as far as the clock decides.
+    pub(super) fn next_due_in(&self, now_ms: f64, first_commit_ms: Option<f64>) -> Duration {
+        let first = self.schedule.next_due_in(now_ms, first_commit_ms);
+        let ends = self.under_way.iter().map(|under_way| {
+            Duration::try_from_secs_f64((under_way.until_ms - now_ms) / 1e3).unwrap_or_default()
+        });
+        first.into_iter().chain(ends).min().unwrap_or(Duration::MAX)
+    }
+
+    /// Notes that `fault` has begun at `now_ms`; returns when it ends.
+    pub(super) fn has_begun(&mut self, fault: Fault, now_ms: f64) -> Option<f64> {
+        let until_ms = now_ms + fault.lasting?.as_secs_f64() * 1e3;
+        self.under_way.push(UnderWay { fault, until_ms });
+        Some(until_ms)
+    }
+
+    /// Whether another fault like this one holds its node still.
+    pub(super) fn is_held(&self, node: NodeId, kind: FaultKind) -> bool {
+        let same = |under_way: &UnderWay| (under_way.fault.node, under_way.fault.kind);
+        self.under_way.iter().any(|under_way| same(under_way) == (node, kind))
+    }
+
+    /// Begins or ends a fault of the network.
+    pub(super) fn disturb(&self, deed: Deed) {
+        let Some(RunningProxy { handle, .. }) = &self.proxy else { return };
+        match deed {
+            Deed::Begin(fault) if fault.kind == FaultKind::Cut => handle.cut(fault.node),
+            Deed::Begin(fault) if fault.kind == FaultKind::Slow => handle.slow(fault.node),
+            Deed::End(fault) if fault.kind == FaultKind::Cut => handle.heal(fault.node),
+            Deed::End(fault) if fault.kind == FaultKind::Slow => handle.hasten(fault.node),
+            _ => {}
+        }
+    }
+
+    /// How to have `fault` again, where faults are drawn at random.
+    pub(super) fn replay_of(&self, fault: &Fault) -> Option<String> {
+        let random = self.random.as_ref()?;
+        Some(format!("{} has come to --fault {fault}", random.spec()))
+    }
+
+    /// What has not happened yet; at the end of a run, what never did.
+    pub(super) fn waiting(&self) -> &[Fault] {
+        self.schedule.waiting()
+    }
+}
+
+impl Drop for RunningProxy {
+    fn drop(&mut self) {
+        self.handle.stop();
+        if let Some(thread) = self.thread.take() {
+            // It only passes bytes on; if that panicked, its connections have ended.
+            let _ = thread.join();
+        }
+    }
+}
