@@ -13,15 +13,15 @@ use ringfence_operators::vault::Vault;
 use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
 
-use super::chance::mix;
 use super::faults::Fault;
 use super::job;
 use super::plant::Plant;
 use super::process::{Current, End, ProcessId, Running};
 use super::wire;
+use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
-use crate::protocol::message::{Event, Input, Message, Output, RegisterReply};
+use crate::protocol::message::{Event, Input, Output, RegisterReply};
 use crate::protocol::view::View;
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -39,38 +39,6 @@ impl Notices {
 impl Observer for Notices {
     fn notice(&self, notice: Notice) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
-    }
-}
-
-/// Beats and ticks are too many to read.
-fn is_worth_telling(input: &Input) -> bool {
-    !matches!(input, Input::Tick | Input::Message { message: Message::Beat { .. }, .. })
-}
-
-/// A number that tells inputs apart, as far as a hash of the story needs it.
-fn word_of(input: &Input) -> u64 {
-    match input {
-        Input::Message { from, message } => {
-            let (kind, number) = match message {
-                Message::Stop { view, .. } => (1, view.0),
-                Message::Evidence(evidence) => {
-                    let recorded = evidence.recorded.map_or(u64::MAX, |epoch| epoch.0);
-                    (2, evidence.view.0 ^ mix(recorded ^ evidence.copies.len() as u64))
-                }
-                Message::ViewCreated { number } => (3, number.0),
-                Message::Done => (4, 0),
-                _ => (5, 0),
-            };
-            mix(from.0 << 8 | kind) ^ number
-        }
-        Input::Register(RegisterReply::Read { number, view, done }) => {
-            mix(number.0 << 2 | u64::from(view.is_some()) << 1 | u64::from(*done))
-        }
-        Input::GenerationStopped { view, evidence } => {
-            mix(view.0) ^ evidence.recorded.map_or(u64::MAX, |epoch| epoch.0)
-        }
-        Input::GenerationRunning { view } | Input::GenerationFinished { view } => view.0,
-        _ => 0,
     }
 }
 
@@ -132,8 +100,9 @@ impl World {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let now_ms = self.now_us / 1_000;
-            if is_worth_telling(&input) {
-                self.note(Some(id.node), "in", word_of(&input), |_| format!("{input:?}"));
+            if words::is_worth_telling(&input) {
+                let word = words::word_of(&input);
+                self.note(Some(id.node), "in", word, |_| words::of_input(&input));
             }
             let Some(process) = self.alive(id) else { return };
             let before = process.machine.view().map(|view| view.number);
@@ -183,7 +152,7 @@ impl World {
             self.witness.lock().conduct.gives_evidence(id.who(), view);
             self.recoveries.insert(view);
         }
-        self.note(Some(id.node), "report", 0, |_| format!("{event:?}"));
+        self.note(Some(id.node), "report", 0, |_| words::of_event(&event));
     }
 
     // The register.
