@@ -8,7 +8,7 @@ use super::plant::{PLANTS, Plant};
 use super::run::run;
 
 /// Seeds of the short share. `ringfence sim` runs as many as one wants.
-const SHARE: Range<u64> = 0..60;
+const SHARE: Range<u64> = 0..40;
 
 fn sweep(seeds: Range<u64>) -> Sweep {
     Sweep { seeds, plant: None, trace: false, limit: None, threads: 1 }
