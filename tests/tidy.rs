@@ -96,6 +96,8 @@ fn inner_rooms_do_not_know_outer_ones() {
         ("src/network", &["crate::runtime", "crate::protocol", "crate::register", "crate::report"]),
         ("src/report", &["crate::runtime", "crate::network", "crate::protocol"]),
         ("src/chaos", &["crate::runtime", "crate::network", "crate::protocol", "crate::report"]),
+        ("src/runtime", &["crate::sim"]),
+        ("src/sim", &["crate::network", "crate::report"]),
     ] {
         let words: Vec<String> = forbidden.iter().map(|word| (*word).to_owned()).collect();
         assert_free_of(&files(room, "rs"), &words);

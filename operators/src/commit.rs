@@ -67,6 +67,10 @@ impl Commit {
     pub(crate) fn stored(&self, place: usize, through: Option<Epoch>) -> Option<Epoch> {
         let mut stored = self.stored.borrow_mut();
         stored[place] = stored[place].max(through);
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::RecordPerOperator) {
+            return (through > self.recorded.get()).then_some(through).flatten();
+        }
         let least = stored.iter().min().copied().flatten();
         (least > self.recorded.get()).then_some(least).flatten()
     }

@@ -31,6 +31,8 @@ pub mod generation;
 pub mod hash;
 pub mod ids;
 mod panics;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod prelude;
 mod protect;
 mod quarantine;

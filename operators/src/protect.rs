@@ -164,6 +164,11 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         let filled = self.fill_some(last);
         let (mut sealed_bytes, mut sealed_keys) = (0, 0);
         let recorded = self.fence.commit().recorded();
+        #[cfg(feature = "planted")]
+        let recorded = match crate::planted::is(crate::planted::Planted::PruneAtSeal) {
+            true => Epoch::before(Some(epoch)),
+            false => recorded,
+        };
         let routes = &self.fence.generation().routes;
         for &partition in &self.owned {
             let Some(table) = &mut self.tables[partition.0 as usize] else { continue };

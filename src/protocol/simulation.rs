@@ -17,33 +17,13 @@ use super::member::{Machine, MemberConfig, MemberLimits, Phase};
 use super::message::{Event, Input, Output, ProtocolError, RegisterReply, WorkerPanic};
 use super::plan::PlanError;
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
+use crate::sim::chance::Chance;
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
 const FAULTS_END_MS: u64 = 12_000;
 const STEPS_MAX: u64 = 60_000;
 /// So long that nobody ever beats.
 const NEVER_MS: u64 = 10_000_000;
-
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// What is to happen to a node; it is dropped if the node has another incarnation by then.
 #[derive(Clone, Debug)]
@@ -103,7 +83,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let mut chance = Chance(seed);
+        let mut chance = Chance::new(seed);
         let nodes = 2 + chance.below(4);
         let shape =
             (1 + chance.below(2) as u32, 4 + chance.below(8) as u32, 1 + chance.below(3) as u32);

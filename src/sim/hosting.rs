@@ -15,9 +15,10 @@ use timely::WorkerConfig;
 
 use super::faults::Fault;
 use super::job;
+use super::plant::Plant;
 use super::process::{Current, End, ProcessId, Running};
-use super::trace::digest;
 use super::wire;
+use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
 use crate::protocol::message::{Event, Input, Output, RegisterReply, WorkerPanic};
@@ -67,7 +68,17 @@ impl World {
             Happening::LinkEnded { from, view } => self.on_link_ended(id, from, view),
             Happening::Step { view } => self.step(id, view),
             Happening::Joined { view } => self.on_joined(id, view),
+            // The loop itself wakes who hung.
+            Happening::Wake => {}
             Happening::Compact => self.compact(id),
+            Happening::StopLate { view } => {
+                if let Some(current) = self.alive(id).and_then(|process| process.current(view))
+                    && let Some(running) = &current.running
+                {
+                    running.generation.stop();
+                    self.schedule_step(id, view, 0);
+                }
+            }
         }
     }
 
@@ -89,9 +100,9 @@ impl World {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let now_ms = self.now_us / 1_000;
-            if input != Input::Tick {
-                let words = format!("{input:?}");
-                self.note(Some(id.node), "in", digest(words.as_bytes()), |_| words);
+            if words::is_worth_telling(&input) {
+                let word = words::word_of(&input);
+                self.note(Some(id.node), "in", word, |_| words::of_input(&input));
             }
             let Some(process) = self.alive(id) else { return };
             let before = process.machine.view().map(|view| view.number);
@@ -141,8 +152,7 @@ impl World {
             self.witness.lock().conduct.gives_evidence(id.who(), view);
             self.recoveries.insert(view);
         }
-        let words = format!("{event:?}");
-        self.note(Some(id.node), "report", digest(words.as_bytes()), |_| words);
+        self.note(Some(id.node), "report", 0, |_| words::of_event(&event));
     }
 
     // The register.
@@ -180,6 +190,9 @@ impl World {
     fn answer(&mut self, id: ProcessId, mut question: Output) -> RegisterReply {
         if let Output::Propose(view) = &mut question {
             self.spoil(id, view);
+        }
+        if let Some(reply) = self.misread(&question) {
+            return reply;
         }
         let reply = answer(&self.register, RUN, &question);
         if let (Output::Propose(view), Some(RegisterReply::Created { number })) =
@@ -369,6 +382,11 @@ impl World {
             other => format!("{other:?}"),
         };
         self.note(Some(id.node), "worker", 0, |_| format!("of view {view}: {words}"));
+        if let WorkerEnd::Panicked { message } = &end
+            && message == job::UPDATE_PANIC
+        {
+            self.fired(Fault::UpdatePanic, Some(id.node), String::new);
+        }
         let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
             return;
         };
@@ -380,6 +398,9 @@ impl World {
         let finished = current.finished;
         if finished {
             self.send_frames(id, view);
+        }
+        if finished && self.plant == Some(Plant::ExitEarly) {
+            return self.end(id, End::Finished);
         }
         let input = match end {
             WorkerEnd::Finished(()) => Some(Input::GenerationFinished { view }),
@@ -417,6 +438,14 @@ impl World {
     }
 
     fn stop_generation(&mut self, id: ProcessId, view: ViewNumber) -> Option<Input> {
+        let goes_on = match self.plant {
+            Some(Plant::EvidenceBeforeStop) => Some(400_000),
+            Some(Plant::NoPromise) => Some(u64::MAX),
+            _ => None,
+        };
+        if let Some(delay_us) = goes_on {
+            return self.stop_later(id, view, delay_us);
+        }
         self.close_links(id, view);
         let process = self.alive(id)?;
         let current = process.current(view)?;
@@ -433,6 +462,18 @@ impl World {
                 Some(Input::GenerationStopped { view, evidence })
             }
         }
+    }
+
+    /// The planted bugs of a node that gives evidence before its workers have stopped, or goes on.
+    fn stop_later(&mut self, id: ProcessId, view: ViewNumber, delay_us: u64) -> Option<Input> {
+        let process = self.alive(id)?;
+        let evidence = evidence_of(process.vault.as_ref(), view);
+        let current = process.current(view)?;
+        current.stop_wanted = current.running.is_none();
+        if current.running.is_some() && delay_us < u64::MAX {
+            self.after(delay_us, id, Happening::StopLate { view });
+        }
+        Some(Input::GenerationStopped { view, evidence })
     }
 
     fn compact(&mut self, id: ProcessId) {

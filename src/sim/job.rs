@@ -69,6 +69,9 @@ pub(super) enum Row {
     Timer { key: u64, count: u64 },
 }
 
+/// What a panic in the middle of an update says.
+pub(super) const UPDATE_PANIC: &str = "injected fault: panic in the middle of an update";
+
 thread_local! {
     /// After how many updates of this thread's jobs one panics, half done; 0 is never.
     static PANIC_AFTER: Cell<u64> = const { Cell::new(0) };
@@ -84,7 +87,7 @@ fn perhaps_panic() {
         0 => {}
         1 => {
             PANIC_AFTER.set(0);
-            panic!("injected fault: panic in the middle of an update");
+            panic!("{UPDATE_PANIC}");
         }
         left => PANIC_AFTER.set(left - 1),
     }

@@ -16,7 +16,7 @@ impl World {
         if !self.faults || self.faults_left == 0 {
             return;
         }
-        let one_in = match (self.views.is_empty(), self.in_recovery()) {
+        let one_in = match (self.views.is_empty(), self.recovering) {
             (true, _) => 20 * self.shape.fault_one_in,
             (false, true) => self.shape.fault_one_in / 8,
             (false, false) => self.shape.fault_one_in,
@@ -50,6 +50,10 @@ impl World {
             3 | 4 => return self.restart_one(),
             5 | 6 => return self.lose_link(id),
             7 => {
+                // Before the first view such a loss ends the job at its connect limit.
+                if self.views.is_empty() {
+                    return false;
+                }
                 let Some(&peer) = self.chance.pick(&others) else { return false };
                 self.trouble(&[id.node, peer.node]);
                 self.fired(Fault::ControlLost, node, || format!("to node {}", peer.node));

@@ -15,7 +15,7 @@
 //! | [`faults`], `mischief` | what may go wrong, and when it does |
 //! | [`plant`], `spoil` | bugs put in on purpose |
 //! | `witness`, [`verdict`] | what must hold at every step, and at the end |
-//! | `trace`, `quiet` | the story, for reading and for comparing; silence for simulated panics |
+//! | `trace`, `words`, `quiet` | the story, for reading and for comparing; silence for simulated panics |
 //! | [`chance`] | the one source of randomness |
 //! | [`run`], [`command`] | one seed; many seeds |
 
@@ -40,6 +40,7 @@ mod vault;
 pub mod verdict;
 mod wire;
 mod witness;
+mod words;
 mod world;
 
 #[cfg(test)]

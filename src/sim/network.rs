@@ -41,10 +41,6 @@ impl Network {
     pub(super) fn slow(&mut self, from: NodeId, to: NodeId, until_us: u64) {
         self.slow_until_us.insert((from, to), until_us);
     }
-
-    pub(super) fn is_cut(&self, from: NodeId, to: NodeId, now_us: u64) -> bool {
-        self.cut_until_us.get(&(from, to)).is_some_and(|until_us| *until_us > now_us)
-    }
 }
 
 impl World {

@@ -24,43 +24,67 @@ macro_rules! plants {
 
 plants! {
     /// A survivor undoes all but the first of the epochs that it should.
-    RewindOneShort, "rewind-one-short", 100, false;
+    RewindOneShort, "rewind-one-short", 20, false;
     /// A survivor undoes nothing.
-    UndoSkipped, "undo-skipped", 100, false;
+    UndoSkipped, "undo-skipped", 20, false;
     /// A copy that is not whole is counted as one.
-    FillingCopyCounted, "filling-copy-counted", 300, false;
+    FillingCopyCounted, "filling-copy-counted", 60, false;
     /// A view names a member that gave no evidence.
-    MemberWithoutEvidence, "member-without-evidence", 100, false;
+    MemberWithoutEvidence, "member-without-evidence", 20, false;
     /// A node gives evidence while its workers still run.
-    EvidenceBeforeStop, "evidence-before-stop", 100, false;
+    EvidenceBeforeStop, "evidence-before-stop", 20, false;
     /// A node that gave evidence takes part in the old view again.
-    NoPromise, "no-promise", 100, false;
+    NoPromise, "no-promise", 20, false;
     /// The next view's resume epoch forgets that of the one before.
-    ResumeIgnoresRegister, "resume-ignores-register", 300, false;
+    ResumeIgnoresRegister, "resume-ignores-register", 40, false;
     /// A restarted node passes for the one that it was.
-    SameIncarnation, "same-incarnation", 300, false;
+    SameIncarnation, "same-incarnation", 80, false;
     /// A node that the others went on without is let in again, with its old vault.
-    ExcludedReturns, "excluded-returns", 300, false;
+    ExcludedReturns, "excluded-returns", 20, false;
     /// Who loses a number proposes at the next one.
-    LoserGoesOn, "loser-goes-on", 300, false;
+    LoserGoesOn, "loser-goes-on", 60, false;
     /// A register takes a second view of a number.
-    NumberReused, "number-reused", 300, false;
+    NumberReused, "number-reused", 60, false;
     /// Backups lie on their owner's node.
-    BackupOnOwner, "backup-on-owner", 20, false;
+    BackupOnOwner, "backup-on-owner", 5, false;
     /// What is released again is written again.
-    SinkNotIdempotent, "sink-not-idempotent", 100, false;
+    SinkNotIdempotent, "sink-not-idempotent", 40, false;
     /// A damaged snapshot is dropped and counts as stored.
-    DamageSwallowed, "damage-swallowed", 100, false;
+    DamageSwallowed, "damage-swallowed", 40, false;
     /// A backup loses a snapshot now and then and counts it as stored.
-    DeltaDropped, "delta-dropped", 100, false;
+    DeltaDropped, "delta-dropped", 20, false;
+    /// Results are released after the first round of the commit.
+    OneRound, "one-round", 20, true;
+    /// Epochs are recorded operator by operator.
+    RecordPerOperator, "record-per-operator", 20, true;
+    /// What is needed to undo an epoch is dropped too early.
+    PruneAtSeal, "prune-at-seal", 40, true;
+    /// Snapshots above the resume epoch survive a change of views.
+    KeepAboveResume, "keep-above-resume", 20, true;
+    /// A vault folds what is not recorded.
+    FoldStored, "fold-stored", 40, true;
     /// A node ends before all know that the job is done.
-    ExitEarly, "exit-early", 300, false;
+    ExitEarly, "exit-early", 20, false;
 }
 
 impl Plant {
     fn entry(self) -> &'static (Plant, &'static str, u64, bool) {
         // The table has every plant: one macro makes both.
         &PLANTS[self as usize]
+    }
+
+    /// The bug inside the operators that this plant is.
+    #[cfg(feature = "planted")]
+    pub(super) fn inside(self) -> Option<ringfence_operators::planted::Planted> {
+        use ringfence_operators::planted::Planted;
+        match self {
+            Plant::OneRound => Some(Planted::OneRound),
+            Plant::RecordPerOperator => Some(Planted::RecordPerOperator),
+            Plant::PruneAtSeal => Some(Planted::PruneAtSeal),
+            Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
+            Plant::FoldStored => Some(Planted::FoldStored),
+            _ => None,
+        }
     }
 
     /// Within how many seeds it must be caught.

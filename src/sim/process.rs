@@ -10,6 +10,7 @@ use ringfence_operators::worker::FencedWorker;
 use super::hosting::Notices;
 use super::vault::WatchedVault;
 use super::wire::{Idle, Wire};
+use super::world::Happening;
 use crate::protocol::conduct::Who;
 use crate::protocol::member::Machine;
 use crate::protocol::message::ProtocolError;
@@ -58,6 +59,8 @@ pub(super) struct Process {
     pub(super) controls: BTreeSet<ProcessId>,
     pub(super) end: Option<End>,
     pub(super) hung_until_us: u64,
+    /// What came in while it hung.
+    pub(super) backlog: Vec<Happening>,
     pub(super) worker_hung_until_us: u64,
     pub(super) slow_until_us: u64,
     /// When it is woken next.

@@ -39,6 +39,8 @@ pub struct Outcome {
 pub fn run(seed: u64, plant: Option<Plant>, traced: bool) -> Outcome {
     let quiet = Quiet::new();
     super::job::panic_after(0);
+    #[cfg(feature = "planted")]
+    ringfence_operators::planted::plant(plant.and_then(Plant::inside));
     let mut world = World::new(seed, plant, traced);
     let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
     if ran.is_err() {

@@ -5,10 +5,31 @@ use ringfence_operators::ids::ViewNumber;
 use super::plant::Plant;
 use super::process::ProcessId;
 use super::world::World;
+use crate::protocol::message::{Output, RegisterReply};
 use crate::protocol::view::View;
 use crate::register::Register;
 
 impl World {
+    /// What a register answers that takes a second view of a number.
+    pub(super) fn misread(&mut self, question: &Output) -> Option<RegisterReply> {
+        if self.plant != Some(Plant::NumberReused) {
+            return None;
+        }
+        match question {
+            Output::Propose(view) if self.views.contains_key(&view.number) => {
+                let held = self.believed.believe(view);
+                self.witness.check("agreement", held);
+                self.reused.insert(view.number, view.clone());
+                Some(RegisterReply::Created { number: view.number })
+            }
+            Output::ReadView(number) => {
+                let view = self.reused.get(number)?.clone();
+                Some(RegisterReply::Read { number: *number, view: Some(view), done: false })
+            }
+            _ => None,
+        }
+    }
+
     /// Does to a proposal what the planted bug does.
     pub(super) fn spoil(&mut self, _id: ProcessId, view: &mut View) {
         let previous = self.views.get(&ViewNumber(view.number.0.saturating_sub(1))).cloned();

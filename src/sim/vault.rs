@@ -23,6 +23,9 @@ pub(super) struct WatchedVault {
     process: ProcessId,
     witness: Witness,
     stores: Mutex<u64>,
+    partitions: u32,
+    /// The partitions whose deltas are sent here, be the copy complete or not.
+    fed: Mutex<Vec<PartitionId>>,
 }
 
 impl WatchedVault {
@@ -32,6 +35,8 @@ impl WatchedVault {
             process,
             witness,
             stores: Mutex::default(),
+            partitions,
+            fed: Mutex::default(),
         }
     }
 
@@ -46,7 +51,8 @@ impl WatchedVault {
         // Any place will do; the length is as good a number as any.
         let place = frames.len() / 2;
         if std::mem::take(&mut armed.tear) {
-            damaged.truncate(place.max(1));
+            // Inside the last one: whole snapshots are missed by the next, which names its predecessor.
+            damaged.truncate(frames.len() - 1 - frames.len() % 8);
             witness.fired.push(Fault::TornSnapshot);
         } else if std::mem::take(&mut armed.flip) {
             damaged[place] ^= 1 << (frames.len() % 8);
@@ -68,7 +74,10 @@ impl Vault for WatchedVault {
         let held =
             self.witness.lock().conduct.installs(self.process.who(), self.process.start, view);
         self.witness.check("install", held);
-        self.inner.install(view, resume, role)
+        self.inner.install(view, resume, role)?;
+        let fed = (0..self.partitions).map(PartitionId).filter(|p| role(*p).backup);
+        *self.fed.lock().unwrap_or_else(PoisonError::into_inner) = fed.collect();
+        Ok(())
     }
 
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
@@ -147,7 +156,8 @@ impl Vault for WatchedVault {
         let mut inventory = self.inner.inventory();
         if self.witness.is_planted(Plant::FillingCopyCounted) {
             let through = self.inner.recorded();
-            for copies in inventory.partitions.values_mut() {
+            for partition in self.fed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                let copies = inventory.partitions.entry(*partition).or_default();
                 copies.replica.get_or_insert(Span { from: None, through });
             }
         }

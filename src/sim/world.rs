@@ -62,8 +62,12 @@ pub(super) enum Happening {
     Step { view: ViewNumber },
     /// All threads of a generation have ended.
     Joined { view: ViewNumber },
+    /// A process that hung goes on.
+    Wake,
     /// The compactor runs.
     Compact,
+    /// A worker stops that should have stopped before; only with a planted bug.
+    StopLate { view: ViewNumber },
 }
 
 /// One simulated run.
@@ -87,6 +91,8 @@ pub(super) struct World {
     /// Whether faults are still injected.
     pub(super) faults: bool,
     pub(super) faults_left: u64,
+    /// Whether a recovery was under way when the present event began.
+    pub(super) recovering: bool,
     /// The nodes of which others may think for good reason that they are gone.
     pub(super) troubled: BTreeSet<NodeId>,
     pub(super) register_slow_until_us: u64,
@@ -95,6 +101,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) broken: Option<String>,
     pub(super) events: u64,
+    /// Views that a planted bug has put in the place of others.
+    pub(super) reused: BTreeMap<ViewNumber, View>,
     /// The ends of processes that were started again.
     pub(super) former: Vec<(ProcessId, End)>,
 }
@@ -138,6 +146,7 @@ impl World {
             plant,
             faults: true,
             faults_left: shape.faults_max,
+            recovering: false,
             troubled: BTreeSet::new(),
             register_slow_until_us: 0,
             counts: FaultCounts::default(),
@@ -145,6 +154,7 @@ impl World {
             trace: Trace::new(traced),
             broken: None,
             events: 0,
+            reused: BTreeMap::new(),
             former: Vec::new(),
             chance,
             shape,
@@ -191,14 +201,27 @@ impl World {
                 self.violate("liveness: somebody is busy without end".to_owned());
             }
             let Some(process) = self.alive(id) else { continue };
-            let hung_until_us = process.hung_until_us.max(match happening {
-                Happening::Step { .. } => process.worker_hung_until_us,
-                _ => 0,
-            });
-            if hung_until_us > at_us {
-                self.at(hung_until_us, id, happening);
+            if let Happening::Wake = happening {
+                self.wake(id);
                 continue;
             }
+            // SUBTLE: what waits keeps its order, also against what comes at the very moment of waking.
+            if process.hung_until_us > at_us || !process.backlog.is_empty() {
+                if process.backlog.is_empty() {
+                    let until_us = process.hung_until_us;
+                    self.at(until_us, id, Happening::Wake);
+                }
+                if let Some(process) = self.alive(id) {
+                    process.backlog.push(happening);
+                }
+                continue;
+            }
+            let worker_hung_until_us = process.worker_hung_until_us;
+            if worker_hung_until_us > at_us && matches!(happening, Happening::Step { .. }) {
+                self.at(worker_hung_until_us, id, happening);
+                continue;
+            }
+            self.recovering = self.in_recovery();
             self.perhaps_fail(id);
             if self.alive(id).is_some() {
                 self.happen(id, happening);
@@ -206,6 +229,33 @@ impl World {
             self.settle(id);
         }
         self.now_us = self.now_us.max(until_us.min(self.now_us));
+    }
+
+    /// A process that hung takes what has come in.
+    fn wake(&mut self, id: ProcessId) {
+        let now_us = self.now_us;
+        let Some(process) = self.alive(id) else { return };
+        // It may have been made to hang for longer.
+        if process.hung_until_us > now_us {
+            let until_us = process.hung_until_us;
+            return self.at(until_us, id, Happening::Wake);
+        }
+        let backlog = std::mem::take(&mut process.backlog);
+        // A real worker is a thread of its own: it may be quicker or slower than the node's loop.
+        let head_start_us = if self.chance.one_in(2) { self.chance.below(50_000) } else { 0 };
+        for happening in backlog {
+            let is_data = matches!(
+                happening,
+                Happening::Frames { .. }
+                    | Happening::LinkEnded { .. }
+                    | Happening::Step { .. }
+                    | Happening::Dial(_)
+                    | Happening::Linked { .. }
+                    | Happening::NotLinked { .. }
+            );
+            self.after(if is_data { 0 } else { head_start_us }, id, happening);
+        }
+        self.note(Some(id.node), "wake", 0, |_| "with all that has come in".to_owned());
     }
 
     /// What follows from any event: faults that fired inside it, and what it broke.
@@ -244,8 +294,7 @@ impl World {
         node: Option<NodeId>,
         words: impl FnOnce() -> String,
     ) {
-        let in_recovery = self.in_recovery();
-        self.counts.note(fault, in_recovery);
+        self.counts.note(fault, self.recovering);
         if fault != Fault::Reordering {
             self.note(node, "FAULT", fault as u64, |_| format!("{fault:?} {}", words()));
         }
@@ -315,6 +364,7 @@ impl World {
             controls: BTreeSet::new(),
             end: None,
             hung_until_us: 0,
+            backlog: Vec::new(),
             worker_hung_until_us: 0,
             slow_until_us: 0,
             wake_at_ms: None,
@@ -343,8 +393,10 @@ impl World {
         let now_us = self.now_us;
         for process in self.processes.values_mut() {
             process.hung_until_us = process.hung_until_us.min(now_us);
-            process.worker_hung_until_us = process.worker_hung_until_us.min(now_us);
             process.slow_until_us = 0;
+        }
+        for id in self.alive_ids() {
+            self.wake(id);
         }
         self.note(None, "calm", 0, |_| "no more faults".to_owned());
         if self.views.is_empty() {

@@ -332,6 +332,10 @@ impl Vault for MemoryVault {
                     Some(deposit.rewind_to.map_or(resume, |least| least.min(resume)));
             }
             cell.count(&self.pending_bytes, |replica| match replica {
+                #[cfg(feature = "planted")]
+                Some(_)
+                    if replica_kept
+                        && crate::planted::is(crate::planted::Planted::KeepAboveResume) => {}
                 Some(copy) if replica_kept => {
                     let truncated = copy.truncate_above(resume);
                     debug_assert_eq!(truncated, Ok(()));
@@ -550,6 +554,11 @@ impl Vault for MemoryVault {
         // SUBTLE: a view may be installed while this folds; it never resumes below what is recorded.
         let Some(recorded) = self.recorded() else {
             return Ok(0);
+        };
+        #[cfg(feature = "planted")]
+        let recorded = match crate::planted::is(crate::planted::Planted::FoldStored) {
+            true => Epoch::END,
+            false => recorded,
         };
         let mut next = lock(&self.next);
         let (first, last): (Vec<_>, Vec<_>) = {

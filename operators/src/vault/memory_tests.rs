@@ -334,8 +334,10 @@ fn frames_that_are_damaged_or_foreign_or_out_of_order_are_refused() {
     *damaged.last_mut().unwrap() ^= 1;
     let refused = story.vault.store(view, &damaged);
     assert!(matches!(refused, Err(VaultError::Snapshot(SnapshotError::Checksum { .. }))));
+    assert!(refused.unwrap_err().is_damage());
     let refused = story.vault.store(view, &second);
     assert!(matches!(refused, Err(VaultError::Snapshot(SnapshotError::Chain { .. }))));
+    assert!(!refused.unwrap_err().is_damage(), "a whole snapshot in the wrong place is a mistake");
     assert_eq!(story.vault.store(view, &[first, second.clone()].concat()), Ok(2));
     let refused = story.vault.store(view, &second);
     assert!(matches!(refused, Err(VaultError::Snapshot(SnapshotError::Chain { .. }))));

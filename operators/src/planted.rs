@@ -1,0 +1,35 @@
+//! Bugs put in on purpose, inside the operators, for the simulator to find.
+//!
+//! Only the feature `planted` compiles this file, and no product turns it on. Which bug is at work is
+//! told for each thread, since a simulated cluster is one thread.
+
+use std::cell::Cell;
+
+/// A bug inside the operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Results are released once all have stored an epoch, though nobody may have recorded it.
+    OneRound,
+    /// Each operator's epochs are recorded by themselves, not the least over all operators.
+    RecordPerOperator,
+    /// How to undo an epoch is forgotten when it is sealed, not when it is recorded.
+    PruneAtSeal,
+    /// Snapshots above the resume epoch are kept when a view is installed.
+    KeepAboveResume,
+    /// A vault folds what is stored, recorded or not.
+    FoldStored,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+}
+
+/// Puts a bug into the operators of this thread, or takes it out.
+pub fn plant(bug: Option<Planted>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is at work on this thread.
+pub(crate) fn is(bug: Planted) -> bool {
+    PLANTED.get() == Some(bug)
+}
