@@ -382,8 +382,8 @@ impl World {
             other => format!("{other:?}"),
         };
         self.note(Some(id.node), "worker", 0, |_| format!("of view {view}: {words}"));
-        if let WorkerEnd::Panicked { message } = &end
-            && message == job::UPDATE_PANIC
+        if let WorkerEnd::Panicked(panic) = &end
+            && panic.message == job::UPDATE_PANIC
         {
             self.fired(Fault::UpdatePanic, Some(id.node), String::new);
         }
