@@ -4,7 +4,9 @@
 //! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
 //! contradiction has the same text.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -15,6 +17,7 @@ use timely::worker::ProgressMode;
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::member::SUSPECT_MS;
+use crate::report::FailureReport;
 
 /// The environment variable by which a launcher tells a child which node it is.
 pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
@@ -59,6 +62,16 @@ pub enum Mode {
     },
 }
 
+/// What is called with each failure report.
+#[derive(Clone)]
+struct OnFailure(Arc<dyn Fn(&FailureReport) + Send + Sync>);
+
+impl fmt::Debug for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnFailure(..)")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cluster {
     Single,
@@ -96,6 +109,9 @@ pub struct Config {
     register: Option<PathBuf>,
     report: Option<PathBuf>,
     faults: Vec<Fault>,
+    restarts: (u32, Duration),
+    quarantine: Option<PathBuf>,
+    on_failure: Option<OnFailure>,
     random_faults: Option<RandomSpec>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
@@ -118,6 +134,9 @@ impl Config {
             register: None,
             report: None,
             faults: Vec::new(),
+            restarts: (10, Duration::from_secs(60)),
+            quarantine: None,
+            on_failure: None,
             random_faults: None,
             progress_mode: ProgressMode::default(),
             idle_spin: None,
@@ -212,6 +231,44 @@ impl Config {
     pub fn fault(mut self, spec: &str) -> Result<Self> {
         self.add_fault(spec)?;
         Ok(self)
+    }
+
+    /// Ends the job once panics of workers have ended more than `views` views within `window`.
+    ///
+    /// Panics anywhere in the cluster count, each view once, whatever its operator: it is a bound on
+    /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
+    pub fn restarts(mut self, views: u32, window: Duration) -> Self {
+        self.restarts = (views, window);
+        self
+    }
+
+    /// Sets records apart that keyed operators cannot process: those whose closure panics each time.
+    ///
+    /// The first panic ends a view, as always. When the record comes again it is tried twice more, and if it
+    /// panics both times it is written to files in `directory`, by operator, exactly once, and the job
+    /// goes on without it. A line has the partition, the panic's message and the record, both as JSON.
+    /// What such a closure keeps outside of its key's state is not undone when it panics. Timers that
+    /// panic are not set apart, nor are key functions: they use up the restart budget.
+    pub fn quarantine(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.quarantine = Some(directory.into());
+        self
+    }
+
+    /// Calls `callback` with the report of each failure once it is complete: when all nodes have caught
+    /// up after it, or the job has ended.
+    ///
+    /// In the launcher, or in a process without one; not in the nodes of a launcher, which tell it what
+    /// they saw. It is called in the midst of the launcher's or node's work, so it must be quick.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    ///
+    /// let config = Config::local(3).on_failure(|report| eprintln!("{}: {report}", report.cause));
+    /// # let _ = config;
+    /// ```
+    pub fn on_failure(mut self, callback: impl Fn(&FailureReport) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(OnFailure(Arc::new(callback)));
+        self
     }
 
     fn add_fault(&mut self, spec: &str) -> Result<()> {
@@ -337,6 +394,23 @@ impl Config {
         &self.faults
     }
 
+    /// How many views panics of workers may end, and within which time.
+    pub fn restart_budget(&self) -> (u32, Duration) {
+        self.restarts
+    }
+
+    /// Where records go that cannot be processed, if they are to be set apart.
+    pub fn quarantine_path(&self) -> Option<&Path> {
+        self.quarantine.as_deref()
+    }
+
+    /// Tells whoever wants to know of a failure.
+    pub(crate) fn tell_failure(&self, report: &FailureReport) {
+        if let Some(OnFailure(callback)) = &self.on_failure {
+            callback(report);
+        }
+    }
+
     /// The random failures that were asked for.
     pub fn random_faults(&self) -> Option<RandomSpec> {
         self.random_faults
@@ -416,6 +490,9 @@ impl Config {
         }
         if self.in_flight_epochs == 0 {
             return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        }
+        if self.restarts.1.is_zero() {
+            return wrong("--restarts: its time must be at least one second".to_owned());
         }
         self.validate_backups()?;
         if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
@@ -527,6 +604,8 @@ fn command(program: &str) -> Command {
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
+        .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
+        .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
         .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
@@ -560,8 +639,12 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     }
     config.register = path("register");
     config.report = path("report");
+    config.quarantine = path("quarantine");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
         config.add_fault(spec)?;
+    }
+    if let Some(budget) = matches.get_one::<String>("restarts") {
+        config.restarts = parse_restarts(budget)?;
     }
     if let Some(mode) = matches.get_one::<String>("progress-mode") {
         config.progress_mode = mode.parse().map_err(Error::usage)?;
@@ -630,6 +713,16 @@ fn check_address(address: &str) -> Result<()> {
     Err(Error::config(format!("{address:?} is no address: expected host:port")))
 }
 
+fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
+    let parts = budget.split_once('/');
+    let numbers = parts.and_then(|(views, seconds)| {
+        Some((views.parse().ok()?, Duration::from_secs(seconds.parse().ok()?)))
+    });
+    numbers.ok_or_else(|| {
+        Error::usage(format!("--restarts {budget:?}: expected NUM/SECONDS, as in 10/60"))
+    })
+}
+
 /// Keeps clap's sentence, and says where the rest is to be found.
 fn from_clap(error: clap::Error) -> Error {
     debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
@@ -642,139 +735,5 @@ fn from_clap(error: clap::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<(Config, Vec<String>)> {
-        Config::from_args(std::iter::once("job").chain(line.split_whitespace()).map(String::from))
-    }
-
-    fn parsed(line: &str) -> Config {
-        parse(line).unwrap().0
-    }
-
-    #[test]
-    fn no_flags_is_one_process_with_one_worker() {
-        let config = parsed("");
-        assert_eq!(config.mode(), Mode::Single);
-        assert_eq!((config.worker_count(), config.backup_count()), (1, 1));
-        assert_eq!((config.partition_count(), config.in_flight_epochs_max()), (256, 4));
-        assert_eq!(config.epoch_interval(), Duration::from_millis(100));
-        assert_eq!(config.connect_limit(), Duration::from_secs(30));
-    }
-
-    #[test]
-    fn timely_flags_mean_what_timely_means() {
-        let config = parsed("-w4 --processes 3 -p 1");
-        let addresses = (2101..2104).map(|port| format!("localhost:{port}")).collect();
-        assert_eq!(config.mode(), Mode::Member { process: 1, addresses });
-        assert_eq!(config.worker_count(), 4);
-        assert_eq!(parsed("-n 1").mode(), Mode::Single);
-        let timely = "--progress-mode eager --idle-spin 7";
-        assert!(format!("{:?}", parsed(timely).worker_config()).contains("Eager"));
-    }
-
-    #[test]
-    fn a_hostfile_names_the_processes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "alpha:1\n\n beta:2 \ngamma:3\n").unwrap();
-        let path = file.path().display();
-        let Mode::Member { addresses, .. } = parsed(&format!("-n 2 -p 0 -h {path}")).mode() else {
-            panic!("not a member");
-        };
-        assert_eq!(addresses, ["alpha:1", "beta:2"]);
-        let error = parse(&format!("-n 4 -p 0 -h {path}")).unwrap_err();
-        assert!(error.to_string().contains("has 3 address(es), but -n asks for 4"), "{error}");
-        std::fs::write(file.path(), "alpha:1\nbeta\n").unwrap();
-        let error = parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err();
-        assert!(error.to_string().contains("\"beta\" is no address"), "{error}");
-    }
-
-    #[test]
-    fn all_our_own_flags_are_read() {
-        let config = parsed(
-            "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
-             --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
-             --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
-             --refill-mb-per-second 3",
-        );
-        assert_eq!(config.mode_given(None), Mode::Local(3));
-        assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
-        assert_eq!(config.mode_given(Some("3")), Mode::Local(3));
-        assert_eq!((config.backup_count(), config.partition_count()), (2, 7));
-        assert_eq!(config.register_path(), Some(Path::new("/r")));
-        assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
-        assert_eq!(config.faults().len(), 3);
-        assert_eq!(config.random_faults().map(|random| random.seed), Some(7));
-        assert_eq!(config.in_flight_epochs_max(), 9);
-        assert_eq!(config.suspect_limit(), Duration::from_millis(900));
-        assert_eq!(config.hang_limit(), Duration::from_secs(1));
-        assert_eq!(config.refill_rate(), 3_000_000);
-    }
-
-    #[test]
-    fn what_is_no_flag_is_free() {
-        let (_, free) = parse("a -w 2 b -- -x --local").unwrap();
-        assert_eq!(free, ["a", "b", "-x", "--local"]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_and_exits_with_2() {
-        for (line, text) in [
-            ("--lokal 3", "--lokal"),
-            ("-w", "--threads"),
-            ("-w x", "'x'"),
-            ("-w 0", "-w 0"),
-            ("-w -1", "-1"),
-            ("-n 3", "-n 3 needs -p"),
-            ("-n 3 -p 3", "-p 3 is not one of 3"),
-            ("-p 1", "-p 1 is not one of 1"),
-            ("--local 3 -n 2", "--local"),
-            ("--local 3 -p 0", "--process"),
-            ("--local 0", "--local 0"),
-            ("--local 3 --local 4", "--local"),
-            ("--local 3 --backups 3", "3 nodes have room for 2"),
-            ("--backups 2", "one node with 1 worker(s) has room for 1"),
-            ("--epoch-ms 0", "--epoch-ms"),
-            ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
-            ("--hang-ms 500", "--hang-ms 500: expected at least --suspect-ms"),
-            ("--partitions 65537", "--partitions"),
-            ("--fault kill", "\"kill\""),
-            ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
-            ("--fault kill:0@1s", "needs --local"),
-            ("--fault stop:0@1s+1s", "needs --local"),
-            ("-n 2 -p 0 --fault cut:1@1s+1s", "only the launcher stands between nodes"),
-            ("-n 2 -p 0 --fault slow:0@1s+1s", "needs --local"),
-            ("-n 2 -p 0 --fault random:7@1s", "needs --local"),
-            ("--local 3 --fault random:7", "no @EVERY"),
-            ("--local 3 --fault random:7@1s --fault random:8@1s", "one random schedule is enough"),
-            ("--local 3 --fault stop:1@1s", "no +FOR"),
-            ("--local 3 --fault cut:3@1s+1s", "there is no node 3"),
-            ("--progress-mode lazy", "lazy"),
-        ] {
-            let error = parse(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}: {error}");
-            assert!(error.to_string().contains(text), "{line}: {error}");
-            assert!(!error.to_string().contains('\n'), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn backups_are_clipped_only_by_default() {
-        assert_eq!(parsed("--local 3").backup_count(), 1);
-        assert_eq!(parsed("--local 1").backup_count(), 1);
-        assert_eq!(parsed("-w 3").backup_count(), 1);
-        assert_eq!(parsed("--local 3 --backups 0").backup_count(), 0);
-    }
-
-    #[test]
-    fn help_lists_every_flag() {
-        let error = parse("--help").unwrap_err();
-        assert_eq!((error.kind(), error.exit_code()), (Kind::Help, 0));
-        let help = Config::help("/usr/bin/job", "This line is the job's own.");
-        for argument in command("job").get_arguments().filter_map(|a| a.get_long()) {
-            assert!(help.contains(&format!("--{argument}")), "{argument} is missing in {help}");
-        }
-        assert!(help.contains("Usage: job ") && help.contains("the job's own"), "{help}");
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

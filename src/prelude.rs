@@ -1,5 +1,6 @@
 //! What a job imports: our verbs, timely's, and the few types that go with them.
 
+pub use crate::report::FailureReport;
 pub use ringfence_operators::prelude::*;
 pub use timely::dataflow::operators::vec::{Broadcast as _, Filter as _, Map as _, Partition as _};
 pub use timely::dataflow::operators::{

@@ -40,6 +40,8 @@ fn run_through(panics: u64) -> Vec<Holdings> {
     let out = tempfile::tempdir().unwrap();
     let (holding, directory) = (Arc::clone(&held), out.path().join("totals"));
     let config = Config::single().workers(2).epoch(Duration::from_millis(5));
+    // Far more than anybody would put up with.
+    let config = config.restarts(1000, Duration::from_secs(60));
     ringfence::execute(config, move |worker| {
         if worker.index() == 0 {
             generations.fetch_add(1, Ordering::SeqCst);

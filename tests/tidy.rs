@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The longest a source file may be, and the exceptions, which wait for their second noun.
 const LINES_MAX: usize = 800;
-const LONGER: [(&str, usize); 1] = [("src/runtime/node.rs", 1100)];
+const LONGER: [(&str, usize); 1] = [("src/runtime/node.rs", 1200)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

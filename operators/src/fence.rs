@@ -16,6 +16,7 @@ use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::time::EpochTime;
+use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
 
@@ -59,6 +60,7 @@ struct Inner {
     built: Cell<bool>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
+    whereabouts: Arc<Whereabouts>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
 }
@@ -122,6 +124,7 @@ impl Fence {
                 commit: Commit::resume(generation.resume),
                 built: Cell::new(false),
                 reading_since: Cell::new(None),
+                whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
             }),
         };
@@ -137,6 +140,11 @@ impl Fence {
     /// The index of the worker in this generation; another one after the next view change.
     pub fn worker(&self) -> usize {
         self.inner.worker
+    }
+
+    /// Where this worker is.
+    pub fn whereabouts(&self) -> &Whereabouts {
+        &self.inner.whereabouts
     }
 
     /// The number of workers of this generation.
@@ -202,6 +210,7 @@ impl Fence {
             Some(first) if first != dataflow => self.fail(JobError::SecondDataflow { name }),
             Some(_) => {}
         }
+        self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
     }
@@ -247,13 +256,19 @@ impl Fence {
     ///
     /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here
     /// leaves state that can be rewound.
-    pub(crate) fn check(&self, operator: &OperatorName) {
+    pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
+        let names = self.inner.names.borrow();
+        // Few operators and shared names: a pointer is found sooner than a text.
+        let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
+        let active = self.inner.whereabouts.enter(index.unwrap_or(names.len()));
+        drop(names);
         self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
+        active
     }
 
     /// Ends the job with an error.

@@ -1,5 +1,7 @@
 //! A generation: what all workers of one process share while one view lasts.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use timely::scheduling::SyncActivator;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
+use crate::whereabouts::Whereabouts;
 
 /// Who runs and who backs each partition, as timely worker indices of this generation.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +103,8 @@ pub enum Notice {
         rewound: usize,
         /// Partitions opened from their replicas.
         opened: usize,
+        /// Encoded bytes of those replicas.
+        bytes_opened: usize,
         /// Keys whose value was undone.
         keys_rewound: usize,
         /// What it took.
@@ -109,6 +114,18 @@ pub enum Notice {
     Committed {
         /// The epoch.
         epoch: Epoch,
+    },
+    /// A record that cannot be processed went to the dead letters. It may be told again where its epoch
+    /// is done again.
+    Quarantined {
+        /// The operator.
+        operator: OperatorName,
+        /// The partition of it.
+        partition: PartitionId,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The record as text.
+        record: String,
     },
     /// A sink's target did not take an epoch; it is tried again.
     ReleaseFailed {
@@ -150,6 +167,8 @@ pub struct Gauges {
     pub total: AtomicU64,
     /// Records read from the shards that this process runs, from their beginning.
     pub records: AtomicU64,
+    /// One more than the latest epoch that a source of this process has begun; 0 where none has.
+    pub epochs_begun: AtomicU64,
 }
 
 /// Receives what happens inside the workers; called on their threads, so it must be quick.
@@ -178,6 +197,11 @@ pub struct Generation {
     pub observer: Arc<dyn Observer>,
     /// How far the input is.
     pub gauges: Arc<Gauges>,
+    /// The partitions of operators in which a record made a worker panic before: their records are
+    /// kept until they are processed, so that the next panic can be told with its record.
+    pub watched: BTreeSet<(OperatorName, PartitionId)>,
+    /// Where records go that cannot be processed; `None` where such a record ends its worker.
+    pub quarantine: Option<PathBuf>,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
@@ -185,6 +209,7 @@ pub struct Generation {
     pulses: Vec<AtomicU64>,
     refill: Mutex<Refill>,
     when_done: Mutex<Vec<WhenDone>>,
+    whereabouts: Mutex<Vec<Arc<Whereabouts>>>,
 }
 
 /// What may be sent now to fill copies.
@@ -220,13 +245,41 @@ impl Generation {
             clock,
             observer,
             gauges,
+            watched: BTreeSet::new(),
+            quarantine: None,
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
             pulses,
             refill: Mutex::default(),
             when_done: Mutex::new(Vec::new()),
+            whereabouts: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The same generation, with these partitions watched.
+    pub fn watching(mut self, watched: BTreeSet<(OperatorName, PartitionId)>) -> Self {
+        self.watched = watched;
+        self
+    }
+
+    /// The same generation, with a quarantine in this directory.
+    pub fn with_quarantine(mut self, directory: Option<PathBuf>) -> Self {
+        self.quarantine = directory;
+        self
+    }
+
+    /// Where the workers of this process are, by their index.
+    pub fn whereabouts(&self) -> Vec<Arc<Whereabouts>> {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the place of a worker known.
+    pub(crate) fn place_worker(&self, worker: usize) -> Arc<Whereabouts> {
+        let place = Arc::new(Whereabouts::new(worker % self.settings.workers_per_node.max(1)));
+        let mut all = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&place));
+        place
     }
 
     /// Asks every worker to leave at its next protected operator, and wakes it.

@@ -75,3 +75,17 @@ impl fmt::Display for OperatorName {
         f.write_str(&self.0)
     }
 }
+
+/// A place in a job, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Spot {
+    /// The protected operator; absent outside of any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorName>,
+    /// The partition whose record or shard was being worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<PartitionId>,
+    /// The epoch that was being worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}

@@ -9,12 +9,14 @@
 //! | [`fence`] | the per-worker handle behind every verb |
 //! | [`generation`] | what all workers of a process share while one view lasts |
 //! | [`worker`] | a worker's life in one generation: build, run, leave, tear down |
+//! | [`whereabouts`] | which operator, epoch and partition a worker is at |
 //! | [`state`] | keyed state with dirty keys and undo, and its encoded replica |
 //! | [`snapshot`] | the encoded forms: deltas and bases |
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
@@ -28,10 +30,12 @@ mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
+mod panics;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod prelude;
 mod protect;
+mod quarantine;
 mod replicate;
 mod route;
 pub mod sink;
@@ -42,4 +46,5 @@ pub mod stateful;
 pub mod testing;
 pub mod time;
 pub mod vault;
+pub mod whereabouts;
 pub mod worker;

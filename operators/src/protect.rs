@@ -89,7 +89,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             buffers: BTreeMap::new(),
             filling,
         };
-        let (mut rewound, mut opened, mut keys_rewound) = (0, 0, 0);
+        let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
@@ -107,6 +107,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             } else if let Some(resume) = generation.resume {
                 match generation.vault.open_replica(id, partition) {
                     Ok(Some(replica)) => {
+                        bytes_opened += replica.base.encoded_bytes();
                         if let Err(error) = table.attach(replica.base, Some(resume)) {
                             partitions.refuse(partition, error.to_string());
                         }
@@ -126,6 +127,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
                 operator: name.clone(),
                 rewound,
                 opened,
+                bytes_opened,
                 keys_rewound,
                 elapsed: begun.elapsed(),
             });

@@ -51,7 +51,7 @@ fn replicate<'scope, T: EpochTime>(
         drop(capabilities);
         let mut through = None;
         move |frontiers| {
-            fence.check(&name);
+            let _active = fence.check(&name);
             let generation = fence.generation();
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
@@ -101,15 +101,21 @@ fn record<'scope, T: EpochTime>(
     let (fence, name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         let mut held = capabilities.into_iter().next();
+        let mut told = None;
         move |frontiers| {
-            fence.check(&name);
+            let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
             #[cfg(feature = "planted")]
             if crate::planted::is(crate::planted::Planted::OneRound) {
                 held = None;
             }
             let commit = fence.commit();
-            if let Some(epoch) = commit.stored(place, passed(&frontiers[0])) {
+            let through = passed(&frontiers[0]);
+            if through > told {
+                told = through;
+                fence.whereabouts().stored(&name, through);
+            }
+            if let Some(epoch) = commit.stored(place, through) {
                 let generation = fence.generation();
                 if let Err(error) = generation.vault.record(generation.view, epoch) {
                     refused(&fence, &name, &error);
@@ -148,7 +154,7 @@ fn watch<'scope, T: EpochTime>(
     let (fence, name) = (fence.clone(), name.clone());
     builder.build(move |_capabilities| {
         move |frontiers| {
-            fence.check(&name);
+            let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
             let committed = passed(&frontiers[0]);
             if fence.commit().set_committed(committed)

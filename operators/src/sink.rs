@@ -229,7 +229,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
             let mut outlet = capabilities.next().map(|held| Outlet::new(frames_output, held));
             let mut turns = Turns::<T, Vec<D>>::new();
             move |frontiers| {
-                fence.check(&name);
+                let _active = fence.check(&name);
                 let frontier = &frontiers[0];
                 input.for_each(|capability, batch| {
                     let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
@@ -241,6 +241,7 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
                 let Some(outlet) = &mut outlet else { return };
                 while let Some((time, batches)) = turns.next_complete(frontier) {
                     fence.leave_if_stopping();
+                    fence.whereabouts().set_epoch(time.to_epoch());
                     writing.prepare(time.to_epoch(), batches.into_iter().flatten().collect());
                     outlet.seal(&time, &mut writing.shards);
                 }
@@ -327,6 +328,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
                 rows.len()
             ));
         };
+        self.fence.whereabouts().set_partition(shard);
         let position_hash = self.hash(&ShardKey::Position);
         let held = self.shards.table(shard).get(position_hash, &ShardKey::Position);
         let mut position: S::Position = match held.map(|bytes| Postcard::decode(&bytes.0)) {
@@ -360,6 +362,9 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         while let Some(&(epoch, shard)) = self.waiting.first()
             && committed.is_some_and(|committed| epoch <= committed.0)
         {
+            let here = self.fence.whereabouts();
+            here.set_epoch(Epoch(epoch));
+            here.set_partition(shard);
             let key = ShardKey::Prepared(epoch);
             let hash = self.hash(&key);
             let id = Release {

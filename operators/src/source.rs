@@ -8,6 +8,7 @@ pub use text_files::TextFiles;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
 use crate::generation::Notice;
-use crate::ids::{OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::{Outlet, Partitions, advance};
 use crate::replicate::commit;
 use crate::route::KeyRoute;
@@ -128,6 +129,11 @@ pub trait ToStreamFenced: Source + Sized {
         builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
             let mut current = fence.first_epoch();
+            let begun = Arc::clone(&fence.generation().gauges);
+            let begin = move |epoch: Epoch| {
+                begun.epochs_begun.fetch_max(epoch.next().0, Ordering::Relaxed);
+            };
+            begin(current);
             let mut capabilities: Vec<Capability<T>> = capabilities;
             for capability in &mut capabilities {
                 capability.downgrade(&T::from_epoch(current));
@@ -139,7 +145,7 @@ pub trait ToStreamFenced: Source + Sized {
                 OutputBuilder::<T, CapacityContainerBuilder<Vec<Self::Item>>>::from(output);
             let mut batch = Vec::new();
             move |_frontiers| {
-                fence.check(&name);
+                let _active = fence.check(&name);
                 let Some(outlet) = &mut outlet else { return };
                 if held.is_none() {
                     return;
@@ -148,6 +154,7 @@ pub trait ToStreamFenced: Source + Sized {
                 if clock.epoch > current {
                     outlet.seal(&T::from_epoch(current), &mut reading.states);
                     current = clock.epoch;
+                    begin(current);
                     let time = T::from_epoch(current);
                     advance(&mut held, Some(&time));
                     outlet.advance_to(Some(&time));
@@ -155,6 +162,7 @@ pub trait ToStreamFenced: Source + Sized {
                     // A commit wakes it.
                     return;
                 }
+                fence.whereabouts().set_epoch(current);
                 let more = reading.read(&mut batch);
                 if let Some(held) = &held
                     && !batch.is_empty()
@@ -292,6 +300,7 @@ impl<S: Source> Reading<S> {
     /// Reads a batch; returns whether there is more to read.
     fn read(&mut self, batch: &mut Vec<S::Item>) -> bool {
         let Some(shard) = self.open.last_mut() else { return false };
+        self.fence.whereabouts().set_partition(shard.partition);
         let fail = |error: io::Error| -> ! {
             let what = format!("shard \"{}\": {error}", shard.shard);
             self.fence.fail(JobError::Source { operator: self.name.clone(), what })

@@ -1,7 +1,9 @@
 //! Keyed state given by us: `fold_fenced`, `stateful_fenced`, and timers.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use timely::container::CapacityContainerBuilder;
@@ -10,15 +12,20 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
+use crate::codec::{Codec, Postcard};
 use crate::data::Data;
-use crate::error::JobError;
+use crate::error::{JobError, Leave};
 use crate::fence::{Fence, HasFence};
+use crate::generation::Notice;
 use crate::hash::partition_of;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::panics;
 use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::quarantine::{self, DeadLetters};
 use crate::replicate::commit;
 use crate::route::{KeyRoute, to_owner};
 use crate::time::EpochTime;
+use crate::worker::message_of;
 
 /// How many results may gather before they are sent on.
 const GIVE_MAX: usize = 1024;
@@ -199,6 +206,14 @@ impl<'scope, T: EpochTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope,
 trait Keyed<T: EpochTime, D, K, R>: 'static {
     /// Applies a record of `key`.
     fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
+    /// Applies a record of `key` to a copy of its state, which counts only if that does not panic.
+    fn attempt(
+        &mut self,
+        time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic>;
     /// The earliest time that has timers to fire.
     fn next_timer(&self) -> Option<T>;
     /// Fires the timers of a complete time.
@@ -212,6 +227,9 @@ trait Keyed<T: EpochTime, D, K, R>: 'static {
     /// The identities of its state in the vault.
     fn ids(&self) -> Vec<u64>;
 }
+
+/// What a caught panic left behind.
+type Panic = Box<dyn Any + Send>;
 
 /// A key with the hash and partition that go with it.
 struct Place<K> {
@@ -236,6 +254,7 @@ where
 {
     let fence = stream.fence();
     let scope = stream.scope();
+    let short_name = name;
     let name = fence.admit(name, &scope);
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
@@ -249,6 +268,9 @@ where
     let mut input = builder.new_input(stream, pact);
     let (output, results) = builder.new_output();
     let (frames_output, frames) = builder.new_output();
+    let quarantine = fence.generation().quarantine.clone();
+    let letters = quarantine.is_some().then(|| builder.new_output());
+    let (letters_output, letters) = letters.unzip();
     let (inner_fence, inner_name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         let (fence, name) = (inner_fence, inner_name);
@@ -258,6 +280,10 @@ where
         else {
             unreachable!("timely gives one capability for each of the two outputs");
         };
+        let mut letters = letters_output.zip(capabilities.next()).map(|(output, mut held)| {
+            held.downgrade(&resume);
+            DeadLetters::new(output, held)
+        });
         held.downgrade(&resume);
         frames_held.downgrade(&resume);
         let mut held = Some(held);
@@ -270,9 +296,10 @@ where
         // The time whose records are being applied and which is not sealed yet.
         let mut open: Option<T> = None;
         let mut decoded = fence.generation().resume.is_none();
+        let watched = watched_partitions(&fence, &name);
 
         move |frontiers| {
-            fence.check(&name);
+            let _active = fence.check(&name);
             let frontier = &frontiers[0];
             input.for_each(|capability, batch| {
                 let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
@@ -300,6 +327,7 @@ where
                 }
                 let Some(capability) = &held else { break };
                 let capability = capability.delayed(&time);
+                fence.whereabouts().set_epoch(time.to_epoch());
                 if let Some((_, batches)) = turn {
                     for batch in batches {
                         fence.leave_if_stopping();
@@ -312,8 +340,25 @@ where
                                     what: format!("a key cannot be encoded: {error}"),
                                 }),
                             };
-                            let at = Place { key, hash, partition: partition_of(hash, partitions) };
-                            operator.record(&time, at, record, &mut Give { results: &mut results });
+                            let partition = partition_of(hash, partitions);
+                            fence.whereabouts().set_partition(partition);
+                            let at = Place { key, hash, partition };
+                            if watched.is_empty() || !watched.contains(&partition) {
+                                let mut out = Give { results: &mut results };
+                                operator.record(&time, at, record, &mut out);
+                            } else {
+                                let tried = attempt(
+                                    &mut operator,
+                                    &time,
+                                    at,
+                                    record,
+                                    &mut results,
+                                    letters.is_some(),
+                                );
+                                if let Err(unfit) = tried {
+                                    set_apart(&fence, &name, &time, unfit, letters.as_mut());
+                                }
+                            }
                             if results.len() >= GIVE_MAX {
                                 flush(&mut output, &capability, &mut results);
                             }
@@ -326,6 +371,9 @@ where
                     }
                 }
                 flush(&mut output, &capability, &mut results);
+                if let Some(letters) = &mut letters {
+                    letters.flush(&time);
+                }
                 open = Some(time);
             }
             if let Some(open) = open.take_if(|open| !frontier.less_equal(open)) {
@@ -340,6 +388,9 @@ where
                 operator.fill(next.as_ref(), &mut outlet);
             }
             outlet.advance_to(next.as_ref());
+            if let Some(letters) = &mut letters {
+                letters.advance_to(next.as_ref());
+            }
             if !decoded {
                 decoded = operator.decode_some();
                 if !decoded {
@@ -349,7 +400,95 @@ where
         }
     });
     commit(frames, &fence, &name, ids);
+    if let (Some(letters), Some(root)) = (letters, quarantine) {
+        quarantine::release(letters, short_name, &name, &root);
+    }
     results
+}
+
+/// A record that could not be processed.
+struct Unfit<D> {
+    record: D,
+    partition: PartitionId,
+    panic: Panic,
+}
+
+/// Processes a record without trusting it; with `again`, once more where the first try panics.
+///
+/// A try that panicked leaves neither state nor results.
+fn attempt<T, D, K, R, O>(
+    operator: &mut O,
+    time: &T,
+    at: Place<K>,
+    record: D,
+    results: &mut Vec<R>,
+    again: bool,
+) -> Result<(), Unfit<D>>
+where
+    T: EpochTime,
+    D: Data,
+    K: Data + Eq,
+    O: Keyed<T, D, K, R>,
+{
+    let (before, partition) = (results.len(), at.partition);
+    let mut tries = if again { 2 } else { 1 };
+    loop {
+        let again = Place { key: at.key.clone(), hash: at.hash, partition };
+        let tried = operator.attempt(time, again, record.clone(), &mut Give { results });
+        let Err(panic) = tried else { return Ok(()) };
+        results.truncate(before);
+        tries -= 1;
+        // An unwind of ours is an order to leave, and no fault of the record.
+        if tries == 0 || panic.is::<Leave>() {
+            return Err(Unfit { record, partition, panic });
+        }
+    }
+}
+
+/// Sends a record to the dead letters; where there are none, goes on with its panic.
+fn set_apart<T: EpochTime, D: Data>(
+    fence: &Fence,
+    name: &OperatorName,
+    time: &T,
+    unfit: Unfit<D>,
+    letters: Option<&mut DeadLetters<T>>,
+) {
+    let Unfit { record, partition, panic } = unfit;
+    let text = describe(&record);
+    match letters.filter(|_| !panic.is::<Leave>()) {
+        Some(letters) => {
+            // It is over: a later panic has a place of its own.
+            panics::forget();
+            letters.put(partition, &message_of(panic.as_ref()), text.clone());
+            fence.notice(Notice::Quarantined {
+                operator: name.clone(),
+                partition,
+                epoch: time.to_epoch(),
+                record: text,
+            });
+        }
+        None => {
+            fence.whereabouts().set_record(text);
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// The partitions of an operator whose records are kept while they are processed.
+fn watched_partitions(fence: &Fence, name: &OperatorName) -> BTreeSet<PartitionId> {
+    let watched = fence.generation().watched.iter();
+    watched.filter(|(operator, _)| operator == name).map(|(_, partition)| *partition).collect()
+}
+
+/// A record as a person may read it: JSON, or where JSON has no form for it, its encoded bytes.
+fn describe<D: Data>(record: &D) -> String {
+    serde_json::to_string(record).unwrap_or_else(|_| {
+        let mut bytes = Vec::new();
+        match Postcard::encode(record, &mut bytes) {
+            Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Err(error) => format!("a record that cannot be encoded: {error}"),
+        }
+    })
 }
 
 fn flush<T: EpochTime, R: 'static>(
@@ -392,6 +531,21 @@ where
         table.update(at.hash, at.key, || init.clone(), |state| fold(state, record, out));
     }
 
+    fn attempt(
+        &mut self,
+        _time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic> {
+        let table = self.states.table(at.partition);
+        let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_else(|| self.init.clone());
+        let fold = &mut self.fold;
+        catch_unwind(AssertUnwindSafe(|| fold(&mut state, record, out)))?;
+        table.insert(at.hash, at.key, state);
+        Ok(())
+    }
+
     fn next_timer(&self) -> Option<T> {
         None
     }
@@ -417,6 +571,7 @@ where
 
 /// Keyed state with timers, which are keyed state themselves: (epoch, key) -> nothing.
 struct WithTimers<K: Data + Eq, S: Data, L> {
+    fence: Fence,
     states: Partitions<K, S>,
     timers: Partitions<(u64, K), ()>,
     timer_route: KeyRoute<(u64, K)>,
@@ -444,7 +599,14 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
                 due.entry(epoch).or_default().push(Place { key, hash, partition });
             }
         }
-        WithTimers { states, timers, timer_route: KeyRoute::new(hasher), due, logic }
+        WithTimers {
+            fence: fence.clone(),
+            states,
+            timers,
+            timer_route: KeyRoute::new(hasher),
+            due,
+            logic,
+        }
     }
 
     fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
@@ -460,8 +622,13 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             let mut here = At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
             (logic.borrow_mut())(&mut here, event, out);
         });
+        self.settle(at, wake, remove);
+    }
+
+    /// Does what a call has asked for.
+    fn settle<T: EpochTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
         if remove {
-            table.remove(at.hash, &at.key);
+            self.states.table(at.partition).remove(at.hash, &at.key);
         }
         for time in wake {
             let timer = (time.to_epoch().0, at.key.clone());
@@ -489,6 +656,27 @@ where
         self.call(time, at, Event::Record(record), out);
     }
 
+    fn attempt(
+        &mut self,
+        time: &T,
+        at: Place<K>,
+        record: D,
+        out: &mut Give<'_, R>,
+    ) -> Result<(), Panic> {
+        let (mut wake, mut remove) = (BTreeSet::new(), false);
+        let table = self.states.table(at.partition);
+        let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_default();
+        let logic = &self.logic;
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut here =
+                At { key: &at.key, state: &mut state, time, wake: &mut wake, remove: &mut remove };
+            (logic.borrow_mut())(&mut here, Event::Record(record), out);
+        }))?;
+        table.insert(at.hash, at.key.clone(), state);
+        self.settle(at, wake, remove);
+        Ok(())
+    }
+
     fn next_timer(&self) -> Option<T> {
         self.due.first_key_value().map(|(&epoch, _)| T::from_epoch(Epoch(epoch)))
     }
@@ -496,6 +684,7 @@ where
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>) {
         let Some((epoch, places)) = self.due.pop_first() else { return };
         for at in places {
+            self.fence.whereabouts().set_partition(at.partition);
             let timer = (epoch, at.key.clone());
             let hash = match self.timer_route.hash(&timer) {
                 Ok(hash) => hash,

@@ -11,6 +11,8 @@ use timely::worker::{Config, Worker};
 use crate::error::{JobError, Leave};
 use crate::fence::{Fence, FenceGuard};
 use crate::generation::Generation;
+use crate::ids::Spot;
+use crate::panics;
 
 /// How a worker left its generation.
 #[derive(Debug)]
@@ -24,10 +26,21 @@ pub enum WorkerEnd<R> {
     /// What came in was damaged, and none of it was kept; the worker's state is in the vault.
     Damaged(JobError),
     /// It panicked; none of its state was kept.
-    Panicked {
-        /// What the panic said.
-        message: String,
-    },
+    Panicked(WorkerPanic),
+}
+
+/// What is known of the panic of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerPanic {
+    /// What the panic said.
+    pub message: String,
+    /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
+    pub location: Option<String>,
+    /// Where in the job it happened.
+    pub spot: Spot,
+    /// The record that could not be processed, as text. It is kept only in partitions that are being
+    /// watched, since one of their records made a worker panic before.
+    pub record: Option<String>,
 }
 
 /// A worker of one generation, built and stepped from outside.
@@ -44,6 +57,7 @@ impl FencedWorker {
     /// Makes the worker of `allocator`; it has no dataflow yet.
     pub fn new(allocator: Allocator, mut config: Config, generation: &Arc<Generation>) -> Self {
         Fence::configure(generation, &mut config);
+        panics::watch();
         let worker = Worker::new(config, allocator, Some(Instant::now()));
         let guard = Fence::enter(generation, &worker);
         FencedWorker { worker, guard, generation: Arc::clone(generation) }
@@ -95,7 +109,13 @@ impl FencedWorker {
             Ok(Leave::Damaged(error)) => WorkerEnd::Damaged(error),
             Err(payload) => {
                 guard.taint();
-                WorkerEnd::Panicked { message: message_of(payload.as_ref()) }
+                let whereabouts = guard.fence().whereabouts();
+                WorkerEnd::Panicked(WorkerPanic {
+                    message: message_of(payload.as_ref()),
+                    location: panics::location(),
+                    spot: whereabouts.spot(),
+                    record: whereabouts.record(),
+                })
             }
         })
     }
@@ -109,7 +129,7 @@ impl<R> WorkerEnd<R> {
             WorkerEnd::Stopped => WorkerEnd::Stopped,
             WorkerEnd::Failed(error) => WorkerEnd::Failed(error),
             WorkerEnd::Damaged(error) => WorkerEnd::Damaged(error),
-            WorkerEnd::Panicked { message } => WorkerEnd::Panicked { message },
+            WorkerEnd::Panicked(panic) => WorkerEnd::Panicked(panic),
         }
     }
 }
@@ -144,7 +164,7 @@ fn turn(worker: &mut Worker, generation: &Generation, patience: Option<Duration>
     worker.step_or_park(patience)
 }
 
-fn message_of(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned())

@@ -130,6 +130,12 @@ pub enum Refusal {
         /// The dialer's.
         yours: ViewNumber,
     },
+    /// The acceptor has ended its part in the dialer's view already.
+    #[error("this node has ended its part in view {view} already")]
+    Ended {
+        /// The view.
+        view: ViewNumber,
+    },
     /// The dialer is ahead: to be tried again soon.
     #[error("view {yours} is not installed here yet")]
     NotYet {

@@ -5,7 +5,8 @@
 //! Detector* (DSN 2002), who take Jacobson's estimate of mean and deviation (SIGCOMM 1988). Two
 //! thoughts come from SWIM (Das, Gupta and Motivala, DSN 2002) and Lifeguard (Dadgar, Phillips and
 //! Currey, DSN-W 2018): a suspicion is told to the others first and convicts only once they share it
-//! or it has lasted long enough; and a node that was itself asleep does not blame others for it.
+//! or it has lasted long enough; and a node that was itself asleep, or is called late because its
+//! machine is overloaded, does not blame others for it.
 //!
 //! A gossip library was not taken: a cluster here is a clique of a few dozen nodes at most, whose
 //! connections exist already and carry the beats, and each pair has to be judged by itself, since a
@@ -21,6 +22,10 @@ const DEVIATION_SHIFT: i64 = 2;
 
 /// How many deviations above the mean a silence is worth a suspicion.
 const DEVIATIONS: i64 = 6;
+
+/// Through how many threads a beat goes that may each be as late as this node is: the sender's loop, its
+/// writer, and the reader.
+const LATE_HOPS: u64 = 3;
 
 /// Intervals are estimated in microseconds, so that the shifts lose nothing.
 const US_PER_MS: u64 = 1_000;
@@ -97,13 +102,15 @@ pub struct Detector {
     /// Counts only while this node is awake: a long gap between two calls counts as a short one.
     awake_ms: u64,
     called_ms: u64,
+    /// How late this node was called lately: the others, and what carries their beats, may be as late.
+    lateness_ms: u64,
     watched: BTreeMap<NodeId, Hearing>,
 }
 
 impl Detector {
     /// Makes a detector that watches nobody yet.
     pub fn new(limits: DetectorLimits) -> Self {
-        Detector { limits, awake_ms: 0, called_ms: 0, watched: BTreeMap::new() }
+        Detector { limits, awake_ms: 0, called_ms: 0, lateness_ms: 0, watched: BTreeMap::new() }
     }
 
     /// Watches exactly `nodes`; a new one counts as just heard.
@@ -168,10 +175,13 @@ impl Detector {
         let votes: BTreeMap<NodeId, BTreeSet<NodeId>> =
             self.watched.keys().map(|node| (*node, votes_on(node))).collect();
         let (limits, awake_ms) = (self.limits, self.awake_ms);
+        let allowance_ms = LATE_HOPS * self.lateness_ms;
         let mut verdicts = Vec::new();
         for (&node, hearing) in &mut self.watched {
             let silent_ms = awake_ms - hearing.heard_ms;
-            if hearing.stage == Stage::Heard && silent_ms >= hearing.patience_ms(&limits) {
+            if hearing.stage == Stage::Heard
+                && silent_ms >= hearing.patience_ms(&limits) + allowance_ms
+            {
                 hearing.stage = Stage::Suspected;
                 verdicts.push(Verdict::Suspected { node, silent_ms });
             }
@@ -179,7 +189,7 @@ impl Detector {
             let others_heard = heard.iter().filter(|other| **other != node).count();
             let is_shared = votes.len() == others_heard;
             let limit_ms = if is_shared { limits.suspect_ms } else { limits.suspect_ms * 3 / 2 };
-            if hearing.stage == Stage::Suspected && silent_ms >= limit_ms {
+            if hearing.stage == Stage::Suspected && silent_ms >= limit_ms + allowance_ms {
                 hearing.stage = Stage::Convicted;
                 verdicts.push(Verdict::Convicted { node, silent_ms, votes: votes.clone() });
             }
@@ -213,6 +223,10 @@ impl Detector {
     fn wake(&mut self, now_ms: u64) {
         let passed_ms = now_ms.saturating_sub(self.called_ms);
         self.awake_ms += passed_ms.min(2 * self.limits.beat_ms);
+        // It asks to be called at each beat at the latest. Half of it is forgotten each second.
+        let late_ms = passed_ms.saturating_sub(self.limits.beat_ms).min(self.limits.suspect_ms);
+        let faded_ms = self.lateness_ms - self.lateness_ms * passed_ms.min(1_000) / 2_000;
+        self.lateness_ms = late_ms.max(faded_ms);
         self.called_ms = self.called_ms.max(now_ms);
     }
 }

@@ -90,6 +90,22 @@ fn who_was_asleep_itself_blames_nobody() {
 }
 
 #[test]
+fn who_is_called_late_is_patient_for_a_while() {
+    let mut detector = steady(1_000);
+    let convicted_after = |detector: &mut Detector, from_ms: u64, step: usize| {
+        (from_ms..from_ms + 5_000).step_by(step).find(|now_ms| {
+            let verdicts = detector.judge(*now_ms);
+            verdicts.iter().any(|verdict| matches!(verdict, Verdict::Convicted { .. }))
+        })
+    };
+    // Called only every 150 ms: 100 ms late, and so may be each of three threads on the way.
+    let late_ms = convicted_after(&mut detector, 1_000, 150).unwrap() - 1_000;
+    assert!((900..2_000).contains(&late_ms), "convicted after {late_ms} ms");
+    let mut detector = steady(20_000);
+    assert_eq!(convicted_after(&mut detector, 20_000, 10), Some(20_600));
+}
+
+#[test]
 fn unsteady_beats_teach_patience() {
     let mut detector = Detector::new(LIMITS);
     detector.watch(0, [A]);

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{
+    Epoch, Incarnation, NodeId, OperatorName, PartitionId, Spot, ViewNumber,
+};
 
 use super::member::{Machine, MemberConfig, MemberLimits, Phase};
-use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply};
+use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply, WorkerPanic};
 use super::plan::{PlanError, next_view};
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
@@ -32,6 +34,16 @@ fn machine_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
         backups: 1,
         limits: MemberLimits::from_suspect_ms(suspect_ms),
     })
+}
+
+/// A panic on a record of partition 4.
+fn boom() -> WorkerPanic {
+    let spot = Spot {
+        operator: Some(OperatorName::new("counts")),
+        partition: Some(PartitionId(4)),
+        epoch: Some(Epoch(9)),
+    };
+    WorkerPanic { message: "boom".to_owned(), spot, ..WorkerPanic::default() }
 }
 
 fn up(node: u64) -> Input {
@@ -413,7 +425,7 @@ fn of_two_nodes_that_lost_each_other_the_higher_one_leaves() {
 #[test]
 fn a_view_that_misquotes_us_is_refused() {
     let mut node = running(1, 2);
-    node.handle(10, Input::WorkerPanicked { view: V1, worker: 0, message: "boom".to_owned() });
+    node.handle(10, Input::WorkerPanicked { view: V1, panic: boom() });
     node.handle(10, read(V2, None));
     node.handle(11, stopped(2, 1));
     let first = first_view(2);
@@ -432,12 +444,10 @@ fn what_is_said_of_old_views_changes_nothing() {
     let mut node = running(0, 2);
     let old = ViewNumber(0);
     let why = String::new();
-    assert_eq!(node.handle(1, said(1, Message::Stop { view: old, why: why.clone() })), []);
-    assert_eq!(
-        node.handle(1, Input::LinkLost { view: old, node: NodeId(1), why: why.clone() }),
-        []
-    );
-    assert_eq!(node.handle(1, Input::WorkerPanicked { view: old, worker: 0, message: why }), []);
+    let panic = Some(Box::new(boom()));
+    assert_eq!(node.handle(1, said(1, Message::Stop { view: old, why: why.clone(), panic })), []);
+    assert_eq!(node.handle(1, Input::LinkLost { view: old, node: NodeId(1), why }), []);
+    assert_eq!(node.handle(1, Input::WorkerPanicked { view: old, panic: boom() }), []);
     assert_eq!(node.handle(1, Input::GenerationFinished { view: old }), []);
     assert_eq!(node.handle(1, lost(9)), []);
     assert_eq!(node.phase(), &Phase::Running);
@@ -546,4 +556,38 @@ fn members_may_connect_after_the_view_is_agreed() {
     assert_eq!(sent(&outputs)[0], (2, &Message::ViewCreated { number: V1 }));
     assert!(matches!(sent(&outputs)[1], (2, Message::Stop { view: V1, .. })));
     assert_eq!(sent(&outputs)[2], (2, &Message::Evidence(evidence(&first, 1))));
+}
+
+#[test]
+fn a_panic_beyond_the_budget_ends_the_job_on_both_sides() {
+    let tight = |node| {
+        let mut machine = running(node, 2);
+        machine.set_restarts(0, 1_000);
+        machine
+    };
+    let (mut one, mut other) = (tight(0), tight(1));
+    let outputs = one.handle(10, Input::WorkerPanicked { view: V1, panic: boom() });
+    let text = failure(&outputs).to_string();
+    for part in ["node 0", "\"counts\"", "partition 4", "epoch 9", "boom", "--restarts"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let [(1, stop), (1, Message::Fatal { .. })] = sent(&outputs)[..] else {
+        panic!("{outputs:?}");
+    };
+    let outputs = other.handle(11, said(0, stop.clone()));
+    assert_eq!(failure(&outputs).to_string(), text);
+    let watched = (OperatorName::new("counts"), PartitionId(4));
+    assert!(other.watched().contains(&watched));
+}
+
+#[test]
+fn a_panic_within_the_budget_only_ends_the_view() {
+    let mut node = running(0, 2);
+    node.set_restarts(1, 1_000);
+    let outputs = node.handle(10, Input::WorkerPanicked { view: V1, panic: boom() });
+    assert!(outputs.contains(&Output::StopGeneration { view: V1 }), "{outputs:?}");
+    assert!(matches!(node.phase(), Phase::Stopping { .. }));
+    // What a second worker of the same view says makes it no second restart.
+    node.handle(10, Input::WorkerPanicked { view: V1, panic: boom() });
+    assert!(matches!(node.phase(), Phase::Stopping { .. }));
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, Spot, ViewNumber};
 use serde::{Deserialize, Serialize};
 
 use super::plan::PlanError;
@@ -22,6 +22,9 @@ pub enum Message {
         view: ViewNumber,
         /// What the sender saw.
         why: String,
+        /// The panic of a worker of the sender, where that is why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        panic: Option<Box<WorkerPanic>>,
     },
     /// The sender has stopped for good and holds this.
     Evidence(Evidence),
@@ -49,6 +52,44 @@ pub enum Message {
         /// Why.
         message: String,
     },
+}
+
+/// What is known of the panic of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerPanic {
+    /// The index of the worker within its node.
+    pub worker: u32,
+    /// What it said.
+    pub message: String,
+    /// Where in the source it began, if a hook saw it.
+    pub location: Option<String>,
+    /// Where in the job it happened.
+    pub spot: Spot,
+    /// The record that was being processed, where it was kept.
+    pub record: Option<String>,
+}
+
+impl fmt::Display for WorkerPanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} panicked", self.worker)?;
+        if let Some(operator) = &self.spot.operator {
+            write!(f, " in operator \"{operator}\"")?;
+        }
+        if let Some(partition) = self.spot.partition {
+            write!(f, ", partition {partition}")?;
+        }
+        if let Some(epoch) = self.spot.epoch {
+            write!(f, ", epoch {epoch}")?;
+        }
+        if let Some(location) = &self.location {
+            write!(f, ", at {location}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(record) = &self.record {
+            write!(f, "; the record was {record}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What happened on or around a node.
@@ -97,10 +138,8 @@ pub enum Input {
     WorkerPanicked {
         /// The view of its generation.
         view: ViewNumber,
-        /// The index of the worker within the node.
-        worker: u32,
-        /// What it said.
-        message: String,
+        /// What is known of it.
+        panic: WorkerPanic,
     },
     /// A worker thread of this node does not come back from what it does.
     WorkerHung {
@@ -223,11 +262,11 @@ pub enum Suspicion {
     /// A member has been silent for too long.
     Silent { node: NodeId, silent_ms: u64, votes: BTreeSet<NodeId> },
     /// A worker of this node panicked.
-    WorkerPanicked { worker: u32, message: String },
+    WorkerPanicked { panic: WorkerPanic },
     /// A worker of this node does not come back from what it does.
     WorkerHung { worker: u32, busy_ms: u64 },
     /// A member stops its generation.
-    Stopped { node: NodeId, why: String },
+    Stopped { node: NodeId, why: String, panic: Option<Box<WorkerPanic>> },
     /// A member of a new view had gone before the view was known here.
     Gone { node: NodeId },
 }
@@ -249,13 +288,11 @@ impl fmt::Display for Suspicion {
                     false => write!(f, ", and node(s) {} do not hear it either", list(votes)),
                 }
             }
-            Suspicion::WorkerPanicked { worker, message } => {
-                write!(f, "worker {worker} panicked: {message}")
-            }
+            Suspicion::WorkerPanicked { panic } => panic.fmt(f),
             Suspicion::WorkerHung { worker, busy_ms } => {
                 write!(f, "worker {worker} hangs: it has not answered for {busy_ms} ms")
             }
-            Suspicion::Stopped { node, why } => write!(f, "node {node} stops: {why}"),
+            Suspicion::Stopped { node, why, .. } => write!(f, "node {node} stops: {why}"),
             Suspicion::Gone { node } => write!(f, "node {node} is gone"),
         }
     }
@@ -372,6 +409,12 @@ pub enum ProtocolError {
     StopLimit { view: ViewNumber, limit_ms: u64 },
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(
+        "workers panicked in more than {restarts_max} views within {} s, so the job ends; the last time it \
+         was node {node}: {panic} (see --restarts)",
+        window_ms / 1000
+    )]
+    RestartBudget { node: NodeId, restarts_max: u32, window_ms: u64, panic: Box<WorkerPanic> },
     #[error("node {node} ended the job: {message}")]
     Peer { node: NodeId, message: String },
     #[error("{message}")]

@@ -14,7 +14,7 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumb
 
 use super::invariants::{OneViewPerNumber, released_epochs_stay, successor};
 use super::member::{Machine, MemberConfig, MemberLimits, Phase};
-use super::message::{Event, Input, Output, ProtocolError, RegisterReply};
+use super::message::{Event, Input, Output, ProtocolError, RegisterReply, WorkerPanic};
 use super::plan::PlanError;
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 use crate::sim::chance::Chance;
@@ -487,7 +487,10 @@ impl Simulation {
                     let owner = ringfence_operators::ids::WorkerId { node: id, worker };
                     let table = &self.views[&view].assignment;
                     node.live.retain(|partition| table.place(*partition).unwrap().owner != owner);
-                    let input = Input::WorkerPanicked { view, worker, message: why };
+                    let input = Input::WorkerPanicked {
+                        view,
+                        panic: WorkerPanic { worker, message: why, ..WorkerPanic::default() },
+                    };
                     self.after(id, 0, Happening::Local(input));
                 }
             }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ringfence_operators::ids::ViewNumber;
 
 use super::summary::thousands;
-use super::{Event, Summary, Timeline, What};
+use super::{Event, Summary, What};
 use crate::chaos::FaultKind;
 
 /// The least time between two plain lines of progress.
@@ -28,7 +28,6 @@ pub struct Console {
     next_line_ms: f64,
     view_told: Option<ViewNumber>,
     failure_told: usize,
-    recovery_told: Option<ViewNumber>,
 }
 
 impl Default for Console {
@@ -49,14 +48,7 @@ impl Console {
             let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Console {
-            bar,
-            turn: Arc::default(),
-            next_line_ms: 0.0,
-            view_told: None,
-            failure_told: 0,
-            recovery_told: None,
-        }
+        Console { bar, turn: Arc::default(), next_line_ms: 0.0, view_told: None, failure_told: 0 }
     }
 
     /// Tells `event` in words where it is worth telling; `summary` has folded it already, and
@@ -85,13 +77,8 @@ impl Console {
         self.apart(|| write_to(&mut stdout().lock(), &[prefix.as_bytes(), line, b"\n"]));
     }
 
-    /// Tells what has been held back, and takes the bar away.
-    pub fn finish(&mut self, summary: &Summary) {
-        let untold = summary.recoveries().filter(|r| self.recovery_told.is_none_or(|v| v < r.view));
-        let untold: Vec<String> = untold.map(|r| Timeline(r).to_string()).collect();
-        for text in untold {
-            self.line(&text);
-        }
+    /// Takes the bar away.
+    pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -148,7 +135,7 @@ impl Console {
                 let suspect = suspect.map_or(String::new(), |node| format!(" (node {node})"));
                 vec![format!("{} noticed: {what}{suspect}: {evidence}", who())]
             }
-            What::View { number, members, resume, moved_partitions, under_replicated }
+            What::View { number, members, resume, moved_partitions, under_replicated, .. }
                 if self.view_told.is_none_or(|told| told < *number) =>
             {
                 self.view_told = Some(*number);
@@ -166,14 +153,12 @@ impl Console {
                 }
                 vec![text]
             }
-            What::Recovered { view, .. } => match summary.recovery(*view) {
-                // The slowest node is known once all have told.
-                Some(recovery) if recovery.nodes.len() == summary.members().len() => {
-                    self.recovery_told = Some(*view);
-                    vec![Timeline(recovery).to_string()]
-                }
-                _ => Vec::new(),
-            },
+            What::Quarantined { operator, partition, epoch, record } => vec![format!(
+                "{} set a record apart that \"{operator}\" cannot process (partition {partition}, epoch \
+                 {epoch}): {record}",
+                who()
+            )],
+            What::FailureReport(report) => vec![report.to_string()],
             What::Refilled { partitions, took_ms, .. } => {
                 vec![format!(
                     "{} has whole copies of {partitions} more partitions, after {took_ms:.0} ms",
@@ -207,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_told_once_and_a_recovery_when_all_have_told() {
+    fn a_view_is_told_once() {
         let (mut console, mut summary) = (Console::with_bar(false), Summary::new());
         let view = What::View {
             number: ViewNumber(2),
@@ -215,21 +200,10 @@ mod tests {
             resume: Some(Epoch(31)),
             moved_partitions: 85,
             under_replicated: 0,
+            takeovers: Vec::new(),
         };
         let told = tell(&mut console, &mut summary, 0, view.clone());
         assert_eq!(told, ["view 2: nodes 0, 2; 85 partitions moved; resuming after epoch 31"]);
         assert!(tell(&mut console, &mut summary, 2, view).is_empty());
-        let recovered = What::Recovered {
-            view: ViewNumber(2),
-            phases_ms: super::super::Phases::default(),
-            records_replayed: 0,
-            records_at_resume: 0,
-            keys_rewound: 0,
-            partitions_restored: 0,
-        };
-        assert!(tell(&mut console, &mut summary, 0, recovered.clone()).is_empty());
-        assert!(
-            tell(&mut console, &mut summary, 2, recovered)[0].starts_with("recovery to view 2")
-        );
     }
 }

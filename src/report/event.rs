@@ -5,9 +5,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
+use super::{FailureReport, Observation};
 use crate::chaos::FaultKind;
 
 /// Who states an event.
@@ -167,6 +168,9 @@ pub enum What {
         /// Partitions with fewer backups than asked for, until they are refilled.
         #[serde(default)]
         under_replicated: u32,
+        /// Who owns how many partitions that had another owner before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        takeovers: Vec<Takeover>,
     },
     /// The node holds whole copies of all partitions that the view made it a new backup of.
     Refilled {
@@ -195,6 +199,12 @@ pub enum What {
         keys_rewound: u64,
         /// Partitions that this node opened from a replica.
         partitions_restored: u32,
+        /// Epochs that this node had begun and that are not committed at the resume epoch.
+        #[serde(default)]
+        epochs_rewound: u64,
+        /// Encoded bytes of the replicas that this node opened.
+        #[serde(default)]
+        bytes_opened: u64,
     },
     /// How far a node has come.
     ///
@@ -216,6 +226,22 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// A record that cannot be processed went to the dead letters; told again where its epoch is done
+    /// again.
+    Quarantined {
+        /// The operator.
+        operator: String,
+        /// The partition of it.
+        partition: PartitionId,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The record as JSON, or its encoded bytes in hexadecimal.
+        record: String,
+    },
+    /// A node's or the launcher's part of a failure report.
+    Observed(Box<Observation>),
+    /// All that is known of one failure.
+    FailureReport(Box<FailureReport>),
     /// A plain line for a person.
     Message {
         /// The line.
@@ -238,6 +264,15 @@ pub enum What {
         /// Epochs that the node saw committed.
         commits: u64,
     },
+}
+
+/// How many partitions a node took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// The node.
+    pub node: NodeId,
+    /// Partitions that it owns now and did not own before.
+    pub partitions: u32,
 }
 
 /// How long each phase of a recovery took, in milliseconds, in the order in which they happen.
@@ -285,6 +320,7 @@ impl Phases {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Cause, Clue, Component, FailurePlace};
     use super::*;
 
     #[test]
@@ -310,6 +346,7 @@ mod tests {
                 resume: None,
                 moved_partitions: 85,
                 under_replicated: 0,
+                takeovers: vec![Takeover { node: NodeId(2), partitions: 85 }],
             },
             What::Recovered {
                 view: ViewNumber(2),
@@ -318,6 +355,14 @@ mod tests {
                 records_at_resume: 9,
                 keys_rewound: 11,
                 partitions_restored: 12,
+                epochs_rewound: 2,
+                bytes_opened: 1,
+            },
+            What::Quarantined {
+                operator: "counts".to_owned(),
+                partition: PartitionId(3),
+                epoch: Epoch(2),
+                record: "7".to_owned(),
             },
             What::Refilled { view: ViewNumber(2), partitions: 3, took_ms: 0.5 },
             What::Progress { consumed: 1, total: 2, records: 3 },
@@ -327,7 +372,16 @@ mod tests {
             What::Error { message: "out".to_owned(), excluded: true },
             What::Finished { records: 3, consumed: 4, commits: 5 },
         ];
-        for (index, what) in all.into_iter().enumerate() {
+        let observation = Observation {
+            view: ViewNumber(1),
+            component: Component::Worker,
+            place: FailurePlace { worker: Some(1), ..FailurePlace::node(NodeId(2)) },
+            cause: Cause::Panic,
+            evidence: vec![Clue::Panic { message: "no".to_owned(), location: None }],
+        };
+        let report = FailureReport::of(1, observation.clone(), 1.5);
+        let more = [What::Observed(Box::new(observation)), What::FailureReport(Box::new(report))];
+        for (index, what) in all.into_iter().chain(more).enumerate() {
             let origin = if index % 2 == 0 { NodeId(1).into() } else { Origin::LAUNCHER };
             let event = Event::at(1_700_000_000_123.456, origin, what);
             let line = serde_json::to_string(&event).unwrap();

@@ -1,17 +1,23 @@
 //! What happened, told to programs and to people.
 //!
 //! Nodes and launcher state what happened as [`Event`]s. The same events are written to the
-//! [`ReportFile`], folded into the [`Summary`], and told in words on the [`Console`]. Nothing here
-//! writes to standard output, which is the job's own.
+//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and told in words on the
+//! [`Console`]. Nothing here writes to standard output, which is the job's own.
 
 mod console;
 mod event;
+mod failure;
 mod file;
+mod ledger;
 mod summary;
 mod timeline;
 
 pub use console::Console;
-pub use event::{Event, Origin, Phases, What, now_ms};
+pub use event::{Event, Origin, Phases, Takeover, What, now_ms};
+pub use failure::{
+    Cause, Certainty, Clue, Component, Consequence, Cost, FailurePlace, FailureReport, Observation,
+};
 pub use file::ReportFile;
+pub use ledger::FailureLedger;
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
 pub use timeline::Timeline;

@@ -211,6 +211,7 @@ impl Summary {
             records_at_resume,
             keys_rewound,
             partitions_restored,
+            ..
         } = &event.what
         else {
             return;
@@ -396,6 +397,7 @@ mod tests {
             resume: None,
             moved_partitions: 0,
             under_replicated: 0,
+            takeovers: Vec::new(),
         }
     }
 
@@ -422,6 +424,8 @@ mod tests {
             records_at_resume: 60,
             keys_rewound: 1,
             partitions_restored: 40,
+            epochs_rewound: 1,
+            bytes_opened: 7,
         }
     }
 

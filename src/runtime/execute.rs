@@ -20,7 +20,7 @@ use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::view::ClusterShape;
 use crate::register::{DirectoryRegister, MemoryRegister, Register, RunRecord};
-use crate::report::{Event, Summary, What};
+use crate::report::{Event, FailureReport, Summary, What};
 
 /// What came of a job, in this process.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Outcome<R> {
     pub results: Vec<R>,
     /// What happened in the whole run; `None` in a node of several, which knows only its part.
     pub summary: Option<Summary>,
+    /// The failures on the way, each once; none in a node of a launcher, which tells it what it saw.
+    pub failures: Vec<FailureReport>,
 }
 
 /// Runs a job as its command line says, and survives the loss of its workers.
@@ -111,20 +113,25 @@ where
     config.validate()?;
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let job = with_results(job, config.worker_count(), Arc::clone(&results));
-    let summary = match config.mode() {
-        Mode::Local(_) => Some(launcher::run(&config)?),
-        Mode::Single => Some(run_single(&config, job)?),
+    let (summary, failures) = match config.mode() {
+        Mode::Local(_) => {
+            let (summary, failures) = launcher::run_and_report(&config)?;
+            (Some(summary), failures)
+        }
+        Mode::Single => {
+            let (summary, failures) = run_single(&config, job)?;
+            (Some(summary), failures)
+        }
         Mode::Member { process, addresses } => {
-            run_member(&config, process, &addresses, job)?;
-            None
+            (None, run_member(&config, process, &addresses, job)?)
         }
         Mode::Child { .. } => {
             run_child(&config, job)?;
-            None
+            (None, Vec::new())
         }
     };
     let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Outcome { results: results.into_values().collect(), summary })
+    Ok(Outcome { results: results.into_values().collect(), summary, failures })
 }
 
 /// Erases the type of a job's result: results are kept by worker, those of the last generation.
@@ -166,6 +173,8 @@ fn setup(
         epoch_interval: config.epoch_interval(),
         in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
         connect_limit: config.connect_limit(),
+        restarts: config.restart_budget(),
+        quarantine: config.quarantine_path().map(Path::to_owned),
         suspect_limit: config.suspect_limit(),
         hang_limit: config.hang_limit(),
         refill_bytes_per_second: config.refill_rate(),
@@ -180,7 +189,7 @@ fn this_job() -> Result<String> {
         .map_err(|error| Error::internal("cannot read this program's own file").because(error))
 }
 
-fn run_single(config: &Config, job: Job) -> Result<Summary> {
+fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)> {
     let node = NodeId(0);
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, 1, sender.clone())?);
@@ -194,11 +203,16 @@ fn run_single(config: &Config, job: Job) -> Result<Summary> {
     let tell = Box::new(move |what| telling.tell(what));
     let setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
     let result = Node::new(setup, sender, inbox).run();
-    let summary = host.finish();
-    result.map(|()| summary)
+    let told = host.finish(&result);
+    result.map(|()| told)
 }
 
-fn run_member(config: &Config, process: usize, addresses: &[String], job: Job) -> Result<()> {
+fn run_member(
+    config: &Config,
+    process: usize,
+    addresses: &[String],
+    job: Job,
+) -> Result<Vec<FailureReport>> {
     let node = NodeId(process as u64);
     let address = &addresses[process];
     let listener = TcpListener::bind(address).map_err(|error| {
@@ -245,12 +259,12 @@ fn run_member(config: &Config, process: usize, addresses: &[String], job: Job) -
     let mut setup = setup(config, job, node, nodes, run, tell)?;
     setup.listener = Some(listener);
     let result = Node::new(setup, sender, inbox).run();
-    host.finish();
+    let (_part, failures) = host.finish(&result);
     if let (Err(_), Some(directory)) = (&result, fresh.take()) {
         // The others may still need it, and it may tell what went wrong.
         let _kept = directory.keep();
     }
-    result
+    result.map(|()| failures)
 }
 
 fn run_child(config: &Config, job: Job) -> Result<()> {

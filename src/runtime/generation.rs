@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ringfence_operators::error::JobError;
 use ringfence_operators::generation::{Clock, Generation};
 use ringfence_operators::ids::{NodeId, ViewNumber};
-use ringfence_operators::worker::WorkerEnd;
+use ringfence_operators::worker::{WorkerEnd, WorkerPanic};
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
@@ -131,7 +131,7 @@ pub(crate) enum Verdict {
     /// It left because it was asked to.
     Stopped,
     /// The worker panicked.
-    Panicked(String),
+    Panicked(WorkerPanic),
     /// The job cannot go on.
     Failed(JobError),
 }
@@ -141,8 +141,11 @@ impl From<WorkerEnd<()>> for Verdict {
         match end {
             WorkerEnd::Finished(()) => Verdict::Finished,
             WorkerEnd::Stopped => Verdict::Stopped,
-            WorkerEnd::Damaged(error) => Verdict::Panicked(format!("it stopped itself: {error}")),
-            WorkerEnd::Panicked { message } => Verdict::Panicked(message),
+            WorkerEnd::Damaged(error) => Verdict::Panicked(WorkerPanic {
+                message: format!("it stopped itself: {error}"),
+                ..WorkerPanic::default()
+            }),
+            WorkerEnd::Panicked(panic) => Verdict::Panicked(panic),
             WorkerEnd::Failed(error) => Verdict::Failed(error),
         }
     }

@@ -8,7 +8,9 @@ use super::node::{Events, NodeEvent};
 use crate::chaos::FaultSchedule;
 use crate::config::Config;
 use crate::error::Result;
-use crate::report::{Console, Event, ReportFile, Summary, What, now_ms};
+use crate::report::{
+    Console, Event, FailureLedger, FailureReport, ReportFile, Summary, What, now_ms,
+};
 
 /// What the launcher is to its nodes, a host is to the one node of its own process.
 pub(crate) struct Host {
@@ -20,7 +22,9 @@ pub(crate) struct Host {
 }
 
 struct State {
+    config: Config,
     summary: Summary,
+    ledger: FailureLedger,
     console: Console,
     report: Option<ReportFile>,
     schedule: FaultSchedule,
@@ -35,7 +39,9 @@ impl Host {
     ) -> Result<Self> {
         let own = config.faults().iter().copied().filter(|fault| fault.node == node);
         let state = State {
+            config: config.clone(),
             summary: Summary::new(),
+            ledger: FailureLedger::of(node),
             console: Console::new(),
             report: config.report_path().map(ReportFile::open).transpose()?,
             schedule: FaultSchedule::new(own),
@@ -59,14 +65,16 @@ impl Host {
         }
     }
 
-    /// Ends the live display and returns what all came to.
-    pub(crate) fn finish(&self) -> Summary {
+    /// Ends the live display and returns what all came to; `result` is how the node ended.
+    pub(crate) fn finish(&self, result: &Result<()>) -> (Summary, Vec<FailureReport>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = state.schedule.waiting().to_vec();
         state.summary.set_faults_unfired(&waiting);
-        let State { summary, console, .. } = &mut *state;
-        console.finish(summary);
-        summary.clone()
+        let error = result.as_ref().err().map(ToString::to_string);
+        let reports = state.ledger.finish(error.as_deref());
+        state.report(self.node, reports);
+        state.console.finish();
+        (state.summary.clone(), state.ledger.reports().to_vec())
     }
 }
 
@@ -74,8 +82,23 @@ impl State {
     fn publish(&mut self, mut event: Event) {
         self.summary.complete(&mut event);
         self.summary.fold(&event);
+        self.write(&event);
+        let reports = self.ledger.fold(&event);
+        if let Some(node) = event.node.node() {
+            self.report(node, reports);
+        }
+    }
+
+    fn report(&mut self, node: NodeId, reports: Vec<FailureReport>) {
+        for report in reports {
+            self.config.tell_failure(&report);
+            self.write(&Event::now(node, What::FailureReport(Box::new(report))));
+        }
+    }
+
+    fn write(&mut self, event: &Event) {
         if let Some(report) = &mut self.report
-            && let Err(error) = report.append(&event)
+            && let Err(error) = report.append(event)
         {
             // The job is worth more than its report.
             self.report = None;
@@ -84,6 +107,6 @@ impl State {
             self.console.tell(&lost, &self.summary, 1);
         }
         let alive = self.summary.members().len().max(1);
-        self.console.tell(&event, &self.summary, alive);
+        self.console.tell(event, &self.summary, alive);
     }
 }

@@ -54,8 +54,9 @@ struct RunningProxy {
 
 impl Injector {
     pub(super) fn new(config: &Config) -> Self {
-        let limits =
-            RandomLimits { backups: config.backup_count(), suspect: config.suspect_limit() };
+        // A lone node has its backup in itself: what it survives is a panic.
+        let backups = config.backup_count().min(config.node_count().saturating_sub(1));
+        let limits = RandomLimits { backups, suspect: config.suspect_limit() };
         let faults = config.faults();
         let random = config.random_faults();
         Injector {

@@ -22,14 +22,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
-use ringfence_operators::ids::NodeId;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
+use super::memory_kills::MemoryKills;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
-use crate::report::{Console, Event, Origin, ReportFile, Summary, What, now_ms};
+use crate::report::{
+    Cause, Clue, Component, Console, Event, FailureLedger, FailurePlace, FailureReport,
+    Observation, Origin, ReportFile, Summary, What, now_ms,
+};
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -58,6 +62,11 @@ const EXIT_INTERRUPTED: i32 = 130;
 ///
 /// Must be called from a thread that outlives the call: nodes die with the thread that started them.
 pub fn run(config: &Config) -> Result<Summary> {
+    run_and_report(config).map(|(summary, _failures)| summary)
+}
+
+/// Like [`run`], and returns the failures besides.
+pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureReport>)> {
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
@@ -70,6 +79,9 @@ pub fn run(config: &Config) -> Result<Summary> {
         inbox,
         injector: Injector::new(config),
         summary: Summary::new(),
+        config: config.clone(),
+        ledger: FailureLedger::new(),
+        memory_kills: MemoryKills::watch(),
         console: Console::new(),
         report,
         started: false,
@@ -78,10 +90,13 @@ pub fn run(config: &Config) -> Result<Summary> {
     let result = launcher.run(config, nodes, &register, sender);
     launcher.end_all();
     launcher.summary.set_faults_unfired(launcher.injector.waiting());
-    launcher.console.finish(&launcher.summary);
+    let error = result.as_ref().err().map(ToString::to_string);
+    let reports = launcher.ledger.finish(error.as_deref());
+    let result = result.and(launcher.report(reports));
+    launcher.console.finish();
     drop(interrupts);
     match result {
-        Ok(()) => Ok(launcher.summary),
+        Ok(()) => Ok((launcher.summary, launcher.ledger.reports().to_vec())),
         Err(error) => Err(register.keep(error)),
     }
 }
@@ -93,6 +108,8 @@ struct Node {
     channel: UnixStream,
     address: Option<String>,
     status: Option<ExitStatus>,
+    /// Whether it was killed on purpose.
+    is_killed: bool,
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
@@ -100,6 +117,9 @@ struct Node {
     excluded: bool,
     /// What it may still be heard through: two outputs and its channel.
     outputs_open: usize,
+    /// Whether all that it had to tell is told.
+    channel_ended: bool,
+    end_told: bool,
 }
 
 /// What reaches the launcher's loop.
@@ -115,6 +135,9 @@ struct Launcher {
     inbox: Receiver<Inbox>,
     injector: Injector,
     summary: Summary,
+    config: Config,
+    ledger: FailureLedger,
+    memory_kills: MemoryKills,
     console: Console,
     report: Option<ReportFile>,
     started: bool,
@@ -140,6 +163,7 @@ impl Launcher {
             }
         }
         self.drain_outputs(|_| true)?;
+        self.tell_ends(|_| true)?;
         self.verdict()
     }
 
@@ -173,14 +197,21 @@ impl Launcher {
                     node.last_error = Some(message.clone());
                     node.excluded = *excluded;
                 }
-                self.publish(event)
+                let silent = match &event.what {
+                    What::Observed(seen) if seen.cause == Cause::Silent => seen.place.node,
+                    _ => None,
+                };
+                self.publish(event)?;
+                silent.map_or(Ok(()), |node| self.look_at(node))
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
                     let text = format!("node {id} sent what cannot be understood: {garbage}");
                     self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
                 }
-                self.node(id).outputs_open -= 1;
+                let node = self.node(id);
+                node.channel_ended = true;
+                node.outputs_open -= 1;
                 self.reap(Some(id))
             }
             Inbox::OutputEnded(id) => {
@@ -261,7 +292,10 @@ impl Launcher {
         let node = &mut self.nodes[fault.node.0 as usize];
         // Done before it is told, so that telling does not stand between the stamp and the deed.
         let result = match fault.kind {
-            FaultKind::Kill => node.child.kill(),
+            FaultKind::Kill => {
+                node.is_killed = true;
+                node.child.kill()
+            }
             FaultKind::Panic => channel::send(&node.channel, &ToNode::Fault(fault.kind)),
             FaultKind::Stop => node.signal(Signal::SIGSTOP),
             FaultKind::Cut | FaultKind::Slow => {
@@ -302,15 +336,46 @@ impl Launcher {
 
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
     fn reap(&mut self, only: Option<NodeId>) -> Result<()> {
-        let mut ended = Vec::new();
         for node in &mut self.nodes {
             if node.status.is_none() && only.is_none_or(|id| id == node.id) {
                 node.status = node.child.try_wait().map_err(|error| {
                     Error::internal(format!("cannot wait for node {}", node.id)).because(error)
                 })?;
-                if node.status.is_some_and(|status| !status.success()) {
-                    ended.push(What::Message { text: node.ending() });
-                }
+            }
+        }
+        self.tell_ends(|node| node.channel_ended)
+    }
+
+    /// Looks whether the process of a node that others do not hear is stopped.
+    fn look_at(&mut self, id: NodeId) -> Result<()> {
+        let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
+            return Ok(());
+        };
+        match process_state(node.child.id()) {
+            Some(state @ ('T' | 't')) => {
+                let seen = Observation {
+                    view: self.summary.view().unwrap_or_default(),
+                    component: Component::Process,
+                    place: FailurePlace::node(id),
+                    cause: Cause::Hung,
+                    evidence: vec![Clue::ProcessState { state }],
+                };
+                self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of the ends of processes, once they cannot say anything more themselves.
+    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) -> Result<()> {
+        let mut ended = Vec::new();
+        let view = self.summary.view().unwrap_or_default();
+        for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
+            node.end_told = node.status.is_some();
+            if node.status.is_some_and(|status| !status.success()) {
+                ended.push(What::Message { text: node.ending() });
+                let seen = node.observed_end(view, &mut self.memory_kills);
+                ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
             }
         }
         ended.into_iter().try_for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)))
@@ -329,10 +394,14 @@ impl Launcher {
     }
 
     fn verdict(&mut self) -> Result<()> {
-        // A node that the others went on without is a part of the failure that they survived.
+        // A node that the others went on without is a part of the failure that they survived, whether
+        // it has learned that or has ended by something else before.
+        let members = self.summary.members();
+        let is_left =
+            |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
-            !node.excluded && node.status.is_some_and(has_failed)
+            !is_left(node) && node.status.is_some_and(has_failed)
         };
         // The first node to say an error is likelier to be the cause than the first in number.
         let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
@@ -350,11 +419,25 @@ impl Launcher {
     fn publish(&mut self, mut event: Event) -> Result<()> {
         self.summary.complete(&mut event);
         self.summary.fold(&event);
+        self.write(&event)?;
+        let reports = self.ledger.fold(&event);
+        self.report(reports)
+    }
+
+    /// Tells everybody of failures whose reports are complete.
+    fn report(&mut self, reports: Vec<FailureReport>) -> Result<()> {
+        reports.into_iter().try_for_each(|report| {
+            self.config.tell_failure(&report);
+            self.write(&Event::now(Origin::LAUNCHER, What::FailureReport(Box::new(report))))
+        })
+    }
+
+    fn write(&mut self, event: &Event) -> Result<()> {
         if let Some(report) = &mut self.report {
-            report.append(&event)?;
+            report.append(event)?;
         }
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.console.tell(&event, &self.summary, alive);
+        self.console.tell(event, &self.summary, alive);
         Ok(())
     }
 
@@ -374,6 +457,50 @@ impl Launcher {
 }
 
 impl Node {
+    /// What its status shows of a failure.
+    ///
+    /// An exit code before the first view is an error of the start, which speaks for itself.
+    fn observed_end(
+        &self,
+        view: ViewNumber,
+        memory_kills: &mut MemoryKills,
+    ) -> Option<Observation> {
+        let status = self.status?;
+        let mut evidence = Vec::new();
+        let cause = match (status.code(), status.signal()) {
+            (Some(_), _) if view == ViewNumber(0) => return None,
+            (Some(code), _) => {
+                evidence.push(Clue::ExitCode { code });
+                evidence.extend(self.last_error.clone().map(|text| Clue::Error { text }));
+                Cause::Exited
+            }
+            (None, Some(number)) => {
+                let name = Signal::try_from(number).map_or_else(
+                    |_| format!("signal {number}"),
+                    |signal| signal.as_str().to_owned(),
+                );
+                evidence.push(Clue::Signal { number, name });
+                let kills = memory_kills.since_last();
+                match kills.filter(|_| number == Signal::SIGKILL as i32 && !self.is_killed) {
+                    Some((kills, counted_by)) => {
+                        let counted_by = counted_by.to_owned();
+                        evidence.push(Clue::OutOfMemoryKills { kills, counted_by });
+                        Cause::OutOfMemory
+                    }
+                    None => Cause::Killed,
+                }
+            }
+            (None, None) => Cause::Exited,
+        };
+        Some(Observation {
+            view,
+            component: Component::Process,
+            place: FailurePlace::node(self.id),
+            cause,
+            evidence,
+        })
+    }
+
     /// Sends `signal` to the process, which must not have been reaped.
     fn signal(&self, signal: Signal) -> std::io::Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
@@ -397,6 +524,13 @@ impl Node {
         let said = if said.is_empty() { said } else { format!(": {said}") };
         format!("node {} {how}{said}", self.id)
     }
+}
+
+/// The one-letter state of a process, where the system has a `/proc`.
+fn process_state(process_id: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
+    // The name before it stands in parentheses and may hold anything, parentheses too.
+    text.rsplit_once(") ")?.1.chars().next()
 }
 
 fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>) -> Result<Node> {
@@ -424,10 +558,13 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         channel,
         address: None,
         status: None,
+        is_killed: false,
         last_error: None,
         last_line: Arc::clone(&last_line),
         excluded: false,
         outputs_open: 3,
+        channel_ended: false,
+        end_told: false,
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
     start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
@@ -574,134 +711,5 @@ impl Drop for Interrupts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::channel::{FromLauncher, Supervision};
-    use super::*;
-    use crate::report::Event;
-    use ringfence_operators::ids::{Epoch, ViewNumber};
-
-    /// What a node of these tests does; it stands as an argument that the test harness takes for
-    /// the name of one more test.
-    const BEHAVIOUR: &str = "behave:";
-
-    fn behaviour() -> Option<String> {
-        std::env::args().find_map(|arg| arg.strip_prefix(BEHAVIOUR).map(str::to_owned))
-    }
-
-    /// Not a test but the node of the other tests, which start this very executable again.
-    #[test]
-    fn a_node() {
-        let Some(behaviour) = behaviour() else { return };
-        let supervision = Supervision::from_env().unwrap().expect("started by a launcher");
-        let node = supervision.node();
-        let tell = |what| supervision.event(Event::now(node, what)).unwrap();
-        if behaviour == "mute" {
-            thread::sleep(Duration::from_secs(60));
-        }
-        if behaviour == "early" && node.0 == 1 {
-            eprintln!("no such file: a.txt");
-            std::process::exit(3);
-        }
-        let (sender, told) = bounded(16);
-        supervision.listen(move |told| drop(sender.send(told))).unwrap();
-        supervision.hello(format!("127.0.0.1:{}", 9000 + node.0)).unwrap();
-        let FromLauncher::Message(ToNode::Start(start)) = told.recv().unwrap() else {
-            panic!("no start");
-        };
-        assert_eq!(start.peers[1], (NodeId(1), "127.0.0.1:9001".to_owned()));
-        assert!(start.register.is_dir());
-        let started = What::Started { process_id: std::process::id(), workers: 1, address: None };
-        tell(started);
-        match (behaviour.as_str(), node.0) {
-            ("finish", _) => println!("out of {node}"),
-            ("killed", 1) => {
-                tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
-                thread::sleep(Duration::from_secs(60));
-            }
-            ("panicked", 1) => {
-                tell(What::Progress { consumed: 50, total: 100, records: 5 });
-                let fault = told.recv_timeout(Duration::from_secs(60)).unwrap();
-                assert_eq!(fault, FromLauncher::Message(ToNode::Fault(FaultKind::Panic)));
-            }
-            ("fails", 1) => {
-                std::fs::write(start.register.join("1"), "a view").unwrap();
-                let message = "sink out/totals: disk full".to_owned();
-                tell(What::Error { message, excluded: false });
-                std::process::exit(1);
-            }
-            ("all killed", _) => {
-                tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
-                thread::sleep(Duration::from_secs(60));
-            }
-            _ => {}
-        }
-        tell(What::Finished { records: 10, consumed: 50, commits: 1 });
-        std::process::exit(0);
-    }
-
-    fn config(behaviour: &str) -> Config {
-        let name = "runtime::launcher::tests::a_node";
-        let args = [name, "--exact", "--nocapture", &format!("{BEHAVIOUR}{behaviour}")];
-        Config::local(2).node_args(args.map(String::from))
-    }
-
-    #[test]
-    fn a_run_whose_nodes_finish_succeeds_and_is_reported() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("events.jsonl");
-        let config = config("finish").report(&path).fault("kill:1@90%").unwrap();
-        let summary = run(&config).unwrap();
-        assert_eq!((summary.finished().len(), summary.records()), (2, 20));
-        assert_eq!(summary.faults_unfired().len(), 1);
-        let text = std::fs::read_to_string(path).unwrap();
-        let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        let started = events.iter().filter(|e| matches!(e.what, What::Started { .. })).count();
-        assert_eq!(started, 2, "{text}");
-    }
-
-    #[test]
-    fn a_killed_node_does_not_spoil_the_run() {
-        let begin = Instant::now();
-        let summary = run(&config("killed").fault("kill:1@20ms").unwrap()).unwrap();
-        assert_eq!(summary.finished(), [NodeId(0)]);
-        assert_eq!(summary.faults().len(), 1);
-        assert!(begin.elapsed() < Duration::from_secs(30));
-    }
-
-    #[test]
-    fn a_panic_is_passed_on_to_its_node() {
-        let summary = run(&config("panicked").fault("panic:1@50%").unwrap()).unwrap();
-        assert_eq!((summary.faults().len(), summary.finished().len()), (1, 2));
-    }
-
-    #[test]
-    fn a_failed_node_is_named_with_its_error_and_the_register_is_kept() {
-        let error = run(&config("fails")).unwrap_err().to_string();
-        let expected = "node 1 ended with exit code 1: sink out/totals: disk full";
-        assert!(error.starts_with(expected), "{error}");
-        let kept = error.split("the register is kept in ").nth(1).unwrap();
-        assert!(std::path::Path::new(kept).join("1").exists());
-        std::fs::remove_dir_all(kept).unwrap();
-    }
-
-    #[test]
-    fn a_run_without_a_node_that_finished_has_failed() {
-        let config = config("all killed").fault("kill:0@1ms").unwrap();
-        let error = run(&config.fault("kill:1@1ms").unwrap()).unwrap_err().to_string();
-        assert!(error.contains("no node finished: node 0 was ended by SIGKILL"), "{error}");
-    }
-
-    #[test]
-    fn a_node_that_ends_before_the_start_ends_the_run() {
-        let error = run(&config("early")).unwrap_err().to_string();
-        assert!(error.contains("node 1 ended with exit code 3: no such file: a.txt"), "{error}");
-        assert!(error.contains("before all nodes were up"), "{error}");
-    }
-
-    #[test]
-    fn nodes_that_never_say_hello_are_named() {
-        let error = run(&config("mute").connect_timeout(Duration::from_millis(500))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Network);
-        assert!(error.to_string().contains("node(s) 0, 1 were not up"), "{error}");
-    }
-}
+#[path = "launcher_tests.rs"]
+mod tests;

@@ -9,6 +9,8 @@
 //! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
 //! | `recovery`, `stopwatch` | what a recovery took |
+//! | `witness` | what a node saw of a failure |
+//! | `memory_kills` | whether the kernel ended a process for lack of memory |
 //! | `hang` | workers that do not come back from what they do |
 //! | `link_watch` | data connections that deliver nothing |
 //! | `registrar` | the thread that asks the register |
@@ -27,10 +29,12 @@ mod injector;
 mod job_hash;
 pub mod launcher;
 mod link_watch;
+mod memory_kills;
 mod node;
 mod recovery;
 mod registrar;
 mod stopwatch;
+mod witness;
 mod wording;
 
 pub use execute::{Outcome, execute, execute_from_args};

@@ -3,19 +3,22 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ringfence_operators::error::JobError;
 use ringfence_operators::generation::{Gauges, Generation, Notice, Observer, Settings, WhenDone};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::sink::RELEASE_LIMIT;
 use ringfence_operators::vault::{MemoryVault, Vault};
+use ringfence_operators::worker as operators;
 use timely::WorkerConfig;
 
 use super::compactor::Compactor;
@@ -25,6 +28,7 @@ use super::holdings::{evidence_of, role_of, routes_of};
 use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
+use super::witness;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
@@ -36,16 +40,19 @@ use crate::network::{
 use crate::protocol::assignment::Place;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Message, Output};
-use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion};
+use crate::protocol::message::{ProtocolError, RegisterReply, Suspicion, WorkerPanic};
 use crate::protocol::view::{Evidence, View};
 use crate::register::Register;
-use crate::report::What;
+use crate::report::{Observation, Takeover, What};
 
 /// How often a node tells how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A loop that stood still for longer was not merely busy.
+const STALL_LIMIT: Duration = Duration::from_millis(500);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
@@ -94,6 +101,10 @@ pub(crate) struct NodeSetup {
     pub(crate) epoch_interval: Duration,
     pub(crate) in_flight_epochs_max: u64,
     pub(crate) connect_limit: Duration,
+    /// How many views panics may end, and within which time.
+    pub(crate) restarts: (u32, Duration),
+    /// Where records go that cannot be processed.
+    pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
     pub(crate) hang_limit: Duration,
     pub(crate) refill_bytes_per_second: u64,
@@ -160,7 +171,13 @@ pub(crate) struct Node {
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
     /// A lost link that is told when the next view comes and nothing else was.
-    lost_link: Option<What>,
+    lost_link: Option<(What, Option<Observation>)>,
+    /// The longest that the loop stood still in this view.
+    stalled: Duration,
+    /// The peer that refused the last connection of this view.
+    refused_by: Option<NodeId>,
+    /// Whether the register's silence in this view has been told.
+    register_told: bool,
     commits: u64,
     when_done: Vec<WhenDone>,
     /// The error of this node's own job, which the protocol knows only as a text.
@@ -175,7 +192,8 @@ struct Current {
     process_index: usize,
     links: BTreeMap<NodeId, TcpStream>,
     running: Option<Running>,
-    ended: usize,
+    /// The workers that have ended.
+    ended: BTreeSet<usize>,
     finished: usize,
     stop_wanted: bool,
     joined: bool,
@@ -220,6 +238,9 @@ impl Node {
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
+            stalled: Duration::ZERO,
+            refused_by: None,
+            register_told: false,
             commits: 0,
             when_done: Vec::new(),
             job_error: None,
@@ -297,11 +318,13 @@ impl Node {
     /// The loop: waits for something to happen, and does what follows from it.
     fn serve(&mut self) -> Result<()> {
         let mut progress_at = Instant::now() + PROGRESS_INTERVAL;
+        let mut expected_at = Instant::now();
         loop {
             if let Some(end) = self.end.take() {
                 return end;
             }
             let now = Instant::now();
+            self.stalled = self.stalled.max(now.saturating_duration_since(expected_at));
             if now >= progress_at {
                 self.watch_workers(now)?;
                 self.watch_links(now)?;
@@ -316,6 +339,7 @@ impl Node {
             let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
             let deadline = deadline.map(|ms| self.started + Duration::from_millis(ms));
             let until = deadline.map_or(progress_at, |at| at.min(progress_at));
+            expected_at = until.max(now);
             match self.inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(event) => self.on_event(event)?,
                 Err(RecvTimeoutError::Timeout) => self.step(Input::Tick)?,
@@ -342,6 +366,9 @@ impl Node {
             NodeEvent::Linked { view, node, result } => match result {
                 Ok((stream, _welcome)) => self.on_link(view, node, stream),
                 Err(error) => {
+                    if matches!(error, DialError::Refused { .. }) {
+                        self.refused_by = Some(node);
+                    }
                     self.step(Input::ConnectFailed { view, node, why: error.to_string() })
                 }
             },
@@ -542,7 +569,11 @@ impl Node {
             workers_per_node: self.setup.workers as u32,
             partitions: self.setup.partitions,
             backups: self.setup.backups,
-            limits: MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64),
+            limits: MemberLimits {
+                restarts_max: self.setup.restarts.0,
+                restarts_window_ms: self.setup.restarts.1.as_millis() as u64,
+                ..MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64)
+            },
         }));
         let events = self.events.clone();
         let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
@@ -594,6 +625,7 @@ impl Node {
             Output::Report(decision) => self.on_decision(decision),
             Output::Finish => self.end = Some(Ok(())),
             Output::Fail(error) => {
+                self.testify(&error);
                 let own = matches!(error, ProtocolError::Local { .. });
                 let job_error = self.job_error.take().filter(|_| own);
                 self.end = Some(Err(job_error.unwrap_or_else(|| protocol_failed(error))));
@@ -607,17 +639,25 @@ impl Node {
         match decision {
             Decision::Suspicion { view, what } => {
                 self.recovery.suspected(now);
-                match (failure_of(view, &what), what) {
+                let here = self.setup.node;
+                let is_refused = matches!(
+                    what,
+                    Suspicion::ConnectFailed { node, .. } if self.refused_by == Some(node)
+                );
+                let workers = self.current.as_ref().and_then(|current| current.running.as_ref());
+                let workers = workers.map_or_else(Vec::new, |r| r.shared.whereabouts());
+                let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
+                match (failure_of(here, view, &what), what) {
                     // SUBTLE: survivors that stop close their links, too. A lost link is told only
                     // where nothing else explains it.
                     (Some(failure), Suspicion::LinkLost { .. }) => {
-                        self.lost_link.get_or_insert(failure);
+                        self.lost_link.get_or_insert((failure, seen));
                     }
-                    (Some(failure), _) => {
+                    (failure, _) => {
                         self.failure_told = true;
-                        self.tell(failure);
+                        failure.into_iter().for_each(|failure| self.tell(failure));
+                        self.observe(seen);
                     }
-                    (None, _) => self.failure_told = true,
                 }
             }
             Decision::Silent { node, silent_ms } => {
@@ -631,16 +671,19 @@ impl Node {
                 self.recovery.agreed(now);
                 let lost_link = self.lost_link.take();
                 if !std::mem::take(&mut self.failure_told)
-                    && let Some(failure) = lost_link
+                    && let Some((failure, seen)) = lost_link
                 {
                     self.tell(failure);
+                    self.observe(seen);
                 }
+                let takeovers = self.takeovers(&moved);
                 self.tell(What::View {
                     number,
                     members,
                     resume,
                     moved_partitions: moved.len() as u32,
                     under_replicated: under_replicated.len() as u32,
+                    takeovers,
                 });
             }
             Decision::Waiting { missing, .. } => {
@@ -653,13 +696,52 @@ impl Node {
             }
             Decision::RegisterUnavailable { why } => {
                 let text = format!("the register does not answer, trying again: {why}");
+                if !std::mem::replace(&mut self.register_told, true) {
+                    self.observe(Some(witness::of_register(self.setup.node, self.view(), why)));
+                }
                 self.tell(What::Message { text });
             }
             Decision::Running { .. } | Decision::Finishing { .. } => {}
         }
     }
 
+    /// Tells what the error with which this node ends shows of a failure.
+    fn testify(&self, error: &ProtocolError) {
+        let (here, view) = (self.setup.node, self.view());
+        let stalled = (self.stalled >= STALL_LIMIT).then_some(self.stalled.as_millis() as u64);
+        self.observe(witness::of_protocol_error(here, view, error, stalled));
+        if let (ProtocolError::StopLimit { limit_ms, .. }, Some(current)) = (error, &self.current)
+            && let Some(running) = &current.running
+        {
+            for worker in running.shared.whereabouts() {
+                if !current.ended.contains(&worker.worker()) {
+                    self.observe(Some(witness::of_hung_worker(here, view, &worker, *limit_ms)));
+                }
+            }
+        }
+    }
+
+    fn observe(&self, seen: Option<Observation>) {
+        seen.into_iter().for_each(|seen| self.tell(What::Observed(Box::new(seen))));
+    }
+
+    /// The number of the present view; 0 before the first.
+    fn view(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+    }
+
     // Views.
+
+    /// How many of the partitions that moved each node owns now.
+    fn takeovers(&self, moved: &[PartitionId]) -> Vec<Takeover> {
+        let mut takeovers = BTreeMap::<NodeId, u32>::new();
+        if let Some(view) = self.machine.as_ref().and_then(Machine::view) {
+            let places = moved.iter().filter_map(|partition| view.assignment.place(*partition));
+            places.for_each(|place| *takeovers.entry(place.owner.node).or_default() += 1);
+        }
+        let takeovers = takeovers.into_iter();
+        takeovers.map(|(node, partitions)| Takeover { node, partitions }).collect()
+    }
 
     fn install(&mut self, view: View) -> Result<()> {
         let node = self.setup.node;
@@ -670,6 +752,10 @@ impl Node {
         self.gauges.consumed.store(0, Ordering::Relaxed);
         self.gauges.total.store(0, Ordering::Relaxed);
         self.gauges.records.store(0, Ordering::Relaxed);
+        let resume = view.resume.map_or(0, |resume| resume.next().0);
+        let begun = self.gauges.epochs_begun.swap(0, Ordering::Relaxed);
+        self.recovery.rewound(begun.saturating_sub(resume));
+        (self.stalled, self.refused_by, self.register_told) = (Duration::ZERO, None, false);
 
         let Some(process_index) = view.process_index(node) else {
             return Err(Error::internal(format!("view {} does not have this node", view.number)));
@@ -688,7 +774,7 @@ impl Node {
             process_index,
             links: BTreeMap::new(),
             running: None,
-            ended: 0,
+            ended: BTreeSet::new(),
             finished: 0,
             stop_wanted: false,
             joined: false,
@@ -745,7 +831,7 @@ impl Node {
         {
             Some(Refusal::NotAMember { node })
         } else if current.stop_wanted {
-            Some(Refusal::StaleView { here, yours: view })
+            Some(Refusal::Ended { view })
         } else if current.running.is_some() || current.links.contains_key(&node) {
             Some(Refusal::AlreadyConnected { node })
         } else {
@@ -805,7 +891,8 @@ impl Node {
             share_count: (self.setup.nodes.len() * workers) as u32,
             refill_bytes_per_second: self.setup.refill_bytes_per_second,
         };
-        let generation = Arc::new(Generation::new(
+        let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
+        let generation = Generation::new(
             number,
             view.resume,
             routes_of(view),
@@ -814,7 +901,9 @@ impl Node {
             Arc::new(SinceStart::new()),
             Arc::new(Notices { view: number, events: self.events.clone() }),
             Arc::clone(&self.gauges),
-        ));
+        );
+        let generation =
+            Arc::new(generation.watching(watched).with_quarantine(self.setup.quarantine.clone()));
         let events = self.events.clone();
         let running = Running::start(
             generation,
@@ -853,23 +942,27 @@ impl Node {
         let Some(current) = self.current.as_mut().filter(|c| c.view.number == ended.view) else {
             return Ok(());
         };
-        current.ended += 1;
+        current.ended.insert(ended.worker);
         let view = ended.view;
         let worker = ended.worker as u32;
-        let mut input = None;
+        let (mut input, mut seen) = (None, None);
         match Verdict::from(ended.end) {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
-            Verdict::Panicked(message) => {
-                input = Some(Input::WorkerPanicked { view, worker, message });
+            Verdict::Panicked(panic) => {
+                let operators::WorkerPanic { message, location, spot, record } = panic;
+                let panic = WorkerPanic { worker, message, location, spot, record };
+                input = Some(Input::WorkerPanicked { view, panic });
             }
             Verdict::Failed(error) => {
                 input = Some(Input::FatalError { message: error.to_string() });
                 self.job_error = Some(job_failed(&error));
+                seen = Some(witness::of_job_error(self.setup.node, view, &error));
             }
         }
-        let all_ended = current.ended == self.setup.workers;
+        let all_ended = current.ended.len() == self.setup.workers;
         let all_finished = current.finished == self.setup.workers;
+        self.observe(seen);
         if let Some(input) = input {
             self.step(input)?;
         }
@@ -911,7 +1004,8 @@ impl Node {
         let Some(current) = &mut self.current else { return Ok(()) };
         let Some(running) = &current.running else { return Ok(()) };
         // What the job does after its dataflow has ended is its own affair.
-        if current.stop_wanted || current.ended > 0 || current.committed == Some(Epoch::END) {
+        if current.stop_wanted || !current.ended.is_empty() || current.committed == Some(Epoch::END)
+        {
             return Ok(());
         }
         let hung = current.hang_watch.look(now, &running.shared);
@@ -930,7 +1024,7 @@ impl Node {
         let Some(current) = &mut self.current else { return Ok(()) };
         let Some(running) = &current.running else { return Ok(()) };
         let is_due = now.saturating_duration_since(current.links_looked) >= LINK_INTERVAL;
-        if current.stop_wanted || current.ended > 0 || !is_due {
+        if current.stop_wanted || !current.ended.is_empty() || !is_due {
             return Ok(());
         }
         current.links_looked = now;
@@ -985,6 +1079,14 @@ impl Node {
             }
         }
         match &notice {
+            Notice::Quarantined { operator, partition, epoch, record } => {
+                self.tell(What::Quarantined {
+                    operator: operator.to_string(),
+                    partition: *partition,
+                    epoch: *epoch,
+                    record: record.clone(),
+                });
+            }
             Notice::ReleaseFailed { operator, epoch, why } => {
                 let limit_s = RELEASE_LIMIT.as_secs();
                 let text = format!(
@@ -992,6 +1094,10 @@ impl Node {
                      up to {limit_s} s"
                 );
                 self.tell(What::Message { text });
+                let error = JobError::Sink { operator: operator.clone(), what: why.clone() };
+                let mut seen = witness::of_job_error(self.setup.node, view, &error);
+                seen.place.epoch = Some(*epoch);
+                self.observe(Some(seen));
             }
             Notice::ReleaseRecovered { operator, failed_for } => {
                 let failed_ms = failed_for.as_millis();
@@ -1055,8 +1161,8 @@ impl Node {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 Ok(NodeEvent::Ended(ended)) if ended.view == view => {
-                    current.ended += 1;
-                    if current.ended == self.setup.workers {
+                    current.ended.insert(ended.worker);
+                    if current.ended.len() == self.setup.workers {
                         let events = self.events.clone();
                         running.join(move || drop(events.send(NodeEvent::Joined { view })));
                     }

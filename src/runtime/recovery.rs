@@ -21,6 +21,9 @@ pub(crate) struct RecoveryLog {
     records_replayed: u64,
     records_at_resume: u64,
     keys_rewound: u64,
+    bytes_opened: u64,
+    /// Since the first suspicion; what an attempt that failed had begun is rewound as well.
+    epochs_rewound: u64,
     /// By worker; the same partitions are opened by every operator.
     partitions_restored: BTreeMap<usize, u32>,
 }
@@ -48,10 +51,17 @@ impl RecoveryLog {
         }
     }
 
+    /// So many epochs were begun and are done again.
+    pub(crate) fn rewound(&mut self, epochs: u64) {
+        if self.watch.is_some() {
+            self.epochs_rewound = self.epochs_rewound.max(epochs);
+        }
+    }
+
     /// The workers of `view` begin to build; what an earlier attempt restored counts no longer.
     pub(crate) fn building(&mut self, view: ViewNumber, workers: usize) {
-        let watch = self.watch.take();
-        *self = RecoveryLog { watch, view, workers, ..RecoveryLog::default() };
+        let (watch, epochs_rewound) = (self.watch.take(), self.epochs_rewound);
+        *self = RecoveryLog { watch, view, workers, epochs_rewound, ..RecoveryLog::default() };
     }
 
     /// Notes what a worker of `view` told; returns what to report once the recovery is over.
@@ -61,7 +71,8 @@ impl RecoveryLog {
         }
         let watch = self.watch.as_mut()?;
         match notice {
-            Notice::Restored { worker, opened, keys_rewound, elapsed, .. } => {
+            Notice::Restored { worker, opened, bytes_opened, keys_rewound, elapsed, .. } => {
+                self.bytes_opened += *bytes_opened as u64;
                 let restored = self.partitions_restored.entry(*worker).or_default();
                 *restored = (*restored).max(*opened as u32);
                 self.keys_rewound += *keys_rewound as u64;
@@ -92,6 +103,7 @@ impl RecoveryLog {
         }
         let phases_ms = watch.phases();
         self.watch = None;
+        let epochs_rewound = std::mem::take(&mut self.epochs_rewound);
         Some(What::Recovered {
             view,
             phases_ms,
@@ -99,6 +111,8 @@ impl RecoveryLog {
             records_at_resume: self.records_at_resume,
             keys_rewound: self.keys_rewound,
             partitions_restored: self.partitions_restored.values().sum(),
+            epochs_rewound,
+            bytes_opened: self.bytes_opened,
         })
     }
 }

@@ -10,7 +10,7 @@ use ringfence_operators::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker::{FencedWorker, WorkerEnd};
+use ringfence_operators::worker::{self as operators, FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
 
 use super::faults::Fault;
@@ -21,7 +21,7 @@ use super::wire;
 use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
-use crate::protocol::message::{Event, Input, Output, RegisterReply};
+use crate::protocol::message::{Event, Input, Output, RegisterReply, WorkerPanic};
 use crate::protocol::view::View;
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -270,7 +270,7 @@ impl World {
         }
         let view = current.view.number;
         let notices = Arc::new(Notices::default());
-        let generation = Arc::new(Generation::new(
+        let generation = Generation::new(
             view,
             current.view.resume,
             routes_of(&current.view),
@@ -279,7 +279,8 @@ impl World {
             clock,
             Arc::clone(&notices) as Arc<dyn Observer>,
             Arc::clone(&process.gauges),
-        ));
+        );
+        let generation = Arc::new(generation.watching(process.machine.watched().clone()));
         let (allocator, wire, idle) =
             match wire::allocator(current.index, current.view.members.len()) {
                 Ok(made) => made,
@@ -377,13 +378,13 @@ impl World {
 
     fn on_worker_end(&mut self, id: ProcessId, view: ViewNumber, end: WorkerEnd<()>) {
         let words = match &end {
-            WorkerEnd::Panicked { message } => format!("panicked: {message}"),
+            WorkerEnd::Panicked(panic) => format!("panicked: {}", panic.message),
             WorkerEnd::Failed(error) => format!("failed: {error}"),
             other => format!("{other:?}"),
         };
         self.note(Some(id.node), "worker", 0, |_| format!("of view {view}: {words}"));
-        if let WorkerEnd::Panicked { message } = &end
-            && message == job::UPDATE_PANIC
+        if let WorkerEnd::Panicked(panic) = &end
+            && panic.message == job::UPDATE_PANIC
         {
             self.fired(Fault::UpdatePanic, Some(id.node), String::new);
         }
@@ -407,10 +408,12 @@ impl World {
             WorkerEnd::Stopped => None,
             WorkerEnd::Damaged(error) => {
                 let message = format!("it stopped itself: {error}");
-                Some(Input::WorkerPanicked { view, worker: 0, message })
+                let panic = WorkerPanic { message, ..WorkerPanic::default() };
+                Some(Input::WorkerPanicked { view, panic })
             }
-            WorkerEnd::Panicked { message } => {
-                Some(Input::WorkerPanicked { view, worker: 0, message })
+            WorkerEnd::Panicked(operators::WorkerPanic { message, location, spot, record }) => {
+                let panic = WorkerPanic { worker: 0, message, location, spot, record };
+                Some(Input::WorkerPanicked { view, panic })
             }
             WorkerEnd::Failed(error) => {
                 self.violate(format!("the job of node {} failed: {error}", id.node));

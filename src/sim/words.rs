@@ -31,7 +31,7 @@ pub(super) fn of_input(input: &Input) -> String {
         Input::Message { from, message: Message::Evidence(given) } => {
             format!("node {from} gives evidence of {}", evidence(given))
         }
-        Input::Message { from, message: Message::Stop { view, why } } => {
+        Input::Message { from, message: Message::Stop { view, why, .. } } => {
             format!("node {from} stops view {view}: {why}")
         }
         Input::Message { from, message } => format!("node {from} says {message:?}"),

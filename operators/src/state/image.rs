@@ -148,6 +148,11 @@ impl ReplicaBase {
         Some((key, value))
     }
 
+    /// Returns the bytes of the encoded entries in it.
+    pub fn encoded_bytes(&self) -> usize {
+        self.arena.len().saturating_sub(self.dead_bytes)
+    }
+
     /// Returns about how many bytes it occupies.
     pub fn memory_bytes(&self) -> usize {
         self.arena.capacity() + self.index.capacity() * mem::size_of::<Place>()

@@ -49,6 +49,10 @@ pub struct MemberLimits {
     pub done_wait_ms: u64,
     /// How often the register is asked again: for the first view, and after it failed to answer.
     pub register_retry_ms: u64,
+    /// How many views may be ended by panics of workers within the window; one more ends the job.
+    pub restarts_max: u32,
+    /// The length of that window.
+    pub restarts_window_ms: u64,
     /// After how long without an answer the user is told that the register is slow.
     pub register_slow_ms: u64,
 }
@@ -68,6 +72,9 @@ impl MemberLimits {
             stop_limit_ms: 5_000,
             done_wait_ms: 2_000,
             register_retry_ms: 500,
+            // What is too much is for the user to say.
+            restarts_max: u32::MAX,
+            restarts_window_ms: 60_000,
             register_slow_ms: 2_000,
         }
     }

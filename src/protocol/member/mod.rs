@@ -21,14 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
 use super::detector::Detector;
-use super::message::{Event, Input, Message, Output, ProtocolError, Suspicion};
+use super::message::{Event, Input, Message, Output, ProtocolError, Suspicion, WorkerPanic};
 use super::view::{ClusterShape, Evidence, Member, View};
 use asking::Asking;
+use restarts::Restarts;
 
 mod asking;
 mod config;
 mod gathering;
 mod listening;
+mod restarts;
 
 pub use config::{MemberConfig, MemberLimits, SUSPECT_MS};
 pub use gathering::Gathering;
@@ -81,6 +83,7 @@ pub struct Machine {
     /// When this node learned that the run is done while its own generation was still up.
     done_seen_ms: Option<u64>,
     register: Asking,
+    restarts: Restarts,
     outputs: Vec<Output>,
 }
 
@@ -92,7 +95,7 @@ struct Peer {
     up: bool,
     done: bool,
     /// The latest stop and the latest evidence; newer ones replace older ones.
-    stop: Option<(ViewNumber, String)>,
+    stop: Option<(ViewNumber, String, Option<Box<WorkerPanic>>)>,
     evidence: Option<Evidence>,
 }
 
@@ -121,6 +124,7 @@ impl Machine {
             beat_at_ms,
             done_seen_ms: None,
             register: Asking::default(),
+            restarts: Restarts::default(),
             outputs: Vec::new(),
         }
     }
@@ -190,8 +194,9 @@ impl Machine {
             Input::ConnectFailed { view, node, why } => {
                 self.suspect_peer(view, node, Suspicion::ConnectFailed { node, why });
             }
-            Input::WorkerPanicked { view, worker, message } => {
-                self.suspect(view, Suspicion::WorkerPanicked { worker, message });
+            Input::WorkerPanicked { view, panic } => {
+                self.suspect(view, Suspicion::WorkerPanicked { panic: panic.clone() });
+                self.count_panic(self.config.node, view, panic);
             }
             Input::WorkerHung { view, worker, busy_ms } => {
                 self.suspect(view, Suspicion::WorkerHung { worker, busy_ms });
@@ -290,6 +295,7 @@ impl Machine {
                 missed.push(Message::Stop {
                     view,
                     why: "it had stopped before the connection stood".to_owned(),
+                    panic: None,
                 });
             }
             Phase::Finishing { until_ms: Some(_) } => missed.push(Message::Done),
@@ -359,6 +365,10 @@ impl Machine {
             return;
         }
         let why = what.to_string();
+        let panic = match &what {
+            Suspicion::WorkerPanicked { panic } => Some(Box::new(panic.clone())),
+            _ => None,
+        };
         match self.phase {
             Phase::Installing | Phase::Running => {}
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
@@ -368,7 +378,7 @@ impl Machine {
         }
         self.phase = Phase::Stopping { since_ms: self.now_ms };
         self.outputs.push(Output::StopGeneration { view });
-        self.broadcast(&Message::Stop { view, why });
+        self.broadcast(&Message::Stop { view, why, panic });
         self.outputs.push(Output::Report(Event::Suspicion { view, what }));
         // It may be no failure at all: the others may be done, or have gone on long ago.
         self.ask_to_read();
@@ -389,13 +399,13 @@ impl Machine {
         }
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.up) else { return };
         match message {
-            Message::Stop { view, why } => {
-                if peer.stop.as_ref().is_none_or(|(known, _)| *known < view) {
-                    peer.stop = Some((view, why.clone()));
+            Message::Stop { view, why, panic } => {
+                if peer.stop.as_ref().is_none_or(|(known, ..)| *known < view) {
+                    peer.stop = Some((view, why.clone(), panic.clone()));
                 }
                 self.look_for(view);
                 if view == number && self.is_member(from) {
-                    self.suspect(view, Suspicion::Stopped { node: from, why });
+                    self.stopped_by(from, view, why, panic);
                 }
             }
             Message::Evidence(evidence) => {
@@ -421,6 +431,20 @@ impl Machine {
                     self.fail(ProtocolError::Peer { node: from, message });
                 }
             }
+        }
+    }
+
+    /// Stops because a member has, and counts the panic if that is why.
+    fn stopped_by(
+        &mut self,
+        node: NodeId,
+        view: ViewNumber,
+        why: String,
+        panic: Option<Box<WorkerPanic>>,
+    ) {
+        self.suspect(view, Suspicion::Stopped { node, why, panic: panic.clone() });
+        if let Some(panic) = panic {
+            self.count_panic(node, view, *panic);
         }
     }
 
@@ -554,8 +578,8 @@ impl Machine {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
             if self.is_gone(node) {
                 self.suspect(number, Suspicion::Gone { node });
-            } else if let Some((_, why)) = stop.filter(|(stopped, _)| *stopped == number) {
-                self.suspect(number, Suspicion::Stopped { node, why });
+            } else if let Some((_, why, panic)) = stop.filter(|(stopped, ..)| *stopped == number) {
+                self.stopped_by(node, number, why, panic);
             }
         }
     }

@@ -1,0 +1,65 @@
+//! Where a panic began: the place in the source, which only a panic hook gets to see.
+//!
+//! What is caught after a panic is its payload, and that has no location; timely, user code and this
+//! crate may all have been running. So there is a hook. It is put in once for a process, adds a note
+//! for workers alone, and always calls the hook that was there before: whoever prints, logs or counts
+//! panics goes on doing so. A program that sets a hook of its own later, without calling the one
+//! before, loses nothing but the locations in its reports.
+
+use std::cell::RefCell;
+use std::panic;
+use std::sync::Once;
+
+static INSTALLED: Once = Once::new();
+
+thread_local! {
+    /// Where the last panic of this thread began.
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes from now on where panics begin.
+pub(crate) fn watch() {
+    INSTALLED.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let location = info.location().map(ToString::to_string);
+            // A panic while the note is being taken, or while the thread ends, goes without.
+            let _ = LOCATION.try_with(|note| {
+                if let Ok(mut note) = note.try_borrow_mut() {
+                    *note = location;
+                }
+            });
+            before(info);
+        }));
+    });
+    forget();
+}
+
+/// Forgets where a panic of this thread began: it was caught, and is over.
+pub(crate) fn forget() {
+    LOCATION.with_borrow_mut(|note| *note = None);
+}
+
+/// Where the panic began that this thread has just caught: `file:line:column`. An unwind that no hook
+/// sees, such as [`resume_unwind`](std::panic::resume_unwind), has no place.
+pub(crate) fn location() -> Option<String> {
+    LOCATION.with_borrow_mut(Option::take)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{catch_unwind, resume_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_located_and_an_unwind_is_not() {
+        watch();
+        let line = line!() + 1;
+        assert!(catch_unwind(|| panic!("on purpose")).is_err());
+        let place = location().unwrap();
+        assert!(place.contains(&format!("panics.rs:{line}:")), "{place}");
+        assert!(catch_unwind(|| resume_unwind(Box::new("on purpose"))).is_err());
+        assert_eq!(location(), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! Flags and settings, right and wrong ones.
+
+use super::*;
+
+fn parse(line: &str) -> Result<(Config, Vec<String>)> {
+    Config::from_args(std::iter::once("job").chain(line.split_whitespace()).map(String::from))
+}
+
+fn parsed(line: &str) -> Config {
+    parse(line).unwrap().0
+}
+
+#[test]
+fn no_flags_is_one_process_with_one_worker() {
+    let config = parsed("");
+    assert_eq!(config.mode(), Mode::Single);
+    assert_eq!((config.worker_count(), config.backup_count()), (1, 1));
+    assert_eq!((config.partition_count(), config.in_flight_epochs_max()), (256, 4));
+    assert_eq!(config.epoch_interval(), Duration::from_millis(100));
+    assert_eq!(config.connect_limit(), Duration::from_secs(30));
+}
+
+#[test]
+fn timely_flags_mean_what_timely_means() {
+    let config = parsed("-w4 --processes 3 -p 1");
+    let addresses = (2101..2104).map(|port| format!("localhost:{port}")).collect();
+    assert_eq!(config.mode(), Mode::Member { process: 1, addresses });
+    assert_eq!(config.worker_count(), 4);
+    assert_eq!(parsed("-n 1").mode(), Mode::Single);
+    let timely = "--progress-mode eager --idle-spin 7";
+    assert!(format!("{:?}", parsed(timely).worker_config()).contains("Eager"));
+}
+
+#[test]
+fn a_hostfile_names_the_processes() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "alpha:1\n\n beta:2 \ngamma:3\n").unwrap();
+    let path = file.path().display();
+    let Mode::Member { addresses, .. } = parsed(&format!("-n 2 -p 0 -h {path}")).mode() else {
+        panic!("not a member");
+    };
+    assert_eq!(addresses, ["alpha:1", "beta:2"]);
+    let error = parse(&format!("-n 4 -p 0 -h {path}")).unwrap_err();
+    assert!(error.to_string().contains("has 3 address(es), but -n asks for 4"), "{error}");
+    std::fs::write(file.path(), "alpha:1\nbeta\n").unwrap();
+    let error = parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err();
+    assert!(error.to_string().contains("\"beta\" is no address"), "{error}");
+}
+
+#[test]
+fn all_our_own_flags_are_read() {
+    let config = parsed(
+        "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
+         --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
+         --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
+         --refill-mb-per-second 3 --restarts 3/9 --quarantine /q",
+    );
+    assert_eq!(config.mode_given(None), Mode::Local(3));
+    assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
+    assert_eq!(config.mode_given(Some("3")), Mode::Local(3));
+    assert_eq!((config.backup_count(), config.partition_count()), (2, 7));
+    assert_eq!(config.register_path(), Some(Path::new("/r")));
+    assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
+    assert_eq!(config.faults().len(), 3);
+    assert_eq!(config.random_faults().map(|random| random.seed), Some(7));
+    assert_eq!(config.in_flight_epochs_max(), 9);
+    assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
+    assert_eq!(config.quarantine_path(), Some(Path::new("/q")));
+    assert_eq!(config.suspect_limit(), Duration::from_millis(900));
+    assert_eq!(config.hang_limit(), Duration::from_secs(1));
+    assert_eq!(config.refill_rate(), 3_000_000);
+}
+
+#[test]
+fn what_is_no_flag_is_free() {
+    let (_, free) = parse("a -w 2 b -- -x --local").unwrap();
+    assert_eq!(free, ["a", "b", "-x", "--local"]);
+}
+
+#[test]
+fn what_is_wrong_is_named_and_exits_with_2() {
+    for (line, text) in [
+        ("--lokal 3", "--lokal"),
+        ("-w", "--threads"),
+        ("-w x", "'x'"),
+        ("-w 0", "-w 0"),
+        ("-w -1", "-1"),
+        ("-n 3", "-n 3 needs -p"),
+        ("-n 3 -p 3", "-p 3 is not one of 3"),
+        ("-p 1", "-p 1 is not one of 1"),
+        ("--local 3 -n 2", "--local"),
+        ("--local 3 -p 0", "--process"),
+        ("--local 0", "--local 0"),
+        ("--local 3 --local 4", "--local"),
+        ("--local 3 --backups 3", "3 nodes have room for 2"),
+        ("--backups 2", "one node with 1 worker(s) has room for 1"),
+        ("--epoch-ms 0", "--epoch-ms"),
+        ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
+        ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
+        ("--partitions 65537", "--partitions"),
+        ("--fault kill", "\"kill\""),
+        ("--local 2 --fault kill:2@1s", "there is no node 2, only 0 to 1"),
+        ("--fault kill:0@1s", "needs --local"),
+        ("--fault stop:0@1s+1s", "needs --local"),
+        ("-n 2 -p 0 --fault cut:1@1s+1s", "only the launcher stands between nodes"),
+        ("-n 2 -p 0 --fault slow:0@1s+1s", "needs --local"),
+        ("-n 2 -p 0 --fault random:7@1s", "needs --local"),
+        ("--local 3 --fault random:7", "no @EVERY"),
+        ("--local 3 --fault random:7@1s --fault random:8@1s", "one random schedule is enough"),
+        ("--local 3 --fault stop:1@1s", "no +FOR"),
+        ("--local 3 --fault cut:3@1s+1s", "there is no node 3"),
+        ("--progress-mode lazy", "lazy"),
+        ("--restarts 3", "NUM/SECONDS"),
+        ("--restarts 3/x", "NUM/SECONDS"),
+        ("--restarts 3/0", "one second"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        assert!(error.to_string().contains(text), "{line}: {error}");
+        assert!(!error.to_string().contains('\n'), "{line}: {error}");
+    }
+}
+
+#[test]
+fn backups_are_clipped_only_by_default() {
+    assert_eq!(parsed("--local 3").backup_count(), 1);
+    assert_eq!(parsed("--local 1").backup_count(), 1);
+    assert_eq!(parsed("-w 3").backup_count(), 1);
+    assert_eq!(parsed("--local 3 --backups 0").backup_count(), 0);
+}
+
+#[test]
+fn help_lists_every_flag() {
+    let error = parse("--help").unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (Kind::Help, 0));
+    let help = Config::help("/usr/bin/job", "This line is the job's own.");
+    for argument in command("job").get_arguments().filter_map(|a| a.get_long()) {
+        assert!(help.contains(&format!("--{argument}")), "{argument} is missing in {help}");
+    }
+    assert!(help.contains("Usage: job ") && help.contains("the job's own"), "{help}");
+}
