@@ -270,7 +270,7 @@ impl World {
         }
         let view = current.view.number;
         let notices = Arc::new(Notices::default());
-        let generation = Arc::new(Generation::new(
+        let generation = Generation::new(
             view,
             current.view.resume,
             routes_of(&current.view),
@@ -279,7 +279,8 @@ impl World {
             clock,
             Arc::clone(&notices) as Arc<dyn Observer>,
             Arc::clone(&process.gauges),
-        ));
+        );
+        let generation = Arc::new(generation.watching(process.machine.watched().clone()));
         let (allocator, wire, idle) =
             match wire::allocator(current.index, current.view.members.len()) {
                 Ok(made) => made,
