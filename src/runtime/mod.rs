@@ -11,8 +11,7 @@
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
-//! | `hang` | workers that do not come back from what they do |
-//! | `link_watch` | data connections that deliver nothing |
+//! | `watches`, `hang`, `link_watch` | what a node looks after: workers that hang, links that are stuck, copies that are filled |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
@@ -34,6 +33,7 @@ mod node;
 mod recovery;
 mod registrar;
 mod stopwatch;
+mod watches;
 mod witness;
 mod wording;
 

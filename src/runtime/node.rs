@@ -23,11 +23,11 @@ use timely::WorkerConfig;
 
 use super::compactor::Compactor;
 use super::generation::{Job, Running, SinceStart, Verdict, WorkerEnded};
-use super::hang::{HangWatch, Hung};
+use super::hang::Hung;
 use super::holdings::{evidence_of, role_of, routes_of};
-use super::link_watch::LinkWatch;
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
+use super::watches::Watches;
 use super::witness;
 use super::wording::{failure_of, job_failed, protocol_failed, register_failed};
 use crate::chaos::FaultKind;
@@ -56,12 +56,6 @@ const STALL_LIMIT: Duration = Duration::from_millis(500);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
-
-/// How often nodes tell each other how much came over their links.
-const LINK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// A link that delivers nothing for this many times the silence allowed to a node is stuck.
-const LINK_STUCK_PERIODS: u32 = 5;
 
 /// How long a data connection may take to be made before that counts as a failure.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
@@ -198,11 +192,7 @@ struct Current {
     stop_wanted: bool,
     joined: bool,
     committed: Option<Epoch>,
-    hang_watch: HangWatch,
-    link_watch: LinkWatch,
-    links_looked: Instant,
-    /// How many partitions this node is filled to be a backup of, and since when.
-    refilling: Option<(u32, Instant)>,
+    watches: Watches,
 }
 
 struct Notices {
@@ -326,9 +316,7 @@ impl Node {
             let now = Instant::now();
             self.stalled = self.stalled.max(now.saturating_duration_since(expected_at));
             if now >= progress_at {
-                self.watch_workers(now)?;
-                self.watch_links(now)?;
-                self.watch_refilling(now);
+                self.look_around(now)?;
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
@@ -377,7 +365,7 @@ impl Node {
                     (&message, &mut self.current)
                     && *view == current.view.number
                 {
-                    current.link_watch.received(Instant::now(), node, *bytes);
+                    current.watches.received(node, *bytes);
                 }
                 self.step(Input::Message { from: node, message })
             }
@@ -779,10 +767,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
-            hang_watch: HangWatch::new(self.setup.hang_limit),
-            link_watch: LinkWatch::new(LINK_STUCK_PERIODS * self.setup.suspect_limit),
-            links_looked: Instant::now(),
-            refilling: (refilling > 0).then(|| (refilling, Instant::now())),
+            watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
             // What this node was told itself goes before what others say: a host may have another
@@ -999,66 +984,41 @@ impl Node {
         evidence_of(self.vault.as_ref(), view)
     }
 
-    /// Looks whether a worker hangs, and pokes those that may merely have nothing to do.
-    fn watch_workers(&mut self, now: Instant) -> Result<()> {
+    /// Looks whether a worker hangs, a link is stuck, or lost copies are whole again.
+    fn look_around(&mut self, now: Instant) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
-        let Some(running) = &current.running else { return Ok(()) };
+        let view = current.view.number;
+        if let Some((partitions, took)) = current.watches.refilled(now, self.vault.as_ref()) {
+            let took_ms = took.as_secs_f64() * 1e3;
+            self.tell(What::Refilled { view, partitions, took_ms });
+        }
         // What the job does after its dataflow has ended is its own affair.
-        if current.stop_wanted || !current.ended.is_empty() || current.committed == Some(Epoch::END)
-        {
+        let is_over = |current: &Current| {
+            current.stop_wanted
+                || !current.ended.is_empty()
+                || current.committed == Some(Epoch::END)
+        };
+        let Some(current) = self.current.as_mut().filter(|current| !is_over(current)) else {
             return Ok(());
-        }
-        let hung = current.hang_watch.look(now, &running.shared);
-        let view = current.view.number;
-        match hung {
-            Some(Hung { worker, busy }) => {
-                let busy_ms = busy.as_millis() as u64;
-                self.step(Input::WorkerHung { view, worker, busy_ms })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Tells the others what came over their links, and looks whether they get what is sent to them.
-    fn watch_links(&mut self, now: Instant) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
+        };
         let Some(running) = &current.running else { return Ok(()) };
-        let is_due = now.saturating_duration_since(current.links_looked) >= LINK_INTERVAL;
-        if current.stop_wanted || !current.ended.is_empty() || !is_due {
-            return Ok(());
+        let mut seen = Vec::new();
+        if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {
+            seen.push(Input::WorkerHung { view, worker, busy_ms: busy.as_millis() as u64 });
         }
-        current.links_looked = now;
-        let view = current.view.number;
-        let mut lost = Vec::new();
-        for (node, traffic) in running.traffic() {
-            if let Some((_, connection)) = self.controls.get(node) {
-                // A lost connection reports itself.
-                let _ =
-                    connection.send(&Message::Received { view, bytes: traffic.received_bytes() });
+        if current.watches.links_are_due(now) {
+            for (node, traffic) in running.traffic() {
+                if let Some((_, connection)) = self.controls.get(node) {
+                    let bytes = traffic.received_bytes();
+                    // A lost connection reports itself.
+                    let _ = connection.send(&Message::Received { view, bytes });
+                }
             }
-            if let Some(stuck) = current.link_watch.look(now, *node, traffic.sent_bytes()) {
-                lost.push((*node, stuck.to_string()));
+            for (node, stuck) in current.watches.stuck(now, running.traffic()) {
+                seen.push(Input::LinkLost { view, node, why: stuck.to_string() });
             }
         }
-        for (node, why) in lost {
-            self.step(Input::LinkLost { view, node, why })?;
-        }
-        Ok(())
-    }
-
-    /// Tells once the copies that this node was to be filled with are whole.
-    fn watch_refilling(&mut self, now: Instant) {
-        let Some(current) = &mut self.current else { return };
-        let Some((partitions, since)) = current.refilling else { return };
-        if self.vault.usage().filling_partitions == 0 {
-            current.refilling = None;
-            let took_ms = (now - since).as_secs_f64() * 1e3;
-            self.tell(What::Refilled { view: self.view_number(), partitions, took_ms });
-        }
-    }
-
-    fn view_number(&self) -> ViewNumber {
-        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+        seen.into_iter().try_for_each(|input| self.step(input))
     }
 
     // What workers tell.

@@ -1,0 +1,80 @@
+//! Watches: what a node looks after by itself while a view lasts, since nobody tells it.
+
+use std::time::{Duration, Instant};
+
+use ringfence_operators::generation::Generation;
+use ringfence_operators::ids::NodeId;
+use ringfence_operators::vault::Vault;
+
+use super::hang::{HangWatch, Hung};
+use super::link_watch::{LinkWatch, Stuck};
+use crate::network::LinkTraffic;
+
+/// How often nodes tell each other how much came over their links.
+const LINK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A link that delivers nothing for this many times the silence allowed to a node is stuck.
+const LINK_STUCK_PERIODS: u32 = 5;
+
+/// Workers that hang, links that are stuck, and copies that are being filled, in one view.
+#[derive(Debug)]
+pub(super) struct Watches {
+    hang: HangWatch,
+    links: LinkWatch,
+    links_looked: Instant,
+    /// How many partitions this node is filled to be a backup of, and since when.
+    refilling: Option<(u32, Instant)>,
+}
+
+impl Watches {
+    pub(super) fn new(hang_limit: Duration, suspect_limit: Duration, refilling: u32) -> Self {
+        let now = Instant::now();
+        Watches {
+            hang: HangWatch::new(hang_limit),
+            links: LinkWatch::new(LINK_STUCK_PERIODS * suspect_limit),
+            links_looked: now,
+            refilling: (refilling > 0).then_some((refilling, now)),
+        }
+    }
+
+    /// Returns a worker that hangs, once; pokes those that may merely have nothing to do.
+    pub(super) fn hung(&mut self, now: Instant, generation: &Generation) -> Option<Hung> {
+        self.hang.look(now, generation)
+    }
+
+    /// Notes that `node` has received so many bytes of this node in this view.
+    pub(super) fn received(&mut self, node: NodeId, bytes: u64) {
+        self.links.received(Instant::now(), node, bytes);
+    }
+
+    /// Whether it is time to tell the others what came over their links, and to look at them.
+    pub(super) fn links_are_due(&mut self, now: Instant) -> bool {
+        let is_due = now.saturating_duration_since(self.links_looked) >= LINK_INTERVAL;
+        if is_due {
+            self.links_looked = now;
+        }
+        is_due
+    }
+
+    /// Returns the links that take bytes and deliver none.
+    pub(super) fn stuck(
+        &mut self,
+        now: Instant,
+        traffic: &[(NodeId, LinkTraffic)],
+    ) -> Vec<(NodeId, Stuck)> {
+        let look = |(node, traffic): &(NodeId, LinkTraffic)| {
+            Some((*node, self.links.look(now, *node, traffic.sent_bytes())?))
+        };
+        traffic.iter().filter_map(look).collect()
+    }
+
+    /// Returns how many copies this node was filled with, and how long it took, once all are whole.
+    pub(super) fn refilled(&mut self, now: Instant, vault: &dyn Vault) -> Option<(u32, Duration)> {
+        let (partitions, since) = self.refilling?;
+        if vault.usage().filling_partitions > 0 {
+            return None;
+        }
+        self.refilling = None;
+        Some((partitions, now.saturating_duration_since(since)))
+    }
+}
