@@ -327,7 +327,8 @@ where
                 }
                 let Some(capability) = &held else { break };
                 let capability = capability.delayed(&time);
-                fence.whereabouts().set_epoch(time.to_epoch());
+                let whereabouts = fence.whereabouts();
+                whereabouts.set_epoch(time.to_epoch());
                 if let Some((_, batches)) = turn {
                     for batch in batches {
                         fence.leave_if_stopping();
@@ -341,7 +342,7 @@ where
                                 }),
                             };
                             let partition = partition_of(hash, partitions);
-                            fence.whereabouts().set_partition(partition);
+                            whereabouts.set_partition(partition);
                             let at = Place { key, hash, partition };
                             if watched.is_empty() || !watched.contains(&partition) {
                                 let mut out = Give { results: &mut results };

@@ -163,13 +163,8 @@ pub(super) fn of_protocol_error(
         | ProtocolError::BadView { .. }
         | ProtocolError::OtherRun { .. }
         | ProtocolError::Diverged { .. } => Some(of_register(here, view, text)),
-        ProtocolError::Peer { node, .. } => Some(Observation {
-            view,
-            component: Component::Job,
-            place: FailurePlace::node(*node),
-            cause: Cause::JobFailed,
-            evidence: vec![Clue::Error { text }],
-        }),
+        // Who ended the job has said why.
+        ProtocolError::Peer { .. } => None,
         ProtocolError::Excluded { .. } => {
             let mut evidence = vec![Clue::Error { text }];
             evidence.extend(stalled_ms.map(|ms| Clue::Silence { ms }));
