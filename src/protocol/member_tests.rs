@@ -51,7 +51,11 @@ fn up(node: u64) -> Input {
 }
 
 fn lost(node: u64) -> Input {
-    Input::PeerLost { node: NodeId(node), why: "end of file".to_owned() }
+    Input::PeerLost {
+        node: NodeId(node),
+        incarnation: Incarnation(1),
+        why: "end of file".to_owned(),
+    }
 }
 
 fn said(from: u64, message: Message) -> Input {
@@ -420,6 +424,46 @@ fn of_two_nodes_that_lost_each_other_the_higher_one_leaves() {
             assert!(matches!(failure(&outputs), ProtocolError::CutOff { .. }), "{outputs:?}");
         }
     }
+}
+
+/// As above, where the higher node's connection still stands and carries nothing.
+#[test]
+fn of_two_nodes_of_which_one_does_not_hear_the_other_the_higher_one_leaves() {
+    let mut node = running_with(2, 3, SUSPECT_MS);
+    hearing(&mut node, 10, 1_000, &[0]);
+    node.handle(1_010, read(V2, None));
+    node.handle(1_010, stopped(3, 2));
+    let first = first_view(3);
+    let all = |view: &View| {
+        let all = [0, 1, 2].map(|node| (NodeId(node), (Incarnation(1), evidence(view, node))));
+        next_view(view, &all.into()).unwrap().view
+    };
+    let second = all(&first);
+    let outputs = node.handle(1_020, read(V2, Some(second.clone())));
+    assert!(outputs.contains(&Output::StopGeneration { view: V2 }), "{outputs:?}");
+    let given = evidence(&second, 2);
+    node.handle(1_030, Input::GenerationStopped { view: V2, evidence: given });
+    let third = all(&second);
+    let outputs = node.handle(1_040, read(third.number, Some(third)));
+    assert!(matches!(failure(&outputs), ProtocolError::CutOff { .. }), "{outputs:?}");
+}
+
+/// A node started again before the first view; the end of its first start was noticed after the second
+/// had connected, and counted for the second.
+#[test]
+fn the_loss_of_an_earlier_start_is_no_loss_of_the_present_one() {
+    let mut node = machine(1, 2);
+    node.handle(0, up(0));
+    let again =
+        Input::PeerUp { node: NodeId(0), incarnation: Incarnation(2), address: "h:0".to_owned() };
+    node.handle(1, again);
+    node.handle(2, Input::Started { done: false });
+    let mut first = first_view(2);
+    first.members[0].incarnation = Incarnation(2);
+    node.handle(3, read(V1, Some(first)));
+    node.handle(4, Input::GenerationRunning { view: V1 });
+    assert_eq!(node.handle(5, lost(0)), []);
+    assert_eq!(node.phase(), &Phase::Running);
 }
 
 #[test]

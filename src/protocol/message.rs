@@ -115,6 +115,8 @@ pub enum Input {
     PeerLost {
         /// The peer.
         node: NodeId,
+        /// The start of the peer whose connection it was: a later one is not lost by it.
+        incarnation: Incarnation,
         /// What was seen.
         why: String,
     },

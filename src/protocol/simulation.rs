@@ -528,7 +528,9 @@ impl Simulation {
         self.nodes.get_mut(&id).unwrap().alive = false;
         let peers: Vec<NodeId> = self.alive().collect();
         for peer in peers {
-            self.wire(id, peer, Input::PeerLost { node: id, why: "end of file".to_owned() });
+            let incarnation = self.nodes[&id].incarnation;
+            let why = "end of file".to_owned();
+            self.wire(id, peer, Input::PeerLost { node: id, incarnation, why });
         }
     }
 

@@ -370,11 +370,14 @@ impl Node {
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
+                // No other connection to this node is taken before this one has told of its end.
+                let Some((incarnation, _)) = self.controls.get(&node) else { return Ok(()) };
+                let incarnation = *incarnation;
                 // Before there is a view, a node that has ended may be started again.
                 if self.current.is_none() {
                     self.controls.remove(&node);
                 }
-                self.step(Input::PeerLost { node, why: why.to_string() })
+                self.step(Input::PeerLost { node, incarnation, why: why.to_string() })
             }
             NodeEvent::LinkLost { view, loss } => {
                 let why = loss.why.to_string();

@@ -97,7 +97,8 @@ impl World {
             if let Some(process) = self.alive(here) {
                 process.controls.remove(&there);
             }
-            let input = Input::PeerLost { node: there.node, why: why.to_owned() };
+            let (node, incarnation) = there.who();
+            let input = Input::PeerLost { node, incarnation, why: why.to_owned() };
             self.send(there.node, here, None, Happening::Control(input));
         }
     }

@@ -73,7 +73,7 @@ pub struct Machine {
     view: Option<View>,
     /// What this node reported of `view`: quoted unchanged in the next, or this node is not in it.
     given: Option<Evidence>,
-    /// The members of `view` whose connections had ended when it was installed.
+    /// The members of `view` that this node could not hear when it was installed.
     cut_off: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
     started: bool,
@@ -186,7 +186,9 @@ impl Machine {
             Input::PeerUp { node, incarnation, address } => {
                 self.on_peer_up(node, incarnation, address)
             }
-            Input::PeerLost { node, why } => self.on_peer_lost(node, why),
+            Input::PeerLost { node, incarnation, why } => {
+                self.on_peer_lost(node, incarnation, why);
+            }
             Input::Message { from, message } => self.on_message(from, message),
             Input::LinkLost { view, node, why } => {
                 self.suspect_peer(view, node, Suspicion::LinkLost { node, why })
@@ -337,9 +339,10 @@ impl Machine {
 
     // Suspicions.
 
-    fn on_peer_lost(&mut self, node: NodeId, why: String) {
+    fn on_peer_lost(&mut self, node: NodeId, incarnation: Incarnation, why: String) {
         let was_up = self.is_up(node);
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let known = self.peers.get_mut(&node).filter(|peer| peer.incarnation == incarnation);
+        let Some(peer) = known else { return };
         peer.up = false;
         let had_finished = peer.done;
         self.watch();
@@ -535,7 +538,8 @@ impl Machine {
         // SUBTLE: who gave evidence of the last view lived when this node had lost it already, and no
         // lost connection is made again. The two would suspect each other in every view to come. So
         // the higher one leaves, if the others still reach both.
-        let (node, reached) = (self.config.node, |other: &NodeId| view.member(*other).is_some());
+        let node = self.config.node;
+        let reached = |other: &NodeId| view.member(*other).is_some() && self.is_unheard(*other);
         let others: BTreeSet<NodeId> = self.cut_off.iter().copied().filter(reached).collect();
         if let Some(&other) = others.first().filter(|other| **other < node) {
             return self.fail(ProtocolError::CutOff { number, node, other });
@@ -569,11 +573,11 @@ impl Machine {
         self.given = None;
         self.view = Some(view.clone());
         self.watch();
-        self.detector.acquit();
         self.outputs.push(Output::Install(view));
         self.broadcast(&Message::ViewCreated { number });
         let others: Vec<NodeId> = self.other_members().collect();
-        self.cut_off = others.iter().copied().filter(|node| self.is_gone(*node)).collect();
+        self.cut_off = others.iter().copied().filter(|node| self.is_unheard(*node)).collect();
+        self.detector.acquit();
         for node in others {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
             if self.is_gone(node) {
@@ -650,6 +654,11 @@ impl Machine {
     /// One that was never connected is not gone: it may be about to connect.
     fn is_gone(&self, node: NodeId) -> bool {
         self.peers.contains_key(&node) && !self.is_up(node)
+    }
+
+    /// Whether nothing can be heard of `node`: its connection has ended, or carries nothing.
+    fn is_unheard(&self, node: NodeId) -> bool {
+        self.is_gone(node) || self.detector.is_silent(node)
     }
 
     fn has_finished(&self, node: NodeId) -> bool {
