@@ -73,7 +73,7 @@ pub struct Machine {
     view: Option<View>,
     /// What this node reported of `view`: quoted unchanged in the next, or this node is not in it.
     given: Option<Evidence>,
-    /// The members of `view` that this node could not hear when it was installed.
+    /// The members of `view` that this node could not hear when it was installed, nor since.
     cut_off: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
     started: bool,
@@ -392,6 +392,7 @@ impl Machine {
     fn on_message(&mut self, from: NodeId, message: Message) {
         let number = self.number();
         if self.peers.get(&from).is_some_and(|peer| peer.up) {
+            self.cut_off.remove(&from);
             let verdict = match &message {
                 Message::Beat { suspects } => {
                     self.detector.beat(self.now_ms, from, suspects.clone())
