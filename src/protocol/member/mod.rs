@@ -540,7 +540,11 @@ impl Machine {
         // lost connection is made again. The two would suspect each other in every view to come. So
         // the higher one leaves, if the others still reach both.
         let node = self.config.node;
-        let reached = |other: &NodeId| view.member(*other).is_some() && self.is_unheard(*other);
+        let gave = |other: &NodeId| self.peers.get(other)?.evidence.as_ref().map(|e| e.view);
+        let reached = |other: &NodeId| {
+            let unheard = self.is_unheard(*other) && gave(other) != Some(self.number());
+            unheard && view.member(*other).is_some()
+        };
         let others: BTreeSet<NodeId> = self.cut_off.iter().copied().filter(reached).collect();
         if let Some(&other) = others.first().filter(|other| **other < node) {
             return self.fail(ProtocolError::CutOff { number, node, other });
