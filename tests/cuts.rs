@@ -1,6 +1,6 @@
 //! Connections are cut and slowed down without being closed. What must still be true: what is short
-//! changes nothing; a node that is cut off for long is replaced, learns it and ends, or is the one
-//! that goes on; and the output is exact.
+//! changes nothing; a node that is cut off for long is replaced, learns it and ends, or leaves by
+//! itself, or is the one that goes on; and the output is exact.
 
 mod support;
 
@@ -96,7 +96,8 @@ fn behind_a_proxy(passes: u64, seed: u64, disturb: impl FnOnce(&ringfence::chaos
     for ran in &ran {
         ran.assert_no_panic();
         if !ran.status.success() {
-            ran.assert_failed(1, &["went on without it"]);
+            // Who cannot hear the other is left out, or leaves: whose turn it is depends on the moment.
+            ran.assert_failed(1, &["the job goes on"]);
         }
     }
     place.assert_exact(passes);

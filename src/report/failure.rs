@@ -326,7 +326,7 @@ pub enum Consequence {
         /// Who took over how many partitions.
         takeovers: Vec<Takeover>,
     },
-    /// The job ended with an error.
+    /// The job ended with an error, or this node's part in it did: the error says which.
     Ended {
         /// The error.
         why: String,
@@ -462,7 +462,7 @@ impl fmt::Display for FailureReport {
                     write!(f, "; node {node} took over {partitions} partitions")?;
                 }
             }
-            Consequence::Ended { why } => write!(f, "\n  then      the job ended: {why}")?,
+            Consequence::Ended { why } => write!(f, "\n  then      ended with an error: {why}")?,
             Consequence::Finished => write!(f, "\n  then      the job finished")?,
         }
         if let Some(cost) = &self.cost {
