@@ -169,7 +169,7 @@ mod tests {
         assert_eq!((time.epoch(), FencedTime::outer(&time)), (Epoch(5), 5));
         assert_eq!(Twice::from_outer(5), Twice::new(Once::new(5, 0), 0));
         assert_eq!(Twice::first_of(Epoch(6)), Twice::new(Once::new(6, 0), 0));
-        assert!(Twice::NESTED && Once::NESTED && !u64::NESTED);
+        assert_eq!([Twice::NESTED, Once::NESTED, u64::NESTED], [true, true, false]);
         assert_eq!(FencedTime::outer(&Duration::from_secs(3)), Duration::from_secs(3));
     }
 

@@ -13,7 +13,7 @@ use timely::order::Product;
 
 /// The next number of Collatz; none after 1.
 fn next(number: u64) -> u64 {
-    if number % 2 == 0 { number / 2 } else { 3 * number + 1 }
+    if number.is_multiple_of(2) { number / 2 } else { 3 * number + 1 }
 }
 
 /// How often each number is visited from all of `1..=last`, the sum over all.
