@@ -23,13 +23,13 @@ pub enum JobError {
         /// The name found in the checkpoint.
         name: OperatorName,
     },
-    /// The job has a second dataflow with protected operators.
+    /// A protected operator was built after the worker had taken its first step.
     #[error(
-        "\"{name}\" is in a second protected dataflow of this worker: one protected dataflow a job \
-         is supported so far, so put its operators into the first one"
+        "\"{name}\" was built after this worker's first step: build all dataflows with protected \
+         operators before the first step, since they are restored and committed together"
     )]
-    SecondDataflow {
-        /// The first operator of the second dataflow.
+    BuiltLate {
+        /// The operator that came late.
         name: OperatorName,
     },
     /// A source could not be listed, opened, or read.

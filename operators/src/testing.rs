@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Hooks, initialize_from};
 use timely::dataflow::Scope;
-use timely::worker::Config;
+use timely::worker::{Config, Worker};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
@@ -103,6 +103,21 @@ where
     D: Data,
     F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
 {
+    run_workers(workers, move |worker, sink| {
+        worker.dataflow(|scope| job(scope, sink));
+    })
+}
+
+/// As [`run`], for a job that has the whole worker: of several dataflows, or of input that it sends itself.
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run_workers<D, F>(workers: usize, job: F) -> Vec<D>
+where
+    D: Data,
+    F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
+{
     let partitions: usize = 16;
     let vault = Arc::new(MemoryVault::new(partitions as u32));
     let everything = |_| Role { owner: true, backup: true };
@@ -142,7 +157,7 @@ where
         .collect();
     let guards = initialize_from(builders, Box::new(()), move |allocator| {
         run_worker(allocator, Config::default(), &generation, |worker| {
-            worker.dataflow(|scope| job(scope, sink.clone()));
+            job(worker, sink.clone());
         })
     });
     match guards {

@@ -121,7 +121,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         }
         JobError::DuplicateName { name }
         | JobError::UnknownName { name }
-        | JobError::SecondDataflow { name } => (Component::Job, Cause::JobFailed, Some(name), None),
+        | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
     };
     let epoch = match error {
