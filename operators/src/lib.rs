@@ -16,7 +16,8 @@
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints` | which epochs are checkpoints, as far as a worker knows |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
-//! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | [`journal`] | the encoded form of what was fed by hand |
+//! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -32,6 +33,8 @@ mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
+pub mod input;
+pub mod journal;
 mod panics;
 #[cfg(feature = "planted")]
 pub mod planted;
