@@ -171,7 +171,10 @@ fn admit<'scope, T: EpochTime, D: Data>(
     name: &OperatorName,
     feed: &Rc<RefCell<Feed<T, D>>>,
 ) -> (StreamVec<'scope, T, D>, StreamVec<'scope, T, ()>) {
-    let mut builder = OperatorBuilder::new(format!("Admit: {name}"), stored.scope());
+    let scope = stored.scope();
+    let mut builder = OperatorBuilder::new(format!("Admit: {name}"), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    fence.checkpoints().wake_on_decision(activator);
     let mut input = builder.new_input(stored, Pipeline);
     let (output, records) = builder.new_output();
     let (_progress, admitted) = builder.new_output();
@@ -186,7 +189,10 @@ fn admit<'scope, T: EpochTime, D: Data>(
             let mut feed = feed.borrow_mut();
             if let Some(capability) = held.first() {
                 let mut output = output.activate();
-                while feed.first_waiting().is_some_and(|time| is_stored(&frontiers[0], time))
+                let may_enter = |time: &T| {
+                    is_stored(&frontiers[0], time) && fence.checkpoints().admit(time.to_epoch())
+                };
+                while feed.first_waiting().is_some_and(may_enter)
                     && let Some((time, batches)) = feed.take_waiting()
                 {
                     fence.leave_if_stopping();

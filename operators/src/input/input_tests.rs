@@ -17,7 +17,7 @@ use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Set
 use crate::hash::KeyHasher;
 use crate::ids::{Epoch, PartitionId, ViewNumber};
 use crate::sink::SinkFenced;
-use crate::testing::{Collected, run_worker_job};
+use crate::testing::{Collected, run_workers};
 use crate::vault::{MemoryVault, Role, Vault};
 use crate::worker::{WorkerEnd, run_worker};
 
@@ -135,9 +135,12 @@ impl Cluster {
             let (job, output, all) = (Arc::clone(&job), self.output.clone(), all.clone());
             thread::spawn(move || {
                 let allocator = Allocator::Process(builder.build());
-                run_worker(allocator, Config::default(), &generation, |worker| {
-                    job(&all, worker, output);
-                })
+                let run = |worker: &mut Worker| job(&all, worker, output);
+                let end = run_worker(allocator, Config::default(), &generation, run);
+                if matches!(end, WorkerEnd::Failed(_)) {
+                    all.stop();
+                }
+                end
             })
         };
         let threads: Vec<_> = builders.into_iter().zip(generations).map(start).collect();
@@ -350,7 +353,7 @@ fn a_program_that_goes_back_or_names_no_share_is_told_so() {
     let mut cluster = Cluster::new(2);
     let alone: [(usize, &[usize]); PARTITIONS] = [(0, &[1]), (0, &[1]), (0, &[1]), (0, &[1])];
     for (text, back) in [("it cannot go back from 2 to 1", true), ("has shares 0, 1", false)] {
-        let ends = cluster.run(alone, move |all, worker, output| {
+        let ends = cluster.run(alone, move |_all, worker, output| {
             let mut input = FencedInput::<u64, (u64, u64)>::new("numbers");
             worker.dataflow(|scope| {
                 input.to_stream(scope).sink_fenced("out", output);
@@ -358,8 +361,6 @@ fn a_program_that_goes_back_or_names_no_share_is_told_so() {
             if worker.index() == 1 {
                 // No share: nothing is sent, and nothing is wrong with that.
                 input.send((0, 0));
-                std::mem::forget(input);
-                all.stop();
                 loop {
                     worker.step();
                 }
@@ -383,7 +384,7 @@ fn a_program_that_goes_back_or_names_no_share_is_told_so() {
 
 #[test]
 fn large_epochs_come_in_pieces_and_whole() {
-    let mut rows = run_worker_job(2, |worker, output| {
+    let mut rows = run_workers(2, |worker, output| {
         let mut input = FencedInput::<u64, (u64, String)>::new("texts");
         worker.dataflow(|scope| {
             input.to_stream(scope).sink_fenced("out", output);
@@ -407,7 +408,7 @@ fn an_input_outside_of_a_dataflow_cannot_be_fed() {
 
 #[test]
 fn epochs_are_those_of_the_timestamp() {
-    let rows = run_worker_job(1, |worker, output| {
+    let rows = run_workers(1, |worker, output| {
         let mut input = FencedInput::<u64, Epoch>::new("epochs");
         worker.dataflow(|scope| {
             input.to_stream(scope).sink_fenced("out", output);
