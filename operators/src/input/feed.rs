@@ -190,9 +190,9 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         }
     }
 
-    /// Where the journals stand: the first time that is not in them; `None` where they are closed.
-    pub(super) fn journaled_to(&self) -> Option<T> {
-        (!self.closed).then(|| T::from_epoch(self.now))
+    /// Where the journals stand: the first epoch that is not in them; `None` where they are closed.
+    pub(super) fn journaled_to(&self) -> Option<Epoch> {
+        (!self.closed).then_some(self.now)
     }
 
     /// Hands out what replaces the backups' journals by those that are here.

@@ -67,7 +67,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
     let (fence, name, feed) = (fence.clone(), name.clone(), Rc::clone(feed));
     builder.build(move |capabilities| {
         let mut held: Option<Capability<T>> = capabilities.into_iter().next();
-        advance(&mut held, Some(&fence.resume_time()));
+        advance(&mut held, Some(fence.first_epoch()));
         let mut output = OutputBuilder::<T, NoopBuilder<Frames>>::from(output);
         // The first view has nothing to agree on.
         let mut are_replaced = fence.is_first_view();
@@ -87,7 +87,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
             sending.flush(&mut send);
             drop(session);
             drop(output);
-            advance(&mut held, feed.journaled_to().as_ref());
+            advance(&mut held, feed.journaled_to());
         }
     });
     (activator, frames)
