@@ -49,7 +49,7 @@ impl Shape {
                 ..MemberLimits::default()
             },
         };
-        Shape {
+        let mut shape = Shape {
             nodes,
             partitions: chance.between(4, 12) as u32,
             backups: chance.between(1, 2) as u32,
@@ -59,6 +59,7 @@ impl Shape {
                 batch_max: chance.between(1, 4),
                 keys: chance.between(5, 40),
                 timers: chance.one_in(3),
+                by_hand: false,
             },
             epoch_interval: Duration::from_millis(chance.between(20, 200)),
             in_flight_epochs_max: chance.between(1, 5),
@@ -69,6 +70,8 @@ impl Shape {
             faults_us: chance.between(1_000_000, 8_000_000),
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),
-        }
+        };
+        shape.job.by_hand = chance.one_in(3);
+        shape
     }
 }
