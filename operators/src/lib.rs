@@ -17,6 +17,7 @@
 //! | `checkpoints` | which epochs are checkpoints, as far as a worker knows |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | [`wrap`] | existing operators, protected |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -50,3 +51,4 @@ pub mod time;
 pub mod vault;
 pub mod whereabouts;
 pub mod worker;
+pub mod wrap;
