@@ -95,6 +95,7 @@ fn what_is_wrong_is_named_and_exits_with_2() {
         ("--local 3 --backups 3", "3 nodes have room for 2"),
         ("--backups 2", "one node with 1 worker(s) has room for 1"),
         ("--epoch-ms 0", "--epoch-ms"),
+        ("--checkpoint-ms 0", "--checkpoint-ms"),
         ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
         ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
         ("--partitions 65537", "--partitions"),
