@@ -76,12 +76,13 @@ impl Checkpoints {
         known.borrow().range(..=epoch).next_back().copied()
     }
 
-    /// The last epoch that may begin while `count` checkpoints before it, after `stored`, are not stored.
-    pub(crate) fn limit(&self, stored: Option<Epoch>, count: u64) -> Epoch {
+    /// The last epoch that may begin while `count` checkpoints before it, after `stored`, are not stored;
+    /// `None` where there are not so many.
+    pub(crate) fn limit(&self, stored: Option<Epoch>, count: u64) -> Option<Epoch> {
         let first = stored.map_or(Epoch(0), |stored| Epoch(stored.0.saturating_add(1)));
-        let Some(known) = &self.known else { return Epoch(first.0.saturating_add(count)) };
+        let Some(known) = &self.known else { return Some(Epoch(first.0.saturating_add(count))) };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        known.borrow().range(first..).nth(count).copied().unwrap_or(Epoch::END)
+        known.borrow().range(first..).nth(count).copied()
     }
 
     /// Forgets all before the last checkpoint at or before `recorded`: all operators have sealed it.
@@ -141,8 +142,8 @@ mod tests {
             assert_eq!(checkpoints.at_or_after(epoch), Some(epoch));
             assert_eq!(checkpoints.at_or_before(epoch), Some(epoch));
         }
-        assert_eq!(checkpoints.limit(Some(Epoch(4)), 3), Epoch(8));
-        assert_eq!(checkpoints.limit(None, 1), Epoch(1));
+        assert_eq!(checkpoints.limit(Some(Epoch(4)), 3), Some(Epoch(8)));
+        assert_eq!(checkpoints.limit(None, 1), Some(Epoch(1)));
     }
 
     #[test]
@@ -185,8 +186,8 @@ mod tests {
         assert_eq!(checkpoints.at_or_after(Epoch(20)), Some(Epoch::END));
         assert_eq!(checkpoints.at_or_before(Epoch::END), Some(Epoch::END));
         // With one that is not stored, the next one may still be reached, and not passed.
-        assert_eq!(checkpoints.limit(Some(Epoch(4)), 1), Epoch(14));
-        assert_eq!(checkpoints.limit(Some(Epoch(9)), 2), Epoch::END);
+        assert_eq!(checkpoints.limit(Some(Epoch(4)), 1), Some(Epoch(14)));
+        assert_eq!(checkpoints.limit(Some(Epoch(9)), 2), None);
         checkpoints.forget_before(Epoch(17));
         assert_eq!([before(13), before(17)], [None, Some(14)]);
     }

@@ -287,7 +287,7 @@ impl Fence {
     /// Whether so many checkpoints are known and not recorded that sources will wait.
     pub(crate) fn has_checkpoints_enough(&self) -> bool {
         let count = self.inner.generation.settings.in_flight_epochs_max;
-        self.inner.checkpoints.limit(self.inner.commit.recorded(), count) < Epoch::END
+        self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
     }
 
     /// Ends the job with an error.
@@ -344,7 +344,8 @@ impl Fence {
         let first = self.first_epoch().0;
         let by_clock = first.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
         let stored = self.inner.commit.stored_in(dataflow);
-        let limit = self.inner.checkpoints.limit(stored, settings.in_flight_epochs_max).0;
+        let limit = self.inner.checkpoints.limit(stored, settings.in_flight_epochs_max);
+        let limit = limit.map_or(u64::MAX, |limit| limit.0);
         let end = Epoch::END.0;
         ClockEpoch { epoch: Epoch(by_clock.min(limit).min(end)), throttled: by_clock > limit }
     }
