@@ -208,9 +208,13 @@ impl Trial {
         F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
     {
         let (workers, partitions) = (self.settings.workers_per_node, PARTITIONS as usize);
+        // In blocks, so that each worker has one share.
+        let owner = |partition| partition * workers / partitions;
         let routes = Routes {
-            owners: (0..partitions).map(|partition| partition % workers).collect(),
-            backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
+            owners: (0..partitions).map(owner).collect(),
+            backups: (0..partitions)
+                .map(|partition| vec![(owner(partition) + 1) % workers])
+                .collect(),
             filling: vec![false; partitions],
         };
         let generation = Arc::new(Generation::new(
@@ -231,9 +235,13 @@ impl Trial {
             .map(AllocatorBuilder::Process)
             .collect();
         let guards = initialize_from(builders, Box::new(()), move |allocator| {
-            run_worker(allocator, Config::default(), &generation, |worker| {
-                job(worker, sink.clone());
-            })
+            let job = |worker: &mut Worker| job(worker, sink.clone());
+            let end = run_worker(allocator, Config::default(), &generation, job);
+            if !matches!(end, WorkerEnd::Finished(())) {
+                // The others would wait for it.
+                generation.stop();
+            }
+            end
         });
         match guards {
             Ok(guards) => {
