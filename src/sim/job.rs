@@ -13,10 +13,12 @@ use ringfence_operators::codec::{Codec, Postcard};
 use ringfence_operators::prelude::*;
 use ringfence_operators::sink::Release;
 use serde::{Deserialize, Serialize};
+use timely::dataflow::operators::Probe as _;
 use timely::worker::Worker;
 
 use super::chance::mix;
 use super::process::ProcessId;
+use super::program::{Outside, Program};
 use super::target::Target;
 
 /// The sink of the records themselves.
@@ -42,6 +44,8 @@ pub(super) struct JobPlan {
     pub(super) keys: u64,
     /// Whether the job has its second half, the one with timers.
     pub(super) timers: bool,
+    /// Whether the program feeds the job itself, in place of a source.
+    pub(super) by_hand: bool,
 }
 
 impl JobPlan {
@@ -93,12 +97,27 @@ fn perhaps_panic() {
     }
 }
 
-/// Builds the job on a worker of `process`.
-pub(super) fn build(worker: &mut Worker, plan: &Arc<JobPlan>, target: &Target, process: ProcessId) {
+/// Builds the job on a worker of `process`; returns the program that feeds it, if one does.
+pub(super) fn build(
+    worker: &mut Worker,
+    plan: &Arc<JobPlan>,
+    target: &Target,
+    outside: &Outside,
+    process: ProcessId,
+) -> Option<Program> {
     let sink = || SimulatedSink { target: target.clone(), process };
     let plan = Arc::clone(plan);
+    let mut input = plan.by_hand.then(|| FencedInput::<u64, Record>::new("input"));
+    let (view, mut probe) = (worker.fence().generation().view, None);
     worker.dataflow::<u64, _, _>(|scope| {
-        let records = Records { plan: Arc::clone(&plan) }.to_stream_fenced(scope, "input");
+        let records = match &mut input {
+            Some(input) => {
+                let (fed, records) = input.to_stream(scope).probe();
+                probe = Some(fed);
+                records
+            }
+            None => Records { plan: Arc::clone(&plan) }.to_stream_fenced(scope, "input"),
+        };
         let keys = Arc::clone(&plan);
         records
             .clone()
@@ -133,6 +152,7 @@ pub(super) fn build(worker: &mut Worker, plan: &Arc<JobPlan>, target: &Target, p
         }
         records.sink_fenced(RECORDS, sink());
     });
+    Some(Program::new(input?, probe?, plan, outside, view))
 }
 
 /// The input: shards of records that can be read again from any index.
