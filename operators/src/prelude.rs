@@ -7,3 +7,4 @@ pub use crate::sink::{LineFiles, Sink, SinkFenced as _};
 pub use crate::source::{Reader, Share, Source, TextFiles, ToStreamFenced as _, per_share};
 pub use crate::stateful::{At, Event, Give, Stateful as _};
 pub use crate::time::{EpochTime, FencedTime};
+pub use crate::wrap::{OperatorFenced as _, State};

@@ -158,6 +158,18 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         }
     }
 
+    /// The table of a partition, if this worker runs it.
+    #[inline]
+    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V>> {
+        self.tables[partition.0 as usize].as_ref()
+    }
+
+    /// Makes a table for a partition that this worker does not run: it is never sealed nor kept.
+    pub(crate) fn pretend(&mut self, partition: PartitionId) {
+        let hasher = self.fence.generation().settings.hasher;
+        self.tables[partition.0 as usize].get_or_insert_with(|| KeyedTable::new(hasher));
+    }
+
     /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
     /// where there will be no later seal.
     pub(crate) fn seal(&mut self, epoch: Epoch, last: bool, mut send: impl FnMut(Frames)) {
@@ -280,6 +292,13 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
 impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
     fn drop(&mut self) {
+        self.deposit();
+    }
+}
+
+impl<K: Data + Eq, V: Data> Partitions<K, V> {
+    /// Hands all state to the vault, once: none is left.
+    pub(crate) fn deposit(&mut self) {
         if self.fence.is_tainted() || std::thread::panicking() {
             return;
         }
@@ -426,6 +445,13 @@ impl<T: FencedTime> Outlet<T> {
     pub(crate) fn due(&mut self, through: Option<Epoch>) -> Option<T> {
         let boundary = self.boundary().filter(|boundary| Some(*boundary) <= through)?;
         let unsealed = self.unsealed.take()?;
+        // With a bug on purpose the simulator is to see what comes of it.
+        #[cfg(not(feature = "planted"))]
+        assert!(
+            unsealed.last <= boundary,
+            "a checkpoint at epoch {boundary} would hold changes of epoch {}",
+            unsealed.last
+        );
         // At the end of a dataflow the last change is the last there is: it belongs to every checkpoint
         // that is still to be chosen.
         Some(T::first_of(if boundary == Epoch::END { unsealed.last } else { boundary }))

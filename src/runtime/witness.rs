@@ -117,10 +117,13 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         JobError::LateRecord { operator, .. }
         | JobError::Input { operator, .. }
         | JobError::Misplaced { operator, .. }
+        | JobError::SpansCheckpoint { operator, .. }
         | JobError::Vault { operator, .. } => {
             (Component::Job, Cause::JobFailed, Some(operator), None)
         }
         JobError::DuplicateName { name }
+        | JobError::OutsideOperator { name }
+        | JobError::StateType { name }
         | JobError::UnknownName { name }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
