@@ -18,6 +18,8 @@ pub enum Planted {
     KeepAboveResume,
     /// A vault folds what is stored, recorded or not.
     FoldStored,
+    /// What waits in a stash is there again after a failure, but not the right to answer.
+    StashNotHeld,
 }
 
 thread_local! {

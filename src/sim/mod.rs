@@ -11,7 +11,7 @@
 //! | `process`, `hosting` | one start of a node, and what a real node's loop does for it |
 //! | `network`, `wire` | connections that delay and break; timely's allocator without sockets |
 //! | `vault`, `target` | a node's vault and the job's outside world, both watched |
-//! | `job`, `shape` | what is run, and what a seed decides beforehand |
+//! | `job`, `scenes`, `shape` | what is run, and what a seed decides beforehand |
 //! | [`faults`], `mischief` | what may go wrong, and when it does |
 //! | [`plant`], `spoil` | bugs put in on purpose |
 //! | `witness`, [`verdict`] | what must hold at every step, and at the end |
@@ -32,6 +32,7 @@ pub mod plant;
 mod process;
 mod quiet;
 pub mod run;
+mod scenes;
 mod shape;
 mod spoil;
 mod target;

@@ -63,6 +63,10 @@ plants! {
     KeepAboveResume, "keep-above-resume", 20, true;
     /// A vault folds what is not recorded.
     FoldStored, "fold-stored", 40, true;
+    /// What waits in a stash is forgotten in a restore.
+    StashNotHeld, "stash-not-held", 60, true;
+    /// A survivor undoes everything but the state inside of a loop.
+    LoopNotRewound, "loop-not-rewound", 60, false;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -83,6 +87,7 @@ impl Plant {
             Plant::PruneAtSeal => Some(Planted::PruneAtSeal),
             Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
             Plant::FoldStored => Some(Planted::FoldStored),
+            Plant::StashNotHeld => Some(Planted::StashNotHeld),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::job::JobPlan;
+use super::scenes::Scenes;
 use crate::protocol::detector::DetectorLimits;
 use crate::protocol::member::MemberLimits;
 
@@ -59,6 +60,7 @@ impl Shape {
                 batch_max: chance.between(1, 4),
                 keys: chance.between(5, 40),
                 timers: chance.one_in(3),
+                scenes: Scenes::of(seed),
             },
             epoch_interval: Duration::from_millis(chance.between(20, 200)),
             in_flight_epochs_max: chance.between(1, 5),
