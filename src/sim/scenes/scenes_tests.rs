@@ -73,7 +73,7 @@ fn a_visit_in_the_loop_is_counted_once_in_the_order_of_epochs() {
         .iter()
         .flat_map(|(epoch, of)| of.iter().map(|(key, visit)| (*epoch, *key, *visit)))
         .collect();
-    assert!(all.len() > 9 && all.iter().any(|(.., (_, round))| *round == 3));
+    assert!(all.len() > 9 && all.iter().any(|(.., (_, round))| *round > 0));
     let told = told(all.iter().map(|(epoch, key, _)| (*epoch, *key)), |index, key, count| {
         let (record, round) = all[index].2;
         Row::Lap { key, count, record, round }
