@@ -122,7 +122,10 @@ impl Fence {
                 names: RefCell::default(),
                 prefix: RefCell::default(),
                 commit: Commit::resume(generation.resume),
-                checkpoints: Checkpoints::every_epoch(),
+                checkpoints: Checkpoints::resume(
+                    generation.resume,
+                    generation.settings.checkpoint_interval.is_some(),
+                ),
                 built: Cell::new(false),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
@@ -273,6 +276,20 @@ impl Fence {
         active
     }
 
+    /// The abort point of an operator that is no part of the job.
+    pub(crate) fn sign_of_life(&self) {
+        self.leave_if_stopping();
+        if self.inner.built.get() {
+            self.inner.generation.pulse(self.inner.worker);
+        }
+    }
+
+    /// Whether so many checkpoints are known and not recorded that sources will wait.
+    pub(crate) fn has_checkpoints_enough(&self) -> bool {
+        let count = self.inner.generation.settings.in_flight_epochs_max;
+        self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
+    }
+
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error).now()
@@ -327,8 +344,8 @@ impl Fence {
         let first = self.first_epoch().0;
         let by_clock = first.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
         let stored = self.inner.commit.stored_in(dataflow);
-        let begun = stored.map_or(0, |epoch| epoch.next().0).max(first);
-        let limit = begun.saturating_add(settings.in_flight_epochs_max);
+        let limit = self.inner.checkpoints.limit(stored, settings.in_flight_epochs_max);
+        let limit = limit.map_or(u64::MAX, |limit| limit.0);
         let end = Epoch::END.0;
         ClockEpoch { epoch: Epoch(by_clock.min(limit).min(end)), throttled: by_clock > limit }
     }
@@ -337,7 +354,7 @@ impl Fence {
 /// Where the clock puts a source.
 pub(crate) struct ClockEpoch {
     pub(crate) epoch: Epoch,
-    /// The source is as far ahead of the stored epoch as it may be.
+    /// The source is as far ahead of what is stored as it may be.
     pub(crate) throttled: bool,
 }
 

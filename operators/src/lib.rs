@@ -14,7 +14,7 @@
 //! | [`snapshot`] | the encoded forms: deltas and bases |
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
-//! | `checkpoints` | which epochs are checkpoints, as far as a worker knows |
+//! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
@@ -24,6 +24,7 @@
 //! | [`testing`] | a small harness without a cluster |
 
 mod checkpoints;
+mod clock;
 pub mod codec;
 mod commit;
 pub mod data;

@@ -119,6 +119,7 @@ fn record<'scope, T: FencedTime>(
                     refused(&fence, &name, &error);
                 }
                 commit.set_recorded(epoch);
+                fence.checkpoints().forget_before(epoch);
             }
             match commit.recorded() {
                 Some(Epoch::END) => held = None,

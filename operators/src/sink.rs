@@ -27,7 +27,7 @@ use crate::time::{FencedTime, passed, reached};
 
 /// Where results leave the job.
 ///
-/// A sink fixes what it writes, and where, when an epoch is sealed ([`prepare`](Sink::prepare)), and
+/// A sink fixes what it writes, and where, when an epoch is complete ([`prepare`](Sink::prepare)), and
 /// writes it only when the epoch is committed ([`release`](Sink::release)). What it prepared is part
 /// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
 /// asked for more than once, by a successor or by a node that does not know yet that it was

@@ -93,8 +93,8 @@ pub trait ToStreamFenced: Source + Sized {
     ///
     /// The shards are spread over the partitions and move with them. Each worker reads its shards
     /// one after the other; a record's epoch is given by the clock, `epoch-ms` long, and the source
-    /// pauses when it is too many epochs ahead of the committed one. After a failure every shard
-    /// goes back to its position at the committed epoch.
+    /// pauses when it has left too many checkpoints behind that its dataflow has not stored yet. After
+    /// a failure every shard goes back to its position at the committed epoch.
     ///
     /// A source that cannot be listed or read ends the job with an error that names it.
     ///
