@@ -73,6 +73,10 @@ plants! {
     AdmittedAtOnce, "admitted-at-once", 150, true;
     /// A backup goes on with its own journal, whatever the new owner's says.
     JournalNotReconciled, "journal-not-reconciled", 300, true;
+    /// What waits in a stash is forgotten in a restore.
+    StashNotHeld, "stash-not-held", 60, true;
+    /// A survivor undoes everything but the state inside of a loop.
+    LoopNotRewound, "loop-not-rewound", 60, false;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -98,6 +102,7 @@ impl Plant {
             Plant::JournalFirstBackupOnly => Some(Planted::JournalFirstBackupOnly),
             Plant::AdmittedAtOnce => Some(Planted::AdmittedAtOnce),
             Plant::JournalNotReconciled => Some(Planted::JournalNotReconciled),
+            Plant::StashNotHeld => Some(Planted::StashNotHeld),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::job::JobPlan;
+use super::scenes::Scenes;
 use crate::protocol::detector::DetectorLimits;
 use crate::protocol::member::MemberLimits;
 
@@ -65,6 +66,7 @@ impl Shape {
                 keys: chance.between(5, 40),
                 timers: chance.one_in(3),
                 by_hand: false,
+                scenes: Scenes::of(seed),
             },
             epoch_interval: Duration::from_millis(epoch_ms),
             checkpoint_interval: checkpoint_ms.map(Duration::from_millis),
