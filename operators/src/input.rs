@@ -11,6 +11,10 @@
 //! journal, or in some, and where the journal that counts has it not, it is fed again, from its start; it
 //! may then be fed differently. A probe on the stream tells the two apart: an epoch that it has passed is
 //! kept. [`InputShare::records`] tells a program that reads its records from elsewhere where to go on.
+//!
+//! What is fed stays in the memory of the node that feeds it and of its backups until its epoch is
+//! committed: up to [`JOURNAL_BYTES_MAX`] a node, and then the job ends with an error that says so. A
+//! program that lets its worker step until a probe has passed what it fed never gets there.
 
 mod feed;
 mod feeding;
