@@ -70,7 +70,7 @@ plants! {
     /// Only the first backup of a share is sent its journal.
     JournalFirstBackupOnly, "journal-first-backup-only", 150, true;
     /// Hand-fed input is let into the dataflow, and its epochs pass, before the backups have it.
-    AdmittedAtOnce, "admitted-at-once", 150, true;
+    AdmittedAtOnce, "admitted-at-once", 400, true;
     /// A backup goes on with its own journal, whatever the new owner's says.
     JournalNotReconciled, "journal-not-reconciled", 300, true;
     /// What waits in a stash is forgotten in a restore.
