@@ -1,0 +1,108 @@
+//! Breadth-first search with a feedback loop, on bare timely.
+//!
+//! All edges are fed in round 0, and level n of the search is found in round n. Lines
+//! `level<TAB>node<TAB>parent`, one for each node that node 0 leads to, with the least of its possible
+//! parents. `bfs` is the same job, protected.
+//!
+//! ```text
+//! cargo run --release --example bfs_bare -- -w 2 -- --out DIR
+//! ```
+
+mod support;
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use support::graph::{Graph, Shape};
+use support::job::Job;
+use support::lines::WriteLines;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::{Concat, ConnectLoop, Feedback, OkErr, Operator, Probe};
+use timely::dataflow::{InputHandleVec, ProbeHandle};
+
+/// Where the search begins.
+const ROOT: u32 = 0;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let job = Job::from_args();
+    let graph = Graph::of(&job, Shape::Long { nodes: 8000, degree: 4 });
+    let (out, pace) = (job.out(), job.pace());
+    timely::execute_from_args(job.args(), move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let mut input = InputHandleVec::<u64, (u32, u32)>::new();
+        let probe = ProbeHandle::new();
+
+        worker.dataflow::<u64, _, _>(|scope| {
+            // An edge from a node to itself says where the search begins.
+            let (edges, roots) = input.to_stream(scope).ok_err(|edge: (u32, u32)| match edge {
+                (from, to) if from == to => Err((from, from)),
+                edge => Ok(edge),
+            });
+            let edges = edges.container::<Vec<_>>();
+            let (handle, reached) = scope.feedback(1);
+            let reached = roots.container::<Vec<_>>().concat(reached);
+
+            let by_node = || Exchange::new(|(node, _): &(u32, u32)| u64::from(*node));
+            let (found, next) = edges
+                .binary_frontier(reached, by_node(), by_node(), "bfs", |_capability, _info| {
+                    let mut edges = HashMap::<u32, Vec<u32>>::new();
+                    let mut parents = HashMap::new();
+                    let mut queues = HashMap::new();
+                    move |(input1, frontier1), (input2, frontier2), output| {
+                        input1.for_each_stamp(|_capability, batches| {
+                            for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
+                                edges.entry(from).or_default().push(to);
+                            }
+                        });
+                        input2.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let queue = queues.entry(capability).or_insert_with(Vec::new);
+                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                            }
+                        });
+                        for (capability, queue) in queues.iter_mut() {
+                            let level = *capability.time();
+                            if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
+                                continue;
+                            }
+                            queue.sort_unstable();
+                            let mut session = output.session(capability);
+                            for (node, parent) in queue.drain(..) {
+                                if parents.contains_key(&node) {
+                                    continue;
+                                }
+                                parents.insert(node, parent);
+                                session.give(Ok((level, node, parent)));
+                                if let Some(targets) = edges.get(&node) {
+                                    for target in targets.iter() {
+                                        session.give(Err((*target, node)));
+                                    }
+                                }
+                            }
+                        }
+                        queues.retain(|_capability, queue| !queue.is_empty());
+                    }
+                })
+                .container::<Vec<_>>()
+                .ok_err(|record: Result<(u64, u32, u32), (u32, u32)>| record);
+            next.container::<Vec<_>>().connect_loop(handle);
+            found.container::<Vec<_>>().probe_with(&probe).write_lines(&out);
+        });
+
+        if index == 0 {
+            input.send((ROOT, ROOT));
+        }
+        for (from, to) in graph.round(0, 1).skip(index).step_by(peers) {
+            input.send((from, to));
+            input.send((to, from));
+        }
+        input.close();
+        while !probe.done() {
+            worker.step();
+            std::thread::sleep(pace);
+        }
+    })?;
+    job.report();
+    Ok(())
+}

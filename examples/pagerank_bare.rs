@@ -1,0 +1,188 @@
+//! Page ranks of a changing graph with a feedback loop, on bare timely.
+//!
+//! The graph is fed in round 0; in each later round some edges are taken away and some added, and ranks
+//! flow on round by round until all changes are small. Lines `round<TAB>node<TAB>rank`, one for each
+//! change of a rank, in whole numbers, so that nothing depends on an order. `pagerank` is the same job,
+//! protected.
+//!
+//! ```text
+//! cargo run --release --example pagerank_bare -- -w 2 -- --out DIR
+//! ```
+
+mod support;
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+
+use support::graph::{Graph, Shape};
+use support::job::Job;
+use support::lines::WriteLines;
+use support::random::random;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::{ConnectLoop, Feedback, OkErr, Operator, Probe};
+use timely::dataflow::{InputHandle, ProbeHandle};
+
+/// The rank of a node to which no edge leads.
+const RANK: i64 = 1000;
+
+/// Changes of a rank below this are kept until they add up to it.
+const LEAST_CHANGE: i64 = 6;
+
+/// How many edges are replaced in a round.
+const REPLACED: u64 = 4;
+
+/// A record: an edge from a node comes or goes, or the node's rank changes.
+type Edge = ((u32, u32), i64);
+type Change = (u32, i64);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let job = Job::from_args();
+    let graph = Graph::of(&job, Shape::Mixed { nodes: 1000, degree: 5 });
+    let (rounds, seed, out, pace) = (job.rounds(), job.seed(), job.out(), job.pace());
+    timely::execute_from_args(job.args(), move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let mut input = InputHandle::new();
+        let probe = ProbeHandle::new();
+
+        worker.dataflow::<u64, _, _>(|scope| {
+            let (handle, changes) = scope.feedback(1);
+            let by_source = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
+            let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
+            let (found, next) = input
+                .to_stream(scope)
+                .binary_frontier(changes, by_source, by_node, "pagerank", |_capability, _info| {
+                    let mut edge_queues = HashMap::<_, Vec<Edge>>::new();
+                    let mut change_queues = HashMap::<_, Vec<Change>>::new();
+                    let mut edges = HashMap::<u32, BTreeMap<u32, i64>>::new();
+                    let mut ranks = HashMap::<u32, i64>::new();
+                    let mut kept = HashMap::<u32, i64>::new();
+                    move |(input1, frontier1), (input2, frontier2), output| {
+                        input1.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let queue = edge_queues.entry(capability).or_default();
+                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                            }
+                        });
+                        input2.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let queue = change_queues.entry(capability).or_default();
+                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                            }
+                        });
+
+                        for (capability, queue) in edge_queues.iter_mut() {
+                            let time = *capability.time();
+                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                                continue;
+                            }
+                            let mut session = output.session(capability);
+                            for ((from, to), difference) in sums(queue.drain(..)) {
+                                let rank = *ranks.entry(from).or_insert(RANK);
+                                let targets = edges.entry(from).or_default();
+                                let before = shares(rank, targets);
+                                let count = targets.entry(to).or_insert(0);
+                                *count += difference;
+                                if *count == 0 {
+                                    targets.remove(&to);
+                                }
+                                for change in differences(before, shares(rank, targets)) {
+                                    session.give(Err(change));
+                                }
+                            }
+                        }
+                        edge_queues.retain(|_capability, queue| !queue.is_empty());
+
+                        for (capability, queue) in change_queues.iter_mut() {
+                            let time = *capability.time();
+                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                                continue;
+                            }
+                            let mut session = output.session(capability);
+                            for (node, difference) in sums(queue.drain(..)) {
+                                let change = *kept.entry(node).or_insert(0) + difference;
+                                if change.abs() < LEAST_CHANGE {
+                                    kept.insert(node, change);
+                                    continue;
+                                }
+                                kept.insert(node, 0);
+                                let before = *ranks.entry(node).or_insert(RANK);
+                                let rank = before + change;
+                                ranks.insert(node, rank);
+                                session.give(Ok((time, node, rank)));
+                                if let Some(targets) = edges.get(&node) {
+                                    let before = shares(before, targets);
+                                    for change in differences(before, shares(rank, targets)) {
+                                        session.give(Err(change));
+                                    }
+                                }
+                            }
+                        }
+                        change_queues.retain(|_capability, queue| !queue.is_empty());
+                    }
+                })
+                .container::<Vec<_>>()
+                .ok_err(|record: Result<(u64, u32, i64), Change>| record);
+            next.container::<Vec<_>>().probe_with(&probe).connect_loop(handle);
+            found.container::<Vec<_>>().write_lines(&out);
+        });
+
+        for round in 0..rounds {
+            for change in changes(&graph, round, seed).skip(index).step_by(peers) {
+                input.send(change);
+            }
+            input.advance_to(round + 1);
+            while probe.less_than(input.time()) {
+                worker.step();
+            }
+            std::thread::sleep(pace);
+        }
+    })?;
+    job.report();
+    Ok(())
+}
+
+/// What is fed in a round: the whole graph at first, later some edges of it that go, for others.
+fn changes(graph: &Graph, round: u64, seed: u64) -> impl Iterator<Item = Edge> + '_ {
+    let all = graph.edges.iter().filter(move |_| round == 0).map(|&edge| (edge, 1));
+    let replaced = (0..REPLACED).filter(move |_| round > 0).flat_map(move |number| {
+        let place = (round - 1) * REPLACED + number;
+        // Edges go in their own order, so that none goes twice.
+        let gone = graph.edges.get(place as usize).map(|&edge| (edge, -1));
+        let nodes = u64::from(graph.nodes);
+        let ends = (random(seed, 2 * place) % nodes, random(seed, 2 * place + 1) % nodes);
+        gone.into_iter().chain([((ends.0 as u32, ends.1 as u32), 1)])
+    });
+    all.chain(replaced)
+}
+
+/// Adds up what has the same key; what adds up to nothing is left out. Ascending by key.
+fn sums<K: Ord>(records: impl Iterator<Item = (K, i64)>) -> impl Iterator<Item = (K, i64)> {
+    let mut sums = BTreeMap::new();
+    for (key, difference) in records {
+        *sums.entry(key).or_insert(0) += difference;
+    }
+    sums.into_iter().filter(|(_, sum)| *sum != 0)
+}
+
+/// Five sixths of a rank, shared among the edges; what is left over goes to the first of them.
+fn shares(rank: i64, targets: &BTreeMap<u32, i64>) -> BTreeMap<u32, i64> {
+    let edges: i64 = targets.values().sum();
+    let shared = rank * 5 / 6;
+    let mut over = if edges == 0 { 0 } else { shared % edges };
+    let share = |(&target, &count): (&u32, &i64)| {
+        let first = over.min(count);
+        over -= first;
+        (target, shared / edges * count + first)
+    };
+    targets.iter().map(share).collect()
+}
+
+/// What changes at each node when its share changes.
+fn differences(
+    before: BTreeMap<u32, i64>,
+    after: BTreeMap<u32, i64>,
+) -> impl Iterator<Item = Change> {
+    sums(before.into_iter().map(|(node, share)| (node, -share)).chain(after))
+}
