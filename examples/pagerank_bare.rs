@@ -46,14 +46,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         worker.dataflow::<u64, _, _>(|scope| {
             let (handle, changes) = scope.feedback(1);
-            let by_source = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
+            let by_start = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
             let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
             let (found, next) = input
                 .to_stream(scope)
-                .binary_frontier(changes, by_source, by_node, "pagerank", |_capability, _info| {
+                .binary_frontier(changes, by_start, by_node, "pagerank", |_capability, _info| {
                     let mut edge_queues = HashMap::<_, Vec<Edge>>::new();
                     let mut change_queues = HashMap::<_, Vec<Change>>::new();
-                    let mut edges = HashMap::<u32, BTreeMap<u32, i64>>::new();
+                    let mut edges = HashMap::<u32, Vec<Change>>::new();
                     let mut ranks = HashMap::<u32, i64>::new();
                     let mut kept = HashMap::<u32, i64>::new();
                     move |(input1, frontier1), (input2, frontier2), output| {
@@ -78,16 +78,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 continue;
                             }
                             let mut session = output.session(capability);
-                            for ((from, to), difference) in sums(queue.drain(..)) {
+                            for (from, differences) in by_source(queue.drain(..)) {
                                 let rank = *ranks.entry(from).or_insert(RANK);
                                 let targets = edges.entry(from).or_default();
-                                let before = shares(rank, targets);
-                                let count = targets.entry(to).or_insert(0);
-                                *count += difference;
-                                if *count == 0 {
-                                    targets.remove(&to);
-                                }
-                                for change in differences(before, shares(rank, targets)) {
+                                let before = shares(-rank, targets);
+                                targets.extend(differences);
+                                sum_up(targets);
+                                for change in summed(before, shares(rank, targets)) {
                                     session.give(Err(change));
                                 }
                             }
@@ -100,7 +97,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 continue;
                             }
                             let mut session = output.session(capability);
-                            for (node, difference) in sums(queue.drain(..)) {
+                            sum_up(queue);
+                            for (node, difference) in queue.drain(..) {
                                 let change = *kept.entry(node).or_insert(0) + difference;
                                 if change.abs() < LEAST_CHANGE {
                                     kept.insert(node, change);
@@ -112,8 +110,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 ranks.insert(node, rank);
                                 session.give(Ok((time, node, rank)));
                                 if let Some(targets) = edges.get(&node) {
-                                    let before = shares(before, targets);
-                                    for change in differences(before, shares(rank, targets)) {
+                                    let before = shares(-before, targets);
+                                    for change in summed(before, shares(rank, targets)) {
                                         session.give(Err(change));
                                     }
                                 }
@@ -157,32 +155,48 @@ fn changes(graph: &Graph, round: u64, seed: u64) -> impl Iterator<Item = Edge> +
     all.chain(replaced)
 }
 
-/// Adds up what has the same key; what adds up to nothing is left out. Ascending by key.
-fn sums<K: Ord>(records: impl Iterator<Item = (K, i64)>) -> impl Iterator<Item = (K, i64)> {
-    let mut sums = BTreeMap::new();
-    for (key, difference) in records {
-        *sums.entry(key).or_insert(0) += difference;
+/// The edges that come or go, by the nodes that they lead from, in the order of these nodes.
+fn by_source(edges: impl Iterator<Item = Edge>) -> BTreeMap<u32, Vec<Change>> {
+    let mut sources = BTreeMap::<u32, Vec<Change>>::new();
+    for ((from, to), difference) in edges {
+        sources.entry(from).or_default().push((to, difference));
     }
-    sums.into_iter().filter(|(_, sum)| *sum != 0)
+    sources
 }
 
-/// Five sixths of a rank, shared among the edges; what is left over goes to the first of them.
-fn shares(rank: i64, targets: &BTreeMap<u32, i64>) -> BTreeMap<u32, i64> {
-    let edges: i64 = targets.values().sum();
-    let shared = rank * 5 / 6;
-    let mut over = if edges == 0 { 0 } else { shared % edges };
-    let share = |(&target, &count): (&u32, &i64)| {
+/// Adds up the changes of each node, in the order of the nodes; what adds up to nothing is left out.
+fn sum_up(changes: &mut Vec<Change>) {
+    changes.sort_unstable();
+    let mut kept = 0;
+    for place in 0..changes.len() {
+        let (node, change) = changes[place];
+        if kept > 0 && changes[kept - 1].0 == node {
+            changes[kept - 1].1 += change;
+        } else {
+            changes[kept] = (node, change);
+            kept += 1;
+        }
+    }
+    changes.truncate(kept);
+    changes.retain(|(_, change)| *change != 0);
+}
+
+fn summed(mut before: Vec<Change>, after: Vec<Change>) -> Vec<Change> {
+    before.extend(after);
+    sum_up(&mut before);
+    before
+}
+
+/// Five sixths of a rank, shared among the edges; what is left over goes to the first of them. A
+/// negative rank takes back what the positive one has given.
+fn shares(rank: i64, targets: &[Change]) -> Vec<Change> {
+    let edges = targets.iter().map(|(_, count)| count).sum::<i64>().max(1);
+    let shared = rank.abs() * 5 / 6;
+    let mut over = shared % edges;
+    let share = |&(target, count): &Change| {
         let first = over.min(count);
         over -= first;
-        (target, shared / edges * count + first)
+        (target, rank.signum() * (shared / edges * count + first))
     };
     targets.iter().map(share).collect()
-}
-
-/// What changes at each node when its share changes.
-fn differences(
-    before: BTreeMap<u32, i64>,
-    after: BTreeMap<u32, i64>,
-) -> impl Iterator<Item = Change> {
-    sums(before.into_iter().map(|(node, share)| (node, -share)).chain(after))
 }

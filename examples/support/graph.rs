@@ -43,13 +43,15 @@ impl Graph {
         }
     }
 
-    /// Reads `nodes`, then a line `from to weight` for each edge; the weight is not used.
+    /// Reads `nodes`, then a line `from to weight` for each edge, up to the end or a line `-1`; the
+    /// weight is not used.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut lines = text.lines();
         let nodes = lines.next().and_then(|line| line.trim().parse::<u32>().ok());
         let nodes = nodes.ok_or("line 1 is not the number of nodes")?;
         let mut edges = Vec::new();
-        for (number, line) in (2..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
+        let lines = lines.map(str::trim).take_while(|line| *line != "-1");
+        for (number, line) in (2..).zip(lines).filter(|(_, line)| !line.is_empty()) {
             let mut ends = line.split_whitespace().map(|end| end.parse().ok());
             let (Some(Some(from)), Some(Some(to))) = (ends.next(), ends.next()) else {
                 return Err(format!("line {number} is not `from to weight`: {line}"));
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_file_names_its_nodes_and_edges() {
-        let graph = Graph::parse("3\n1 0 1\n2 2 1\n0 2 7\n").unwrap();
+        let graph = Graph::parse("3\n1 0 1\n2 2 1\n0 2 7\n-1\n").unwrap();
         assert_eq!(graph, Graph { nodes: 3, edges: vec![(1, 0), (0, 2)] });
         for (text, what) in [("x", "line 1"), ("2\n0 1 1\n0", "line 3"), ("2\n0 2 1", "beyond 2")] {
             assert!(Graph::parse(text).unwrap_err().contains(what), "{text}");
