@@ -100,6 +100,7 @@ pub struct Config {
     workers: usize,
     backups: Option<usize>,
     epoch: Duration,
+    checkpoint: Option<Duration>,
     partitions: u32,
     in_flight_epochs: u32,
     connect_timeout: Duration,
@@ -125,6 +126,7 @@ impl Config {
             workers: 1,
             backups: None,
             epoch: Duration::from_millis(100),
+            checkpoint: None,
             partitions: 256,
             in_flight_epochs: 4,
             connect_timeout: Duration::from_secs(30),
@@ -178,13 +180,24 @@ impl Config {
         self
     }
 
+    /// Chooses one epoch as checkpoint each `interval`, the same for all workers. Without this every
+    /// epoch is one.
+    ///
+    /// Only at checkpoints is state sealed, replicated and committed, and only what is committed is
+    /// released. Longer intervals cost less where epochs are short, and delay results.
+    pub fn checkpoint(mut self, interval: Duration) -> Self {
+        self.checkpoint = Some(interval);
+        self
+    }
+
     /// Cuts the key space into `partitions`.
     pub fn partitions(mut self, partitions: u32) -> Self {
         self.partitions = partitions;
         self
     }
 
-    /// Lets sources run at most `epochs` ahead of the last commit.
+    /// Lets sources leave at most `epochs` behind that all backups have not stored yet; checkpoints, where
+    /// not every epoch is one.
     pub fn in_flight_epochs(mut self, epochs: u32) -> Self {
         self.in_flight_epochs = epochs;
         self
@@ -354,7 +367,12 @@ impl Config {
         self.partitions
     }
 
-    /// How many epochs may be uncommitted.
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub fn checkpoint_interval(&self) -> Option<Duration> {
+        self.checkpoint
+    }
+
+    /// How many epochs, or checkpoints, sources may leave behind that are not stored yet.
     pub fn in_flight_epochs_max(&self) -> u32 {
         self.in_flight_epochs
     }
@@ -472,6 +490,13 @@ impl Config {
         }
         if self.epoch.is_zero() {
             return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
+        }
+        if self.checkpoint.is_some_and(|interval| interval.is_zero()) {
+            return wrong(
+                "--checkpoint-ms 0: expected at least one millisecond; leave it out to make every \
+                 epoch a checkpoint"
+                    .to_owned(),
+            );
         }
         if self.suspect < SUSPECT_MIN {
             let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());
@@ -598,8 +623,9 @@ fn command(program: &str) -> Command {
         .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line\n[default: localhost:2101 and the ports that follow]").short('h'))
         .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
         .arg(number("backups", "Copies of each partition beside its owner's [default: 1]"))
-        .arg(millis("epoch-ms", "Length of an epoch, the unit of commit [default: 100]"))
-        .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs that may be uncommitted before sources wait [default: 4]"))
+        .arg(millis("epoch-ms", "Length of an epoch [default: 100]"))
+        .arg(millis("checkpoint-ms", "Time between checkpoints, the unit of commit [default: every epoch]"))
+        .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs, or checkpoints, that may be in flight before sources wait [default: 4]"))
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
@@ -625,6 +651,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.workers = number("threads").unwrap_or(config.workers);
     config.backups = number("backups");
     config.epoch = millis("epoch-ms").unwrap_or(config.epoch);
+    config.checkpoint = millis("checkpoint-ms");
     config.connect_timeout = millis("connect-timeout-ms").unwrap_or(config.connect_timeout);
     config.suspect = millis("suspect-ms").unwrap_or(config.suspect);
     config.hang = millis("hang-ms").unwrap_or(config.hang);

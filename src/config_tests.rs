@@ -50,7 +50,7 @@ fn a_hostfile_names_the_processes() {
 #[test]
 fn all_our_own_flags_are_read() {
     let config = parsed(
-        "--local 3 --backups 2 --epoch-ms 20 --register /r --report=/e.jsonl --fault kill:1@2s \
+        "--local 3 --backups 2 --epoch-ms 20 --checkpoint-ms 500 --register /r --report=/e.jsonl --fault kill:1@2s \
          --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
          --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
          --refill-mb-per-second 3 --restarts 3/9 --quarantine /q",
@@ -64,6 +64,7 @@ fn all_our_own_flags_are_read() {
     assert_eq!(config.faults().len(), 3);
     assert_eq!(config.random_faults().map(|random| random.seed), Some(7));
     assert_eq!(config.in_flight_epochs_max(), 9);
+    assert_eq!(config.checkpoint_interval(), Some(Duration::from_millis(500)));
     assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
     assert_eq!(config.quarantine_path(), Some(Path::new("/q")));
     assert_eq!(config.suspect_limit(), Duration::from_millis(900));
@@ -95,6 +96,7 @@ fn what_is_wrong_is_named_and_exits_with_2() {
         ("--local 3 --backups 3", "3 nodes have room for 2"),
         ("--backups 2", "one node with 1 worker(s) has room for 1"),
         ("--epoch-ms 0", "--epoch-ms"),
+        ("--checkpoint-ms 0", "--checkpoint-ms"),
         ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
         ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
         ("--partitions 65537", "--partitions"),

@@ -37,6 +37,24 @@ fn nodes_may_have_several_workers() {
     survives("--local 3 -w 2 --fault kill:1@40%", 5);
 }
 
+/// Between two checkpoints many epochs pass, and all of them are undone.
+#[test]
+fn a_node_may_die_between_checkpoints() {
+    let place = Place::new(BYTES, 16);
+    let flags = "--local 3 --checkpoint-ms 250 --epoch-ms 5 --fault kill:1@40%";
+    survives_in(&place, flags, 4 * PASSES);
+    let events = place.events();
+    let mut commits: Vec<u64> =
+        of_kind(&events, "commit").filter_map(|event| event["epoch"].as_u64()).collect();
+    commits.sort_unstable();
+    commits.dedup();
+    // The last is the end of the job.
+    commits.pop();
+    assert!(commits.len() >= 2, "{commits:?}");
+    let apart = (commits[commits.len() - 1] - commits[0]) / (commits.len() as u64 - 1);
+    assert!(apart >= 10, "checkpoints lie {apart} epochs apart: {commits:?}");
+}
+
 #[test]
 fn the_last_but_one_may_die() {
     survives("--local 2 --fault kill:0@50%", 6);

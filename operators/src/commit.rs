@@ -27,18 +27,29 @@ impl Epoch {
     }
 }
 
-/// One worker's knowledge of how far its protected dataflow is committed.
+/// One worker's knowledge of how far its protected dataflows are committed.
+///
+/// All protected operators of a worker share one line of epochs, whatever dataflow they are in: an epoch
+/// is recorded once all of them have stored it. One that has ended is as far as can be.
 ///
 /// The two frontiers of the commit protocol meet here: `replicate` operators tell how far each
 /// protected operator is stored, `record` operators let go of what the worker has recorded and tell
 /// what all have.
 #[derive(Default)]
 pub(crate) struct Commit {
-    stored: RefCell<Vec<Option<Epoch>>>,
+    places: RefCell<Vec<Place>>,
     recorded: Cell<Option<Epoch>>,
     committed: Cell<Option<Epoch>>,
+    on_stored: RefCell<Vec<(usize, Activator)>>,
     on_recorded: RefCell<Vec<Activator>>,
     on_committed: RefCell<Vec<Activator>>,
+}
+
+/// One protected operator's part in the commit.
+struct Place {
+    dataflow: usize,
+    /// How far every backup has stored it.
+    stored: Option<Epoch>,
 }
 
 impl Commit {
@@ -46,11 +57,23 @@ impl Commit {
         Commit { recorded: Cell::new(resume), committed: Cell::new(resume), ..Commit::default() }
     }
 
-    /// Admits a protected operator; returns its place.
-    pub(crate) fn join(&self) -> usize {
-        let mut stored = self.stored.borrow_mut();
-        stored.push(self.recorded.get());
-        stored.len() - 1
+    /// Admits a protected operator of a dataflow; returns its place.
+    pub(crate) fn join(&self, dataflow: usize) -> usize {
+        let mut places = self.places.borrow_mut();
+        places.push(Place { dataflow, stored: self.recorded.get() });
+        places.len() - 1
+    }
+
+    /// Wakes an operator whenever all protected operators of its dataflow have stored more.
+    pub(crate) fn wake_on_stored(&self, dataflow: usize, activator: Activator) {
+        self.on_stored.borrow_mut().push((dataflow, activator));
+    }
+
+    /// How far every backup has stored all protected operators of a dataflow.
+    pub(crate) fn stored_in(&self, dataflow: usize) -> Option<Epoch> {
+        let places = self.places.borrow();
+        let here = places.iter().filter(|place| place.dataflow == dataflow);
+        here.map(|place| place.stored).min().unwrap_or(self.recorded.get())
     }
 
     pub(crate) fn wake_on_recorded(&self, activator: Activator) {
@@ -65,13 +88,23 @@ impl Commit {
     ///
     /// Returns the epoch to record if that completes one for all operators.
     pub(crate) fn stored(&self, place: usize, through: Option<Epoch>) -> Option<Epoch> {
-        let mut stored = self.stored.borrow_mut();
-        stored[place] = stored[place].max(through);
+        let dataflow = self.places.borrow()[place].dataflow;
+        let before = self.stored_in(dataflow);
+        {
+            let here = &mut self.places.borrow_mut()[place];
+            here.stored = here.stored.max(through);
+        }
+        if self.stored_in(dataflow) > before {
+            let sleepers = self.on_stored.borrow();
+            for (_, sleeper) in sleepers.iter().filter(|(of, _)| *of == dataflow) {
+                sleeper.activate();
+            }
+        }
         #[cfg(feature = "planted")]
         if crate::planted::is(crate::planted::Planted::RecordPerOperator) {
             return (through > self.recorded.get()).then_some(through).flatten();
         }
-        let least = stored.iter().min().copied().flatten();
+        let least = self.places.borrow().iter().map(|place| place.stored).min().flatten();
         (least > self.recorded.get()).then_some(least).flatten()
     }
 
@@ -111,7 +144,7 @@ mod tests {
     #[test]
     fn an_epoch_is_recorded_once_every_operator_has_stored_it() {
         let commit = Commit::resume(None);
-        let (a, b) = (commit.join(), commit.join());
+        let (a, b) = (commit.join(0), commit.join(0));
         assert_eq!(commit.stored(a, Some(Epoch(3))), None);
         assert_eq!(commit.stored(b, Some(Epoch(1))), Some(Epoch(1)));
         commit.set_recorded(Epoch(1));
@@ -119,6 +152,19 @@ mod tests {
         assert_eq!(commit.stored(b, Some(Epoch::END)), Some(Epoch(3)));
         assert_eq!(commit.recorded(), Some(Epoch(1)));
         assert_eq!(commit.committed(), None);
+    }
+
+    #[test]
+    fn dataflows_are_stored_apart_and_recorded_together() {
+        let commit = Commit::resume(Some(Epoch(2)));
+        let (a, b) = (commit.join(0), commit.join(1));
+        assert_eq!(commit.stored(a, Some(Epoch(7))), None);
+        assert_eq!(commit.stored_in(0), Some(Epoch(7)));
+        assert_eq!(commit.stored_in(1), Some(Epoch(2)));
+        assert_eq!(commit.stored(b, Some(Epoch(4))), Some(Epoch(4)));
+        commit.set_recorded(Epoch(4));
+        // One that has ended holds nobody back.
+        assert_eq!(commit.stored(b, Some(Epoch::END)), Some(Epoch(7)));
     }
 
     #[test]

@@ -23,13 +23,13 @@ pub enum JobError {
         /// The name found in the checkpoint.
         name: OperatorName,
     },
-    /// The job has a second dataflow with protected operators.
+    /// A protected operator was built after the worker had taken its first step.
     #[error(
-        "\"{name}\" is in a second protected dataflow of this worker: one protected dataflow a job \
-         is supported so far, so put its operators into the first one"
+        "\"{name}\" was built after this worker's first step: build all dataflows with protected \
+         operators before the first step, since they are restored and committed together"
     )]
-    SecondDataflow {
-        /// The first operator of the second dataflow.
+    BuiltLate {
+        /// The operator that came late.
         name: OperatorName,
     },
     /// A source could not be listed, opened, or read.
@@ -88,6 +88,39 @@ pub enum JobError {
         operator: OperatorName,
         /// What arrived where.
         what: String,
+    },
+    /// A batch is of epochs on both sides of a checkpoint.
+    #[error(
+        "\"{operator}\" received a batch of epochs {first} to {last}, and {checkpoint} is a checkpoint: \
+         send records of different epochs apart"
+    )]
+    SpansCheckpoint {
+        /// The operator that received the batch.
+        operator: OperatorName,
+        /// The first epoch of the batch.
+        first: Epoch,
+        /// The last epoch of the batch.
+        last: Epoch,
+        /// The checkpoint between them.
+        checkpoint: Epoch,
+    },
+    /// Protected state was used by another than the closure that it was made for.
+    #[error(
+        "state \"{name}\" was used outside of its operator's closure, where a change would belong to no \
+         epoch: use it only within the closure that its constructor returns"
+    )]
+    OutsideOperator {
+        /// The state, with its operator's name before the dot.
+        name: OperatorName,
+    },
+    /// Two constructors of one operator gave one name to states of different types.
+    #[error(
+        "state \"{name}\" has different types in different partitions: every call of the constructor must \
+         make the same states"
+    )]
+    StateType {
+        /// The state, with its operator's name before the dot.
+        name: OperatorName,
     },
     /// The vault refused something that this generation handed to it.
     #[error("\"{operator}\": {what}")]

@@ -11,11 +11,12 @@ use timely::progress::Timestamp;
 use timely::scheduling::Activator;
 use timely::worker::{Config, Worker};
 
+use crate::checkpoints::Checkpoints;
 use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::time::EpochTime;
+use crate::time::FencedTime;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
@@ -55,8 +56,8 @@ struct Inner {
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
     prefix: RefCell<Vec<String>>,
-    dataflow: Cell<Option<usize>>,
     commit: Commit,
+    checkpoints: Checkpoints,
     built: Cell<bool>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
@@ -120,8 +121,11 @@ impl Fence {
                 peers: worker.peers(),
                 names: RefCell::default(),
                 prefix: RefCell::default(),
-                dataflow: Cell::new(None),
                 commit: Commit::resume(generation.resume),
+                checkpoints: Checkpoints::resume(
+                    generation.resume,
+                    generation.settings.checkpoint_interval.is_some(),
+                ),
                 built: Cell::new(false),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
@@ -191,24 +195,25 @@ impl Fence {
         &self.inner.commit
     }
 
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.inner.checkpoints
+    }
+
     /// The names of the protected operators built so far.
     pub fn catalogue(&self) -> Vec<OperatorName> {
         self.inner.names.borrow().clone()
     }
 
     /// Admits a protected operator to the catalogue; returns its full name.
-    pub(crate) fn admit<T: Timestamp>(&self, name: &str, scope: &Scope<'_, T>) -> OperatorName {
+    pub(crate) fn admit(&self, name: &str) -> OperatorName {
         let mut full = self.inner.prefix.borrow().clone();
         full.push(name.to_owned());
         let name = OperatorName::new(&full.join("/"));
         if self.inner.names.borrow().contains(&name) {
             self.fail(JobError::DuplicateName { name });
         }
-        let dataflow = scope.addr()[0];
-        match self.inner.dataflow.get() {
-            None => self.inner.dataflow.set(Some(dataflow)),
-            Some(first) if first != dataflow => self.fail(JobError::SecondDataflow { name }),
-            Some(_) => {}
+        if self.inner.built.get() {
+            self.fail(JobError::BuiltLate { name });
         }
         self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
@@ -235,10 +240,10 @@ impl Fence {
     }
 
     /// The first time that is not committed: where capabilities of protected operators begin.
-    pub(crate) fn resume_time<T: EpochTime>(&self) -> T {
+    pub(crate) fn resume_time<T: FencedTime>(&self) -> T {
         match self.inner.generation.resume {
             None => T::minimum(),
-            Some(resume) => T::from_epoch(resume.next()),
+            Some(resume) => T::first_of(resume.next()),
         }
     }
 
@@ -269,6 +274,20 @@ impl Fence {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
         active
+    }
+
+    /// The abort point of an operator that is no part of the job.
+    pub(crate) fn sign_of_life(&self) {
+        self.leave_if_stopping();
+        if self.inner.built.get() {
+            self.inner.generation.pulse(self.inner.worker);
+        }
+    }
+
+    /// Whether so many checkpoints are known and not recorded that sources will wait.
+    pub(crate) fn has_checkpoints_enough(&self) -> bool {
+        let count = self.inner.generation.settings.in_flight_epochs_max;
+        self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
     }
 
     /// Ends the job with an error.
@@ -303,8 +322,11 @@ impl Fence {
         self.inner.generation.resume.map_or(Epoch(0), Epoch::next)
     }
 
-    /// The epoch that a source should be in by the clock and the throttle.
-    pub(crate) fn clock_epoch(&self) -> ClockEpoch {
+    /// The epoch that a source of `dataflow` should be in by the clock and the throttle.
+    ///
+    /// The throttle looks at what the source's own dataflow has stored: another dataflow may wait for this
+    /// one, and would hold back what is committed.
+    pub(crate) fn clock_epoch(&self, dataflow: usize) -> ClockEpoch {
         let settings = &self.inner.generation.settings;
         let interval = settings.epoch_interval;
         let now = self.inner.generation.clock.elapsed();
@@ -321,8 +343,9 @@ impl Fence {
         let ticks = elapsed.as_nanos() / interval.as_nanos().max(1);
         let first = self.first_epoch().0;
         let by_clock = first.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
-        let begun = self.inner.commit.committed().map_or(0, |epoch| epoch.next().0).max(first);
-        let limit = begun.saturating_add(settings.in_flight_epochs_max);
+        let stored = self.inner.commit.stored_in(dataflow);
+        let limit = self.inner.checkpoints.limit(stored, settings.in_flight_epochs_max);
+        let limit = limit.map_or(u64::MAX, |limit| limit.0);
         let end = Epoch::END.0;
         ClockEpoch { epoch: Epoch(by_clock.min(limit).min(end)), throttled: by_clock > limit }
     }
@@ -331,7 +354,7 @@ impl Fence {
 /// Where the clock puts a source.
 pub(crate) struct ClockEpoch {
     pub(crate) epoch: Epoch,
-    /// The source is as far ahead of the committed epoch as it may be.
+    /// The source is as far ahead of what is stored as it may be.
     pub(crate) throttled: bool,
 }
 

@@ -58,7 +58,9 @@ pub struct Settings {
     pub hasher: KeyHasher,
     /// How long an epoch lasts at a source.
     pub epoch_interval: Duration,
-    /// How many epochs a source may be ahead of the committed one.
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub checkpoint_interval: Option<Duration>,
+    /// How many checkpoints that are not stored yet a source may leave behind.
     pub in_flight_epochs_max: u64,
     /// The identity of the run, which sinks and markers carry.
     pub run: String,

@@ -14,13 +14,17 @@
 //! | [`snapshot`] | the encoded forms: deltas and bases |
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
+//! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | [`wrap`] | existing operators, protected |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+mod checkpoints;
+mod clock;
 pub mod codec;
 mod commit;
 pub mod data;
@@ -48,3 +52,4 @@ pub mod time;
 pub mod vault;
 pub mod whereabouts;
 pub mod worker;
+pub mod wrap;

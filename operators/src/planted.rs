@@ -16,6 +16,8 @@ pub enum Planted {
     PruneAtSeal,
     /// Snapshots above the resume epoch are kept when a view is installed.
     KeepAboveResume,
+    /// A worker begins later epochs while a checkpoint is being chosen.
+    BeginWhileChoosing,
     /// A vault folds what is stored, recorded or not.
     FoldStored,
 }

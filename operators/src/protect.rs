@@ -7,7 +7,7 @@ use timely::container::NoopBuilder;
 use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
-use timely::progress::frontier::MutableAntichain;
+use timely::progress::Stamp;
 
 use crate::codec::{Postcard, fingerprint};
 use crate::data::Data;
@@ -18,7 +18,7 @@ use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
-use crate::time::EpochTime;
+use crate::time::FencedTime;
 
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
 const FRAME_BYTES: usize = 256 << 10;
@@ -158,6 +158,18 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         }
     }
 
+    /// The table of a partition, if this worker runs it.
+    #[inline]
+    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V>> {
+        self.tables[partition.0 as usize].as_ref()
+    }
+
+    /// Makes a table for a partition that this worker does not run: it is never sealed nor kept.
+    pub(crate) fn pretend(&mut self, partition: PartitionId) {
+        let hasher = self.fence.generation().settings.hasher;
+        self.tables[partition.0 as usize].get_or_insert_with(|| KeyedTable::new(hasher));
+    }
+
     /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
     /// where there will be no later seal.
     pub(crate) fn seal(&mut self, epoch: Epoch, last: bool, mut send: impl FnMut(Frames)) {
@@ -280,6 +292,13 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
 impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
     fn drop(&mut self) {
+        self.deposit();
+    }
+}
+
+impl<K: Data + Eq, V: Data> Partitions<K, V> {
+    /// Hands all state to the vault, once: none is left.
+    pub(crate) fn deposit(&mut self) {
         if self.fence.is_tainted() || std::thread::panicking() {
             return;
         }
@@ -293,13 +312,14 @@ impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
 
 /// Holds records back until their epoch's turn.
 ///
-/// INVARIANT: batches come out in the order of their times, and none before the frontier has
-/// reached its time: whatever is applied before it is complete.
+/// INVARIANT: batches come out in the order of their times' epochs, and none before the frontier has
+/// reached its epoch: whatever is applied before it is complete. Within an epoch they come in an order
+/// that respects that of their times, of what is there: in a loop there may be more to come.
 pub(crate) struct Turns<T, B> {
     waiting: BTreeMap<T, Vec<B>>,
 }
 
-impl<T: EpochTime, B> Turns<T, B> {
+impl<T: FencedTime, B> Turns<T, B> {
     pub(crate) fn new() -> Self {
         Turns { waiting: BTreeMap::new() }
     }
@@ -308,37 +328,126 @@ impl<T: EpochTime, B> Turns<T, B> {
         self.waiting.entry(time).or_default().push(batch);
     }
 
-    /// The next time whose turn it is, with its batches.
-    pub(crate) fn next(&mut self, frontier: &MutableAntichain<T>) -> Option<(T, Vec<B>)> {
-        let (time, _) = self.waiting.first_key_value()?;
-        if is_before(frontier, time) { None } else { self.waiting.pop_first() }
+    /// The next time whose turn it is, where all epochs through `through` are complete.
+    pub(crate) fn next(&self, through: Option<Epoch>) -> Option<&T> {
+        self.first_time().filter(|time| Epoch::before(Some(time.epoch())) <= through)
     }
 
-    /// The next time that is complete, with its batches.
-    pub(crate) fn next_complete(&mut self, frontier: &MutableAntichain<T>) -> Option<(T, Vec<B>)> {
-        let (time, _) = self.waiting.first_key_value()?;
-        if frontier.less_equal(time) { None } else { self.waiting.pop_first() }
+    /// Takes the batches of a time.
+    pub(crate) fn take(&mut self, time: &T) -> Vec<B> {
+        self.waiting.remove(time).unwrap_or_default()
     }
 
-    pub(crate) fn first_time(&self) -> Option<&T> {
+    /// The first epoch that waits, if it is among those through `through`, which are complete.
+    pub(crate) fn complete_epoch(&self, through: Option<Epoch>) -> Option<Epoch> {
+        self.first_epoch().filter(|epoch| Some(*epoch) <= through)
+    }
+
+    /// Takes the batches of the first epoch that waits, of all its times.
+    pub(crate) fn take_epoch(&mut self, epoch: Epoch) -> Vec<B> {
+        let mut all = Vec::new();
+        while self.first_epoch() == Some(epoch)
+            && let Some((_, batches)) = self.waiting.pop_first()
+        {
+            all.extend(batches);
+        }
+        all
+    }
+
+    fn first_time(&self) -> Option<&T> {
         self.waiting.first_key_value().map(|(time, _)| time)
     }
+
+    pub(crate) fn first_epoch(&self) -> Option<Epoch> {
+        self.first_time().map(T::epoch)
+    }
 }
 
-/// Whether records before `time` may still come.
-fn is_before<T: EpochTime>(frontier: &MutableAntichain<T>, time: &T) -> bool {
-    frontier.less_than(time)
+/// The last epoch that is complete at an operator whose input has passed `through`, and which has still
+/// to act on what `waits`.
+pub(crate) fn complete(through: Option<Epoch>, waits: Option<Epoch>) -> Option<Epoch> {
+    match waits {
+        None => through,
+        Some(waits) => through.min(Epoch::before(Some(waits))),
+    }
 }
 
-/// The way out of a protected operator for its snapshots.
-pub(crate) struct Outlet<T: EpochTime> {
+/// The time that a batch counts for: of the times on its stamp the one of the least epoch.
+///
+/// Ends the job where that is committed already, since then it must not come again.
+pub(crate) fn time_of<T: FencedTime>(fence: &Fence, name: &OperatorName, stamp: &Stamp<T>) -> T {
+    let time = stamp.iter().min_by_key(|time| time.epoch());
+    match time.filter(|time| time.epoch() >= fence.first_epoch()) {
+        Some(time) => time.clone(),
+        None => fence.fail(JobError::LateRecord {
+            operator: name.clone(),
+            epoch: time.map_or(Epoch(0), T::epoch),
+            resume: fence.generation().resume.unwrap_or_default(),
+        }),
+    }
+}
+
+/// The way out of a protected operator for its snapshots, and what decides when it seals them.
+///
+/// An operator asks [`begin`](Outlet::begin) before it acts on an epoch, and seals whenever something is
+/// [`due`](Outlet::due). Where every epoch is a checkpoint, that is before it acts on the next one.
+///
+/// INVARIANT: the held capability is at or below the first change that is not sealed, and at most one epoch
+/// beyond the last checkpoint that the operator's input has passed: so nothing counts as stored that
+/// is not, and a checkpoint that becomes known late can still be sealed.
+pub(crate) struct Outlet<T: FencedTime> {
+    fence: Fence,
     output: OutputBuilder<T, NoopBuilder<Frames>>,
     capability: Option<Capability<T>>,
+    unsealed: Option<Unsealed>,
 }
 
-impl<T: EpochTime> Outlet<T> {
-    pub(crate) fn new(output: Output<T, Frames>, capability: Capability<T>) -> Self {
-        Outlet { output: OutputBuilder::from(output), capability: Some(capability) }
+/// The first and the last epoch of the changes that are not sealed.
+#[derive(Clone, Copy)]
+struct Unsealed {
+    first: Epoch,
+    last: Epoch,
+}
+
+impl<T: FencedTime> Outlet<T> {
+    pub(crate) fn new(fence: &Fence, output: Output<T, Frames>, capability: Capability<T>) -> Self {
+        let output = OutputBuilder::from(output);
+        Outlet { fence: fence.clone(), output, capability: Some(capability), unsealed: None }
+    }
+
+    /// Whether the operator may act on `epoch` now. If so, its changes count as not sealed.
+    ///
+    /// If not, then either something is [`due`](Outlet::due) as soon as the operator's input has passed a
+    /// checkpoint, or a checkpoint is being chosen, and the operator is to wait for the decision
+    /// ([`wake_on_decision`](crate::checkpoints::Checkpoints::wake_on_decision)).
+    pub(crate) fn begin(&mut self, epoch: Epoch) -> bool {
+        let checkpoints = self.fence.checkpoints();
+        if self.boundary().is_some_and(|checkpoint| checkpoint < epoch) || !checkpoints.admit(epoch)
+        {
+            return false;
+        }
+        match &mut self.unsealed {
+            Some(unsealed) => unsealed.last = unsealed.last.max(epoch),
+            none => *none = Some(Unsealed { first: epoch, last: epoch }),
+        }
+        true
+    }
+
+    /// The checkpoint at which the changes that are not sealed are to be, as far as it is known.
+    pub(crate) fn boundary(&self) -> Option<Epoch> {
+        self.fence.checkpoints().at_or_after(self.unsealed?.first)
+    }
+
+    /// The time at which the operator has to [`seal`](Outlet::seal) all its state now, if it has: all
+    /// epochs through `through` are [`complete`], and with them a checkpoint that it has not sealed.
+    ///
+    /// Afterwards nothing counts as not sealed.
+    pub(crate) fn due(&mut self, through: Option<Epoch>) -> Option<T> {
+        let boundary = self.boundary().filter(|boundary| Some(*boundary) <= through)?;
+        let unsealed = self.unsealed.take()?;
+        // At the end of a dataflow the last change is the last there is: it belongs to every checkpoint
+        // that is still to be chosen.
+        Some(T::first_of(if boundary == Epoch::END { unsealed.last } else { boundary }))
     }
 
     /// Seals `partitions` at the end of `time` and sends what changed on its way.
@@ -356,21 +465,22 @@ impl<T: EpochTime> Outlet<T> {
         time: &T,
         partitions: &mut Partitions<K, V>,
     ) {
+        self.unsealed = None;
         self.send(time, partitions, true);
     }
 
-    /// Goes on with the filling of copies, at the last time before `next`, where nothing else makes
-    /// `partitions` be sealed. To be called when all changes up to there are sealed.
+    /// Goes on with the filling of copies, at the last checkpoint at or before `through`, where nothing
+    /// else makes `partitions` be sealed. To be called when all epochs through `through` are complete.
     pub(crate) fn fill<K: Data + Eq, V: Data>(
         &mut self,
-        next: Option<&T>,
+        through: Option<Epoch>,
         partitions: &mut Partitions<K, V>,
     ) {
-        let (Some(capability), Some(next)) = (&self.capability, next) else { return };
-        let Some(epoch) = Epoch::before(Some(next.to_epoch())) else { return };
-        let time = T::from_epoch(epoch);
-        if capability.time().less_equal(&time) && partitions.wants_seal(epoch) {
-            self.send(&time, partitions, false);
+        let Some(epoch) = through.filter(|through| *through < Epoch::END) else { return };
+        let Some(epoch) = self.fence.checkpoints().at_or_before(epoch) else { return };
+        let Some(capability) = &self.capability else { return };
+        if self.unsealed.is_none() && capability.epoch() <= epoch && partitions.wants_seal(epoch) {
+            self.send(&T::first_of(epoch), partitions, false);
         }
     }
 
@@ -384,24 +494,36 @@ impl<T: EpochTime> Outlet<T> {
         let capability = capability.delayed(time);
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(&capability);
-        partitions.seal(time.to_epoch(), last, |mut frames| session.give_container(&mut frames));
+        partitions.seal(time.epoch(), last, |mut frames| session.give_container(&mut frames));
     }
 
-    /// Lets go of all times that the frontier has passed.
-    pub(crate) fn advance(&mut self, frontier: &MutableAntichain<T>) {
-        advance(&mut self.capability, frontier.frontier().iter().next());
+    /// Lets go of what is sealed, where all epochs through `through` are complete.
+    pub(crate) fn advance(&mut self, through: Option<Epoch>) {
+        let sealed = through.and_then(|through| self.fence.checkpoints().at_or_before(through));
+        let next = match sealed {
+            None => return,
+            Some(Epoch::END) => None,
+            Some(sealed) => Some(sealed.next()),
+        };
+        let first = self.unsealed.map(|unsealed| unsealed.first);
+        advance(&mut self.capability, next.into_iter().chain(first).min());
     }
 
-    /// Lets go of all times before `time`, or of all.
-    pub(crate) fn advance_to(&mut self, time: Option<&T>) {
-        advance(&mut self.capability, time);
+    /// Lets go of everything: nothing will be sealed any more.
+    pub(crate) fn close(&mut self) {
+        self.capability = None;
     }
 }
 
-/// Moves a held capability to `time`, or drops it where there is none to come.
-pub(crate) fn advance<T: EpochTime>(capability: &mut Option<Capability<T>>, time: Option<&T>) {
-    match (time, capability.as_mut()) {
-        (Some(time), Some(held)) if held.time().less_than(time) => held.downgrade(time),
+/// Moves a held capability to the beginning of `epoch`, or drops it where there is none to come.
+pub(crate) fn advance<T: FencedTime>(capability: &mut Option<Capability<T>>, epoch: Option<Epoch>) {
+    match (epoch, capability.as_mut()) {
+        (Some(epoch), Some(held)) => {
+            let time = T::first_of(epoch);
+            if held.time().less_than(&time) {
+                held.downgrade(&time);
+            }
+        }
         (None, _) => *capability = None,
         _ => {}
     }

@@ -17,22 +17,22 @@ use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 
-use crate::ids::{OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::advance;
 use crate::sink::{LineFiles, SinkFenced};
-use crate::time::EpochTime;
+use crate::time::FencedTime;
 
 /// A line of a file of dead letters: the partition, the panic's message and the record, both as JSON.
 pub(crate) type DeadLetter = (u32, String, String);
 
 /// The way out of a keyed operator for records that it cannot process.
-pub(crate) struct DeadLetters<T: EpochTime> {
+pub(crate) struct DeadLetters<T: FencedTime> {
     output: OutputBuilder<T, CapacityContainerBuilder<Vec<DeadLetter>>>,
     held: Option<Capability<T>>,
     waiting: Vec<DeadLetter>,
 }
 
-impl<T: EpochTime> DeadLetters<T> {
+impl<T: FencedTime> DeadLetters<T> {
     pub(crate) fn new(output: Output<T, Vec<DeadLetter>>, held: Capability<T>) -> Self {
         DeadLetters { output: OutputBuilder::from(output), held: Some(held), waiting: Vec::new() }
     }
@@ -54,14 +54,14 @@ impl<T: EpochTime> DeadLetters<T> {
         }
     }
 
-    /// Lets go of all times before `time`, or of all.
-    pub(crate) fn advance_to(&mut self, time: Option<&T>) {
-        advance(&mut self.held, time);
+    /// Lets go of all times before `epoch`, or of all.
+    pub(crate) fn advance(&mut self, epoch: Option<Epoch>) {
+        advance(&mut self.held, epoch);
     }
 }
 
 /// Writes the dead letters of an operator to files of their own below `root`.
-pub(crate) fn release<'scope, T: EpochTime>(
+pub(crate) fn release<'scope, T: FencedTime>(
     letters: StreamVec<'scope, T, DeadLetter>,
     short_name: &str,
     full_name: &OperatorName,

@@ -9,23 +9,17 @@
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
-use timely::progress::frontier::MutableAntichain;
 
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::{Frames, ToTarget};
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
-use crate::time::EpochTime;
+use crate::time::{FencedTime, passed};
 use crate::vault::VaultError;
 
-/// The last epoch that `frontier` has passed.
-pub(crate) fn passed<T: EpochTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
-    Epoch::before(frontier.frontier().iter().next().map(T::to_epoch))
-}
-
 /// Carries the snapshots of an operator, whose states have these `ids`, through both rounds.
-pub(crate) fn commit<'scope, T: EpochTime>(
+pub(crate) fn commit<'scope, T: FencedTime>(
     frames: Stream<'scope, T, Frames>,
     fence: &Fence,
     name: &OperatorName,
@@ -37,7 +31,7 @@ pub(crate) fn commit<'scope, T: EpochTime>(
 }
 
 /// Stores frames at their backups; nothing comes out but progress.
-fn replicate<'scope, T: EpochTime>(
+fn replicate<'scope, T: FencedTime>(
     frames: Stream<'scope, T, Frames>,
     fence: &Fence,
     name: &OperatorName,
@@ -86,7 +80,7 @@ fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
 }
 
 /// Holds back what this node has not recorded.
-fn record<'scope, T: EpochTime>(
+fn record<'scope, T: FencedTime>(
     stored: StreamVec<'scope, T, ()>,
     fence: &Fence,
     name: &OperatorName,
@@ -94,8 +88,10 @@ fn record<'scope, T: EpochTime>(
     let scope = stored.scope();
     let mut builder = OperatorBuilder::new(format!("Record: {name}"), scope);
     let info = builder.operator_info();
-    fence.commit().wake_on_recorded(scope.activator_for(info.address));
-    let place = fence.commit().join();
+    let activator = scope.activator_for(info.address);
+    fence.checkpoints().wake_on_decision(activator.clone());
+    fence.commit().wake_on_recorded(activator);
+    let place = fence.commit().join(scope.addr()[0]);
     let mut input = builder.new_input(stored, Pipeline);
     let (_output, stream) = builder.new_output();
     let (fence, name) = (fence.clone(), name.clone());
@@ -110,7 +106,9 @@ fn record<'scope, T: EpochTime>(
                 held = None;
             }
             let commit = fence.commit();
+            // Only whole checkpoints count, so that a view can resume from what is recorded.
             let through = passed(&frontiers[0]);
+            let through = through.and_then(|epoch| fence.checkpoints().at_or_before(epoch));
             if through > told {
                 told = through;
                 fence.whereabouts().stored(&name, through);
@@ -121,11 +119,12 @@ fn record<'scope, T: EpochTime>(
                     refused(&fence, &name, &error);
                 }
                 commit.set_recorded(epoch);
+                fence.checkpoints().forget_before(epoch);
             }
             match commit.recorded() {
                 Some(Epoch::END) => held = None,
                 Some(epoch) => {
-                    let next = T::from_epoch(epoch.next());
+                    let next = T::first_of(epoch.next());
                     if let Some(capability) = held.as_mut()
                         && capability.time().less_than(&next)
                     {
@@ -140,7 +139,7 @@ fn record<'scope, T: EpochTime>(
 }
 
 /// Learns what every node has recorded.
-fn watch<'scope, T: EpochTime>(
+fn watch<'scope, T: FencedTime>(
     recorded: StreamVec<'scope, T, ()>,
     fence: &Fence,
     name: &OperatorName,

@@ -20,15 +20,14 @@ use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
 use crate::generation::{Notice, WhenDone};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
-use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::protect::{Outlet, Partitions, Turns, advance, complete, time_of};
 use crate::replicate::commit;
 use crate::route::KeyRoute;
-use crate::stateful::late;
-use crate::time::EpochTime;
+use crate::time::{FencedTime, passed, reached};
 
 /// Where results leave the job.
 ///
-/// A sink fixes what it writes, and where, when an epoch is sealed ([`prepare`](Sink::prepare)), and
+/// A sink fixes what it writes, and where, when an epoch is complete ([`prepare`](Sink::prepare)), and
 /// writes it only when the epoch is committed ([`release`](Sink::release)). What it prepared is part
 /// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
 /// asked for more than once, by a successor or by a node that does not know yet that it was
@@ -161,7 +160,7 @@ impl<'de> Deserialize<'de> for Bytes {
 }
 
 /// Sends a stream to a [`Sink`], exactly once.
-pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
+pub trait SinkFenced<'scope, T: FencedTime, D: Data> {
     /// Releases the records of each epoch to `sink` once the epoch is committed, exactly once.
     ///
     /// Returns a stream without records whose frontier passes an epoch when it is released: a probe
@@ -202,17 +201,18 @@ pub trait SinkFenced<'scope, T: EpochTime, D: Data> {
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()>;
 }
 
-impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scope, T, D> {
+impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scope, T, D> {
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
         let fence = self.fence();
         let scope = self.scope();
-        let name = fence.admit(name, &scope);
+        let name = fence.admit(name);
         let mut writing = Writing::restore(sink, &fence, &name);
         let ids = vec![writing.shards.id()];
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let activator = scope.activator_for(builder.operator_info().address);
         fence.commit().wake_on_committed(activator.clone());
+        fence.checkpoints().wake_on_decision(activator.clone());
         let mut input = builder.new_input(self, Pipeline);
         let (_released, released_stream) = builder.new_output::<Vec<()>>();
         let (frames_output, frames) = builder.new_output();
@@ -226,35 +226,42 @@ impl<'scope, T: EpochTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scop
             }
             let mut capabilities = capabilities.into_iter();
             let mut held = capabilities.next();
-            let mut outlet = capabilities.next().map(|held| Outlet::new(frames_output, held));
+            let mut outlet =
+                capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
             let mut turns = Turns::<T, Vec<D>>::new();
             move |frontiers| {
                 let _active = fence.check(&name);
                 let frontier = &frontiers[0];
+                let through = passed(frontier);
                 input.for_each(|capability, batch| {
-                    let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
-                    match time {
-                        Some(time) => turns.wait(time, std::mem::take(batch)),
-                        None => late(&fence, &name, capability.least()),
-                    }
+                    let time = time_of(&fence, &name, capability.stamp());
+                    turns.wait(time, std::mem::take(batch));
                 });
                 let Some(outlet) = &mut outlet else { return };
-                while let Some((time, batches)) = turns.next_complete(frontier) {
+                while let Some(epoch) = turns.complete_epoch(through) {
                     fence.leave_if_stopping();
-                    fence.whereabouts().set_epoch(time.to_epoch());
-                    writing.prepare(time.to_epoch(), batches.into_iter().flatten().collect());
+                    if let Some(time) = outlet.due(Epoch::before(Some(epoch))) {
+                        outlet.seal(&time, &mut writing.shards);
+                    }
+                    if !outlet.begin(epoch) {
+                        break;
+                    }
+                    fence.whereabouts().set_epoch(epoch);
+                    writing.prepare(epoch, turns.take_epoch(epoch).into_iter().flatten().collect());
+                }
+                let waits = turns.first_epoch();
+                let done = complete(through, waits);
+                if let Some(time) = outlet.due(done) {
                     outlet.seal(&time, &mut writing.shards);
                 }
-                outlet.fill(frontier.frontier().iter().next(), &mut writing.shards);
-                outlet.advance(frontier);
+                outlet.fill(done, &mut writing.shards);
+                outlet.advance(done);
                 if let Some(pause) = writing.release(fence.commit().committed()) {
                     fence.wake_after(&activator, pause);
                 }
-                let waiting =
-                    writing.waiting.first().map(|&(epoch, _)| T::from_epoch(Epoch(epoch)));
-                let next =
-                    frontier.frontier().iter().next().cloned().into_iter().chain(waiting).min();
-                advance(&mut held, next.as_ref());
+                let prepared = writing.waiting.first().map(|&(epoch, _)| Epoch(epoch));
+                let next = reached(frontier).into_iter().chain(waits).chain(prepared).min();
+                advance(&mut held, next);
             }
         });
         commit(frames, &fence, &name, ids);

@@ -93,8 +93,8 @@ pub trait ToStreamFenced: Source + Sized {
     ///
     /// The shards are spread over the partitions and move with them. Each worker reads its shards
     /// one after the other; a record's epoch is given by the clock, `epoch-ms` long, and the source
-    /// pauses when it is too many epochs ahead of the committed one. After a failure every shard
-    /// goes back to its position at the committed epoch.
+    /// pauses when it has left too many checkpoints behind that its dataflow has not stored yet. After
+    /// a failure every shard goes back to its position at the committed epoch.
     ///
     /// A source that cannot be listed or read ends the job with an error that names it.
     ///
@@ -116,13 +116,14 @@ pub trait ToStreamFenced: Source + Sized {
         name: &str,
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
-        let name = fence.admit(name, &scope);
+        let name = fence.admit(name);
         let mut reading = Reading::restore(self, &fence, &name);
         let ids = vec![reading.states.id()];
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let activator = scope.activator_for(builder.operator_info().address);
-        fence.commit().wake_on_committed(activator.clone());
+        let dataflow = scope.addr()[0];
+        fence.commit().wake_on_stored(dataflow, activator.clone());
         let (output, items) = builder.new_output();
         let (frames_output, frames) = builder.new_output();
         let (inner_fence, inner_name) = (fence.clone(), name.clone());
@@ -140,9 +141,14 @@ pub trait ToStreamFenced: Source + Sized {
             }
             let mut capabilities = capabilities.into_iter();
             let mut held = capabilities.next();
-            let mut outlet = capabilities.next().map(|held| Outlet::new(frames_output, held));
+            let mut outlet =
+                capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
             let mut output =
                 OutputBuilder::<T, CapacityContainerBuilder<Vec<Self::Item>>>::from(output);
+            // What the shards begin with is a change, too.
+            if let Some(outlet) = &mut outlet {
+                outlet.begin(current);
+            }
             let mut batch = Vec::new();
             move |_frontiers| {
                 let _active = fence.check(&name);
@@ -150,18 +156,23 @@ pub trait ToStreamFenced: Source + Sized {
                 if held.is_none() {
                     return;
                 }
-                let clock = fence.clock_epoch();
-                if clock.epoch > current {
-                    outlet.seal(&T::from_epoch(current), &mut reading.states);
+                let clock = fence.clock_epoch(dataflow);
+                if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
+                    // It was through with the last epoch when it chose to begin another one.
+                    let through = Epoch::before(Some(clock.epoch));
+                    if let Some(time) = outlet.due(through) {
+                        outlet.seal(&time, &mut reading.states);
+                    }
+                    outlet.fill(through, &mut reading.states);
+                    outlet.advance(through);
                     current = clock.epoch;
                     begin(current);
-                    let time = T::from_epoch(current);
-                    advance(&mut held, Some(&time));
-                    outlet.advance_to(Some(&time));
+                    advance(&mut held, Some(current));
                 } else if clock.throttled {
-                    // A commit wakes it.
+                    // What is stored wakes it.
                     return;
                 }
+                outlet.begin(current);
                 fence.whereabouts().set_epoch(current);
                 let more = reading.read(&mut batch);
                 if let Some(held) = &held
@@ -175,7 +186,7 @@ pub trait ToStreamFenced: Source + Sized {
                 } else {
                     outlet.seal_last(&T::from_epoch(current), &mut reading.states);
                     held = None;
-                    outlet.advance_to(None);
+                    outlet.close();
                 }
             }
         });

@@ -20,11 +20,11 @@ use crate::generation::Notice;
 use crate::hash::partition_of;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::panics;
-use crate::protect::{Outlet, Partitions, Turns, advance};
+use crate::protect::{Outlet, Partitions, Turns, advance, complete, time_of};
 use crate::quarantine::{self, DeadLetters};
 use crate::replicate::commit;
 use crate::route::{KeyRoute, to_owner};
-use crate::time::EpochTime;
+use crate::time::{EpochTime, FencedTime, passed, reached};
 use crate::worker::message_of;
 
 /// How many results may gather before they are sent on.
@@ -72,12 +72,17 @@ pub struct At<'a, K, S, T> {
     remove: &'a mut bool,
 }
 
-impl<K, S, T: EpochTime> At<'_, K, S, T> {
+impl<K, S, T> At<'_, K, S, T> {
     /// Asks to be called with [`Event::Timer`] once all records up to and at `time` have been seen.
     ///
     /// A time before the current one counts as the current one. Timers are part of the state: they
     /// survive what the state survives. Asking twice for one time gives one call.
-    pub fn wake_at(&mut self, time: T) {
+    ///
+    /// There are no timers in iterative scopes, where a time may be complete and still come again.
+    pub fn wake_at(&mut self, time: T)
+    where
+        T: EpochTime,
+    {
         self.wake.insert(time.max(self.time.clone()));
     }
 
@@ -88,7 +93,7 @@ impl<K, S, T: EpochTime> At<'_, K, S, T> {
 }
 
 /// Keyed state that survives the loss of a worker.
-pub trait Stateful<'scope, T: EpochTime, D: Data> {
+pub trait Stateful<'scope, T: FencedTime, D: Data> {
     /// Folds the records of each key into a state that survives the loss of a worker.
     ///
     /// Records are brought to the owner of their key's partition and applied epoch by epoch;
@@ -165,7 +170,7 @@ pub trait Stateful<'scope, T: EpochTime, D: Data> {
         R: Data;
 }
 
-impl<'scope, T: EpochTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope, T, D> {
+impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope, T, D> {
     fn fold_fenced<K, S, R>(
         self,
         name: &str,
@@ -203,7 +208,7 @@ impl<'scope, T: EpochTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope,
 }
 
 /// What a keyed operator does at its partitions; the frame around it is the same for all.
-trait Keyed<T: EpochTime, D, K, R>: 'static {
+trait Keyed<T: FencedTime, D, K, R>: 'static {
     /// Applies a record of `key`.
     fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
     /// Applies a record of `key` to a copy of its state, which counts only if that does not panic.
@@ -220,8 +225,8 @@ trait Keyed<T: EpochTime, D, K, R>: 'static {
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>);
     /// Seals a complete time.
     fn seal(&mut self, time: &T, outlet: &mut Outlet<T>);
-    /// Goes on filling copies when all before `next` is complete and sealed.
-    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>);
+    /// Goes on filling copies when all epochs through `through` are complete.
+    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>);
     /// Decodes some keys of opened replicas; returns whether all are decoded.
     fn decode_some(&mut self) -> bool;
     /// The identities of its state in the vault.
@@ -246,7 +251,7 @@ fn keyed<'scope, T, D, K, R, O>(
     operator: impl FnOnce(&Fence, &OperatorName) -> O,
 ) -> StreamVec<'scope, T, R>
 where
-    T: EpochTime,
+    T: FencedTime,
     D: Data,
     K: Data + Eq,
     R: Data,
@@ -255,7 +260,7 @@ where
     let fence = stream.fence();
     let scope = stream.scope();
     let short_name = name;
-    let name = fence.admit(name, &scope);
+    let name = fence.admit(name);
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
     let pact = to_owner(&fence, &name, move |record: &D| route_key(record));
@@ -265,6 +270,7 @@ where
 
     let mut builder = OperatorBuilder::new(name.to_string(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
+    fence.checkpoints().wake_on_decision(activator.clone());
     let mut input = builder.new_input(stream, pact);
     let (output, results) = builder.new_output();
     let (frames_output, frames) = builder.new_output();
@@ -286,87 +292,86 @@ where
         });
         held.downgrade(&resume);
         frames_held.downgrade(&resume);
-        let mut held = Some(held);
-        let mut outlet = Outlet::new(frames_output, frames_held);
+        // Held for timers. In a loop it would hold back what comes round, and there are none.
+        let mut held = (!T::NESTED).then_some(held);
+        let mut outlet = Outlet::new(&fence, frames_output, frames_held);
         let mut output = OutputBuilder::<T, CapacityContainerBuilder<Vec<R>>>::from(output);
-        let mut turns = Turns::<T, Vec<D>>::new();
+        let mut turns = Turns::<T, (Capability<T>, Vec<D>)>::new();
         let mut route = KeyRoute::new(fence.generation().settings.hasher);
         let partitions = fence.generation().routes.partitions();
         let mut results: Vec<R> = Vec::new();
-        // The time whose records are being applied and which is not sealed yet.
-        let mut open: Option<T> = None;
         let mut decoded = fence.generation().resume.is_none();
         let watched = watched_partitions(&fence, &name);
 
         move |frontiers| {
             let _active = fence.check(&name);
             let frontier = &frontiers[0];
+            let through = passed(frontier);
             input.for_each(|capability, batch| {
-                let time = capability.least().filter(|time| resume.less_equal(time)).cloned();
-                match time {
-                    Some(time) => turns.wait(time, std::mem::take(batch)),
-                    None => late(&fence, &name, capability.least()),
-                }
+                let time = time_of(&fence, &name, capability.stamp());
+                let capability = capability.delayed(&time, 0);
+                turns.wait(time, (capability, std::mem::take(batch)));
             });
             let mut output = output.activate();
             loop {
                 // A time with timers comes up like one with records, once it is complete.
-                let timer = operator.next_timer().filter(|time| !frontier.less_equal(time));
-                let record_time = turns.first_time().cloned();
-                let turn = match (&timer, &record_time) {
-                    (Some(timer), Some(record)) if timer < record => None,
-                    _ => turns.next(frontier),
-                };
-                let time = match (&turn, timer) {
-                    (Some((time, _)), _) => time.clone(),
-                    (None, Some(timer)) => timer,
+                let timer = operator.next_timer().filter(|time| Some(time.epoch()) <= through);
+                let time = match (&timer, turns.next(through)) {
+                    (Some(timer), Some(record)) if timer < record => timer.clone(),
+                    (_, Some(record)) => record.clone(),
+                    (Some(timer), None) => timer.clone(),
                     (None, None) => break,
                 };
-                if let Some(open) = open.take_if(|open| open.less_than(&time)) {
-                    operator.seal(&open, &mut outlet);
+                if let Some(time) = outlet.due(Epoch::before(Some(time.epoch()))) {
+                    operator.seal(&time, &mut outlet);
                 }
-                let Some(capability) = &held else { break };
-                let capability = capability.delayed(&time);
+                if !outlet.begin(time.epoch()) {
+                    break;
+                }
+                let turn = turns.take(&time);
+                let capability = match (turn.first(), &held) {
+                    (Some((capability, _)), _) => capability.clone(),
+                    (None, Some(held)) => held.delayed(&time),
+                    (None, None) => break,
+                };
                 let whereabouts = fence.whereabouts();
-                whereabouts.set_epoch(time.to_epoch());
-                if let Some((_, batches)) = turn {
-                    for batch in batches {
-                        fence.leave_if_stopping();
-                        for record in batch {
-                            let key = key(&record);
-                            let hash = match route.hash(&key) {
-                                Ok(hash) => hash,
-                                Err(error) => fence.fail(JobError::Misplaced {
-                                    operator: name.clone(),
-                                    what: format!("a key cannot be encoded: {error}"),
-                                }),
-                            };
-                            let partition = partition_of(hash, partitions);
-                            whereabouts.set_partition(partition);
-                            let at = Place { key, hash, partition };
-                            if watched.is_empty() || !watched.contains(&partition) {
-                                let mut out = Give { results: &mut results };
-                                operator.record(&time, at, record, &mut out);
-                            } else {
-                                let tried = attempt(
-                                    &mut operator,
-                                    &time,
-                                    at,
-                                    record,
-                                    &mut results,
-                                    letters.is_some(),
-                                );
-                                if let Err(unfit) = tried {
-                                    set_apart(&fence, &name, &time, unfit, letters.as_mut());
-                                }
+                whereabouts.set_epoch(time.epoch());
+                for (_, batch) in turn {
+                    fence.leave_if_stopping();
+                    for record in batch {
+                        let key = key(&record);
+                        let hash = match route.hash(&key) {
+                            Ok(hash) => hash,
+                            Err(error) => fence.fail(JobError::Misplaced {
+                                operator: name.clone(),
+                                what: format!("a key cannot be encoded: {error}"),
+                            }),
+                        };
+                        let partition = partition_of(hash, partitions);
+                        whereabouts.set_partition(partition);
+                        let at = Place { key, hash, partition };
+                        if watched.is_empty() || !watched.contains(&partition) {
+                            let mut out = Give { results: &mut results };
+                            operator.record(&time, at, record, &mut out);
+                        } else {
+                            let tried = attempt(
+                                &mut operator,
+                                &time,
+                                at,
+                                record,
+                                &mut results,
+                                letters.is_some(),
+                            );
+                            if let Err(unfit) = tried {
+                                set_apart(&fence, &name, &time, unfit, letters.as_mut());
                             }
-                            if results.len() >= GIVE_MAX {
-                                flush(&mut output, &capability, &mut results);
-                            }
+                        }
+                        if results.len() >= GIVE_MAX {
+                            flush(&mut output, &capability, &mut results);
                         }
                     }
                 }
-                if !frontier.less_equal(&time) {
+                if Some(time.epoch()) <= through {
                     while operator.next_timer().is_some_and(|timer| timer.less_equal(&time)) {
                         operator.fire(&time, &mut Give { results: &mut results });
                     }
@@ -375,22 +380,20 @@ where
                 if let Some(letters) = &mut letters {
                     letters.flush(&time);
                 }
-                open = Some(time);
             }
-            if let Some(open) = open.take_if(|open| !frontier.less_equal(open)) {
-                operator.seal(&open, &mut outlet);
+            // Timers to come keep their times open, and so do records that wait.
+            let timer = operator.next_timer().map(|time| time.epoch());
+            let waits = turns.first_epoch().into_iter().chain(timer).min();
+            let done = complete(through, waits);
+            if let Some(time) = outlet.due(done) {
+                operator.seal(&time, &mut outlet);
             }
-            // Timers to come keep their times open.
-            let next_timer = operator.next_timer();
-            let next =
-                frontier.frontier().iter().next().cloned().into_iter().chain(next_timer).min();
-            advance(&mut held, next.as_ref());
-            if open.is_none() {
-                operator.fill(next.as_ref(), &mut outlet);
-            }
-            outlet.advance_to(next.as_ref());
+            operator.fill(done, &mut outlet);
+            outlet.advance(done);
+            let next = reached(frontier).into_iter().chain(waits).min();
+            advance(&mut held, next);
             if let Some(letters) = &mut letters {
-                letters.advance_to(next.as_ref());
+                letters.advance(next);
             }
             if !decoded {
                 decoded = operator.decode_some();
@@ -426,7 +429,7 @@ fn attempt<T, D, K, R, O>(
     again: bool,
 ) -> Result<(), Unfit<D>>
 where
-    T: EpochTime,
+    T: FencedTime,
     D: Data,
     K: Data + Eq,
     O: Keyed<T, D, K, R>,
@@ -447,7 +450,7 @@ where
 }
 
 /// Sends a record to the dead letters; where there are none, goes on with its panic.
-fn set_apart<T: EpochTime, D: Data>(
+fn set_apart<T: FencedTime, D: Data>(
     fence: &Fence,
     name: &OperatorName,
     time: &T,
@@ -464,7 +467,7 @@ fn set_apart<T: EpochTime, D: Data>(
             fence.notice(Notice::Quarantined {
                 operator: name.clone(),
                 partition,
-                epoch: time.to_epoch(),
+                epoch: time.epoch(),
                 record: text,
             });
         }
@@ -492,7 +495,7 @@ fn describe<D: Data>(record: &D) -> String {
     })
 }
 
-fn flush<T: EpochTime, R: 'static>(
+fn flush<T: FencedTime, R: 'static>(
     output: &mut OutputBuilderSession<'_, T, CapacityContainerBuilder<Vec<R>>>,
     capability: &Capability<T>,
     results: &mut Vec<R>,
@@ -503,15 +506,6 @@ fn flush<T: EpochTime, R: 'static>(
     }
 }
 
-/// Ends the job: a record came for an epoch that is committed.
-pub(crate) fn late<T: EpochTime>(fence: &Fence, name: &OperatorName, time: Option<&T>) -> ! {
-    fence.fail(JobError::LateRecord {
-        operator: name.clone(),
-        epoch: time.map_or(Epoch(0), T::to_epoch),
-        resume: fence.generation().resume.unwrap_or_default(),
-    })
-}
-
 struct Fold<K: Data + Eq, S: Data, F> {
     states: Partitions<K, S>,
     init: S,
@@ -520,7 +514,7 @@ struct Fold<K: Data + Eq, S: Data, F> {
 
 impl<T, D, K, S, R, F> Keyed<T, D, K, R> for Fold<K, S, F>
 where
-    T: EpochTime,
+    T: FencedTime,
     K: Data + Eq,
     S: Data,
     F: FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
@@ -557,8 +551,8 @@ where
         outlet.seal(time, &mut self.states);
     }
 
-    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>) {
-        outlet.fill(next, &mut self.states);
+    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
+        outlet.fill(through, &mut self.states);
     }
 
     fn decode_some(&mut self) -> bool {
@@ -612,7 +606,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
 
     fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
     where
-        T: EpochTime,
+        T: FencedTime,
         L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>),
     {
         let (mut wake, mut remove) = (BTreeSet::new(), false);
@@ -627,12 +621,12 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
     }
 
     /// Does what a call has asked for.
-    fn settle<T: EpochTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
+    fn settle<T: FencedTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
         if remove {
             self.states.table(at.partition).remove(at.hash, &at.key);
         }
         for time in wake {
-            let timer = (time.to_epoch().0, at.key.clone());
+            let timer = (time.epoch().0, at.key.clone());
             let hash = match self.timer_route.hash(&timer) {
                 Ok(hash) => hash,
                 Err(error) => self.timers.refuse(at.partition, error.to_string()),
@@ -640,7 +634,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             let timers = self.timers.table(at.partition);
             if timers.insert(hash, timer, ()).is_none() {
                 let place = Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
-                self.due.entry(time.to_epoch().0).or_default().push(place);
+                self.due.entry(time.epoch().0).or_default().push(place);
             }
         }
     }
@@ -648,7 +642,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
 
 impl<T, D, K, S, R, L> Keyed<T, D, K, R> for WithTimers<K, S, L>
 where
-    T: EpochTime,
+    T: FencedTime,
     K: Data + Eq,
     S: Data + Default,
     L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
@@ -679,7 +673,7 @@ where
     }
 
     fn next_timer(&self) -> Option<T> {
-        self.due.first_key_value().map(|(&epoch, _)| T::from_epoch(Epoch(epoch)))
+        self.due.first_key_value().map(|(&epoch, _)| T::first_of(Epoch(epoch)))
     }
 
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>) {
@@ -701,9 +695,9 @@ where
         outlet.seal(time, &mut self.timers);
     }
 
-    fn fill(&mut self, next: Option<&T>, outlet: &mut Outlet<T>) {
-        outlet.fill(next, &mut self.states);
-        outlet.fill(next, &mut self.timers);
+    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
+        outlet.fill(through, &mut self.states);
+        outlet.fill(through, &mut self.timers);
     }
 
     fn decode_some(&mut self) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Hooks, initialize_from};
 use timely::dataflow::Scope;
-use timely::worker::Config;
+use timely::worker::{Config, Worker};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
@@ -18,6 +18,9 @@ use crate::ids::ViewNumber;
 use crate::sink::{Release, Sink};
 use crate::vault::{MemoryVault, Role, Vault};
 use crate::worker::{WorkerEnd, run_worker};
+
+/// How many partitions a trial has.
+const PARTITIONS: u32 = 16;
 
 /// A sink that keeps what is released, once, in memory shared by its clones.
 pub struct Collected<D> {
@@ -103,55 +106,146 @@ where
     D: Data,
     F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
 {
-    let partitions: usize = 16;
-    let vault = Arc::new(MemoryVault::new(partitions as u32));
-    let everything = |_| Role { owner: true, backup: true };
-    if let Err(error) = vault.install(ViewNumber(1), None, &everything) {
-        panic!("the vault refuses its first view: {error}");
-    }
-    let routes = Routes {
-        owners: (0..partitions).map(|partition| partition % workers).collect(),
-        backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
-        filling: vec![false; partitions],
-    };
-    let settings = Settings {
-        hasher: KeyHasher::default(),
-        epoch_interval: Duration::from_millis(5),
-        in_flight_epochs_max: 4,
-        run: "testing".to_owned(),
-        workers_per_node: workers,
-        share_count: workers as u32,
-        refill_bytes_per_second: u64::MAX,
-    };
-    let generation = Arc::new(Generation::new(
-        ViewNumber(1),
-        None,
-        routes,
-        settings,
-        vault,
-        Arc::new(Since(Instant::now())),
-        Arc::new(Nobody),
-        Arc::new(Gauges::default()),
-    ));
-    let output = Collected::default();
-    let sink = output.clone();
-    let hooks = Hooks::default();
-    let builders = ProcessBuilder::new_typed_vector(workers, hooks.refill, None)
-        .into_iter()
-        .map(AllocatorBuilder::Process)
-        .collect();
-    let guards = initialize_from(builders, Box::new(()), move |allocator| {
-        run_worker(allocator, Config::default(), &generation, |worker| {
-            worker.dataflow(|scope| job(scope, sink.clone()));
-        })
-    });
-    match guards {
-        Ok(guards) => {
-            for end in guards.join() {
-                assert!(matches!(end, Ok(WorkerEnd::Finished(()))), "a worker ended with {end:?}");
-            }
+    run_workers(workers, move |worker, sink| {
+        worker.dataflow(|scope| job(scope, sink));
+    })
+}
+
+/// As [`run`], for a job that has the whole worker: of several dataflows, or of input that it sends itself.
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run_workers<D, F>(workers: usize, job: F) -> Vec<D>
+where
+    D: Data,
+    F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
+{
+    Trial::new(workers).run(job)
+}
+
+/// How a job is tried.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing::Trial;
+///
+/// let trial = Trial::new(2).epoch(Duration::from_millis(1)).checkpoint(Duration::from_millis(50));
+/// let shares = trial.run(|worker, output| {
+///     worker.dataflow::<u64, _, _>(|scope| {
+///         per_share(|share| std::iter::once(share.index))
+///             .to_stream_fenced(scope, "shares")
+///             .sink_fenced("out", output);
+///     });
+/// });
+/// assert_eq!(shares.len(), 2);
+/// ```
+pub struct Trial {
+    settings: Settings,
+    vault: Arc<dyn Vault>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Trial {
+    /// A trial on `workers` threads of this process, with short epochs that are all checkpoints.
+    ///
+    /// # Panics
+    ///
+    /// Does not, unless the vault is broken.
+    pub fn new(workers: usize) -> Self {
+        let vault = MemoryVault::new(PARTITIONS);
+        let everything = |_| Role { owner: true, backup: true };
+        if let Err(error) = vault.install(ViewNumber(1), None, &everything) {
+            panic!("the vault refuses its first view: {error}");
         }
-        Err(error) => panic!("cannot start the workers: {error}"),
+        let settings = Settings {
+            hasher: KeyHasher::default(),
+            epoch_interval: Duration::from_millis(5),
+            checkpoint_interval: None,
+            in_flight_epochs_max: 4,
+            run: "testing".to_owned(),
+            workers_per_node: workers,
+            share_count: workers as u32,
+            refill_bytes_per_second: u64::MAX,
+        };
+        Trial { settings, vault: Arc::new(vault), observer: Arc::new(Nobody) }
     }
-    output.take()
+
+    /// Makes epochs last this long at sources.
+    pub fn epoch(mut self, interval: Duration) -> Self {
+        self.settings.epoch_interval = interval;
+        self
+    }
+
+    /// Chooses a checkpoint each `interval`.
+    pub fn checkpoint(mut self, interval: Duration) -> Self {
+        self.settings.checkpoint_interval = Some(interval);
+        self
+    }
+
+    /// Tells an observer what happens.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Puts another vault in front of the one that a trial has.
+    pub fn vault(mut self, around: impl FnOnce(Arc<dyn Vault>) -> Arc<dyn Vault>) -> Self {
+        self.vault = around(self.vault);
+        self
+    }
+
+    /// Runs a job; returns what it released, in no order.
+    ///
+    /// # Panics
+    ///
+    /// Panics when a worker does not finish.
+    pub fn run<D, F>(self, job: F) -> Vec<D>
+    where
+        D: Data,
+        F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
+    {
+        let (workers, partitions) = (self.settings.workers_per_node, PARTITIONS as usize);
+        let routes = Routes {
+            owners: (0..partitions).map(|partition| partition % workers).collect(),
+            backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
+            filling: vec![false; partitions],
+        };
+        let generation = Arc::new(Generation::new(
+            ViewNumber(1),
+            None,
+            routes,
+            self.settings,
+            self.vault,
+            Arc::new(Since(Instant::now())),
+            self.observer,
+            Arc::new(Gauges::default()),
+        ));
+        let output = Collected::default();
+        let sink = output.clone();
+        let hooks = Hooks::default();
+        let builders = ProcessBuilder::new_typed_vector(workers, hooks.refill, None)
+            .into_iter()
+            .map(AllocatorBuilder::Process)
+            .collect();
+        let guards = initialize_from(builders, Box::new(()), move |allocator| {
+            run_worker(allocator, Config::default(), &generation, |worker| {
+                job(worker, sink.clone());
+            })
+        });
+        match guards {
+            Ok(guards) => {
+                for end in guards.join() {
+                    assert!(
+                        matches!(end, Ok(WorkerEnd::Finished(()))),
+                        "a worker ended with {end:?}"
+                    );
+                }
+            }
+            Err(error) => panic!("cannot start the workers: {error}"),
+        }
+        output.take()
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use timely::order::TotalOrder;
+use timely::order::{Product, TotalOrder};
 use timely::progress::Timestamp;
+use timely::progress::frontier::MutableAntichain;
 
 use crate::ids::Epoch;
 
@@ -72,9 +73,115 @@ impl EpochTime for Duration {
     }
 }
 
+/// A timestamp whose outermost part names epochs: one of a scope of any depth.
+///
+/// In an iterative scope times are pairs of the surrounding scope's time and a round, and only partly
+/// ordered. The outermost part decides the epoch: whatever goes on inside of a loop belongs to the
+/// epoch of the record that started it, and an epoch is complete once the loop has come to rest.
+///
+/// ```
+/// use ringfence_operators::ids::Epoch;
+/// use ringfence_operators::time::FencedTime;
+/// use timely::order::Product;
+///
+/// assert_eq!(7u64.epoch(), Epoch(7));
+/// assert_eq!(Product::new(7u64, 3u32).epoch(), Epoch(7));
+/// assert_eq!(Product::<u64, u32>::first_of(Epoch(7)), Product::new(7, 0));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name epochs",
+    note = "protected operators need a totally ordered timestamp (an integer or `Duration`, or implement `EpochTime`), or timely's `Product` of one in iterative scopes"
+)]
+pub trait FencedTime: Timestamp {
+    /// The time of the outermost scope.
+    type Outer: EpochTime;
+
+    /// Whether one epoch has many times, as in an iterative scope.
+    ///
+    /// There an operator must not hold a capability for an epoch as such: what comes back to it round
+    /// a loop would wait for it for ever.
+    const NESTED: bool;
+
+    /// The part of this time that the outermost scope sees.
+    fn outer(&self) -> Self::Outer;
+
+    /// The least time with this outer part.
+    fn from_outer(outer: Self::Outer) -> Self;
+
+    /// The epoch that this time belongs to.
+    fn epoch(&self) -> Epoch {
+        self.outer().to_epoch()
+    }
+
+    /// The least time of an epoch.
+    fn first_of(epoch: Epoch) -> Self {
+        Self::from_outer(Self::Outer::from_epoch(epoch))
+    }
+}
+
+impl<T: EpochTime> FencedTime for T {
+    type Outer = T;
+
+    const NESTED: bool = false;
+
+    fn outer(&self) -> T {
+        self.clone()
+    }
+
+    fn from_outer(outer: T) -> T {
+        outer
+    }
+}
+
+impl<TOuter: FencedTime, TInner: Timestamp> FencedTime for Product<TOuter, TInner> {
+    type Outer = TOuter::Outer;
+
+    const NESTED: bool = true;
+
+    fn outer(&self) -> TOuter::Outer {
+        self.outer.outer()
+    }
+
+    fn from_outer(outer: TOuter::Outer) -> Self {
+        Product::new(TOuter::from_outer(outer), TInner::minimum())
+    }
+}
+
+/// The first epoch of which something may still come; `None` where nothing will.
+pub(crate) fn reached<T: FencedTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
+    frontier.frontier().iter().map(T::epoch).min()
+}
+
+/// The last epoch that `frontier` has passed: [`Epoch::END`] where nothing will come any more.
+pub(crate) fn passed<T: FencedTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
+    Epoch::before(reached(frontier))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_a_loop_the_outermost_part_names_the_epoch() {
+        type Once = Product<u32, u64>;
+        type Twice = Product<Once, u8>;
+        let time = Twice::new(Once::new(5, 17), 200);
+        assert_eq!((time.epoch(), FencedTime::outer(&time)), (Epoch(5), 5));
+        assert_eq!(Twice::from_outer(5), Twice::new(Once::new(5, 0), 0));
+        assert_eq!(Twice::first_of(Epoch(6)), Twice::new(Once::new(6, 0), 0));
+        assert_eq!([Twice::NESTED, Once::NESTED, u64::NESTED], [true, true, false]);
+        assert_eq!(FencedTime::outer(&Duration::from_secs(3)), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_frontier_is_as_far_as_its_least_epoch() {
+        let mut frontier = MutableAntichain::<Product<u64, u64>>::new();
+        assert_eq!((reached(&frontier), passed(&frontier)), (None, Some(Epoch::END)));
+        frontier.update_iter([(Product::new(7, 1), 1), (Product::new(5, 9), 1)]);
+        assert_eq!((reached(&frontier), passed(&frontier)), (Some(Epoch(5)), Some(Epoch(4))));
+        frontier.update_iter([(Product::new(5, 9), -1), (Product::new(0, 20), 1)]);
+        assert_eq!((reached(&frontier), passed(&frontier)), (Some(Epoch(0)), None));
+    }
 
     #[test]
     fn epochs_keep_the_order_of_times() {

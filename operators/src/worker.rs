@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
+use crate::clock;
 use crate::error::{JobError, Leave};
 use crate::fence::{Fence, FenceGuard};
 use crate::generation::Generation;
@@ -66,6 +67,7 @@ impl FencedWorker {
     /// Builds the job's dataflows.
     pub fn build<R>(&mut self, job: impl FnOnce(&mut Worker) -> R) -> Result<R, WorkerEnd<R>> {
         self.attempt(|worker, fence| {
+            clock::build(worker, fence);
             let result = job(worker);
             fence.built();
             result
@@ -145,6 +147,7 @@ pub fn run_worker<R>(
 ) -> WorkerEnd<R> {
     let mut fenced = FencedWorker::new(allocator, config, generation);
     let ended = fenced.attempt(|worker, fence| {
+        clock::build(worker, fence);
         let result = job(worker);
         fence.built();
         while worker.has_dataflows() {

@@ -171,6 +171,7 @@ fn setup(
         partitions: config.partition_count(),
         backups: config.backup_count() as u32,
         epoch_interval: config.epoch_interval(),
+        checkpoint_interval: config.checkpoint_interval(),
         in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
         connect_limit: config.connect_limit(),
         restarts: config.restart_budget(),

@@ -93,6 +93,8 @@ pub(crate) struct NodeSetup {
     pub(crate) partitions: u32,
     pub(crate) backups: u32,
     pub(crate) epoch_interval: Duration,
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub(crate) checkpoint_interval: Option<Duration>,
     pub(crate) in_flight_epochs_max: u64,
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
@@ -873,6 +875,7 @@ impl Node {
         let settings = Settings {
             hasher: KeyHasher::default(),
             epoch_interval: self.setup.epoch_interval,
+            checkpoint_interval: self.setup.checkpoint_interval,
             in_flight_epochs_max: self.setup.in_flight_epochs_max,
             run,
             workers_per_node: workers,

@@ -116,12 +116,15 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         }
         JobError::LateRecord { operator, .. }
         | JobError::Misplaced { operator, .. }
+        | JobError::SpansCheckpoint { operator, .. }
         | JobError::Vault { operator, .. } => {
             (Component::Job, Cause::JobFailed, Some(operator), None)
         }
         JobError::DuplicateName { name }
+        | JobError::OutsideOperator { name }
+        | JobError::StateType { name }
         | JobError::UnknownName { name }
-        | JobError::SecondDataflow { name } => (Component::Job, Cause::JobFailed, Some(name), None),
+        | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
     };
     let epoch = match error {

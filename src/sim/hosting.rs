@@ -256,6 +256,7 @@ impl World {
         let settings = Settings {
             hasher: KeyHasher::default(),
             epoch_interval: self.shape.epoch_interval,
+            checkpoint_interval: self.shape.checkpoint_interval,
             in_flight_epochs_max: self.shape.in_flight_epochs_max,
             run: RUN.to_owned(),
             workers_per_node: 1,

@@ -61,6 +61,8 @@ plants! {
     PruneAtSeal, "prune-at-seal", 40, true;
     /// Snapshots above the resume epoch survive a change of views.
     KeepAboveResume, "keep-above-resume", 20, true;
+    /// A worker acts on later epochs while a checkpoint is being chosen.
+    BeginWhileChoosing, "begin-while-choosing", 200, true;
     /// A vault folds what is not recorded.
     FoldStored, "fold-stored", 40, true;
     /// A node ends before all know that the job is done.
@@ -82,6 +84,7 @@ impl Plant {
             Plant::RecordPerOperator => Some(Planted::RecordPerOperator),
             Plant::PruneAtSeal => Some(Planted::PruneAtSeal),
             Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
+            Plant::BeginWhileChoosing => Some(Planted::BeginWhileChoosing),
             Plant::FoldStored => Some(Planted::FoldStored),
             _ => None,
         }

@@ -15,6 +15,8 @@ pub(super) struct Shape {
     pub(super) backups: u32,
     pub(super) job: JobPlan,
     pub(super) epoch_interval: Duration,
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub(super) checkpoint_interval: Option<Duration>,
     pub(super) in_flight_epochs_max: u64,
     pub(super) limits: MemberLimits,
     /// How long a worker with something to do waits from one step to the next, at most.
@@ -49,6 +51,9 @@ impl Shape {
                 ..MemberLimits::default()
             },
         };
+        let epoch_ms = chance.between(20, 200);
+        // From one an epoch to one in ten of them.
+        let checkpoint_ms = chance.one_in(3).then(|| chance.between(epoch_ms, 10 * epoch_ms));
         Shape {
             nodes,
             partitions: chance.between(4, 12) as u32,
@@ -60,7 +65,8 @@ impl Shape {
                 keys: chance.between(5, 40),
                 timers: chance.one_in(3),
             },
-            epoch_interval: Duration::from_millis(chance.between(20, 200)),
+            epoch_interval: Duration::from_millis(epoch_ms),
+            checkpoint_interval: checkpoint_ms.map(Duration::from_millis),
             in_flight_epochs_max: chance.between(1, 5),
             limits,
             pace_us: chance.between(5_000, 60_000),

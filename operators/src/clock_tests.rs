@@ -1,0 +1,231 @@
+//! Jobs with a clock of checkpoints: the same ones everywhere, and epochs that go on between them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use timely::dataflow::operators::Inspect;
+
+use crate::generation::{Notice, Observer};
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::prelude::*;
+use crate::snapshot::frames;
+use crate::testing::Trial;
+use crate::vault::{Inventory, Live, Opened, Role, Usage, Vault, VaultError};
+
+/// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
+struct Spy {
+    vault: Arc<dyn Vault>,
+    sealed: Arc<Mutex<BTreeSet<Epoch>>>,
+}
+
+/// What each worker is told to be committed.
+#[derive(Default)]
+struct Commits(Mutex<Vec<Epoch>>);
+
+impl Observer for Commits {
+    fn notice(&self, notice: Notice) {
+        if let Notice::Committed { epoch } = notice {
+            self.0.lock().unwrap().push(epoch);
+        }
+    }
+}
+
+impl Vault for Spy {
+    fn install(
+        &self,
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError> {
+        self.vault.install(view, resume, role)
+    }
+    fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
+        for delta in frames(bytes) {
+            self.sealed.lock().unwrap().insert(delta?.header().epoch);
+        }
+        self.vault.store(view, bytes)
+    }
+    fn complete(&self, view: ViewNumber, operator: u64, epoch: Epoch) -> Result<(), VaultError> {
+        self.vault.complete(view, operator, epoch)
+    }
+    fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
+        self.vault.record(view, epoch)
+    }
+    fn recorded(&self) -> Option<Epoch> {
+        self.vault.recorded()
+    }
+    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn std::any::Any + Send>) {
+        self.vault.deposit(operator, partition, live);
+    }
+    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
+        self.vault.take_live(operator, partition)
+    }
+    fn open_replica(
+        &self,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Opened>, VaultError> {
+        self.vault.open_replica(operator, partition)
+    }
+    fn close_replica(&self, operator: u64, partition: PartitionId) {
+        self.vault.close_replica(operator, partition);
+    }
+    fn inventory(&self) -> Inventory {
+        self.vault.inventory()
+    }
+    fn register(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+    ) -> Result<u64, VaultError> {
+        self.vault.register(operator, fingerprint, partitions)
+    }
+    fn unclaimed(&self) -> Vec<OperatorName> {
+        self.vault.unclaimed()
+    }
+    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
+        self.vault.compact(budget_bytes)
+    }
+    fn usage(&self) -> Usage {
+        self.vault.usage()
+    }
+}
+
+/// What came of a job.
+struct Outcome {
+    totals: Vec<(u64, u64)>,
+    /// The epochs in which results came out of the operator.
+    epochs: BTreeSet<u64>,
+    /// The epochs of which snapshots were sent.
+    sealed: BTreeSet<Epoch>,
+    /// The epochs that were told to be committed, before the end.
+    committed: BTreeSet<Epoch>,
+}
+
+const NUMBERS: u64 = 6_000;
+
+/// All numbers, ten of them a millisecond and shard.
+struct Numbers;
+
+struct Slowly {
+    next: u64,
+    step: u64,
+}
+
+impl Source for Numbers {
+    type Item = u64;
+    type Position = u64;
+    type Reader = Slowly;
+
+    fn shards(&self, count: u32) -> io::Result<Vec<String>> {
+        Ok((0..count).map(|index| format!("{index} {count}")).collect())
+    }
+
+    fn open(&self, shard: &str, at: Option<&u64>) -> io::Result<Slowly> {
+        let numbers: Vec<u64> = shard.split(' ').map(|number| number.parse().unwrap()).collect();
+        Ok(Slowly { next: at.copied().unwrap_or(numbers[0]), step: numbers[1] })
+    }
+}
+
+impl Reader for Slowly {
+    type Item = u64;
+    type Position = u64;
+
+    fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
+        std::thread::sleep(Duration::from_millis(1));
+        for _ in 0..10 {
+            if self.next < NUMBERS {
+                batch.push(self.next);
+                self.next += self.step;
+            }
+        }
+        Ok(self.next < NUMBERS)
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+}
+
+/// Counts numbers by their last digit, over some hundred milliseconds, in epochs of 1 ms.
+fn run(workers: usize, checkpoint: Option<Duration>) -> Outcome {
+    let sealed = Arc::new(Mutex::new(BTreeSet::new()));
+    let commits = Arc::new(Commits::default());
+    let epochs = Arc::new(Mutex::new(BTreeSet::new()));
+    let (spy, seen) = (Arc::clone(&sealed), Arc::clone(&epochs));
+    let mut trial = Trial::new(workers)
+        .epoch(Duration::from_millis(1))
+        .observer(Arc::clone(&commits) as Arc<dyn Observer>)
+        .vault(|vault| Arc::new(Spy { vault, sealed: spy }));
+    if let Some(interval) = checkpoint {
+        trial = trial.checkpoint(interval);
+    }
+    let totals = trial.run(move |worker, output| {
+        let seen = Arc::clone(&seen);
+        worker.dataflow::<u64, _, _>(|scope| {
+            let counts = Numbers.to_stream_fenced(scope, "numbers").fold_fenced(
+                "counts",
+                |number| number % 10,
+                0_u64,
+                |count, number, out| {
+                    *count += 1;
+                    out.give((number % 10, *count));
+                },
+            );
+            counts
+                .inspect_core(move |event| {
+                    if let Ok((stamp, _)) = event {
+                        seen.lock().unwrap().extend(stamp.iter().copied());
+                    }
+                })
+                .sink_fenced("totals", output);
+        });
+    });
+    let end = Epoch::END;
+    let committed = commits.0.lock().unwrap().iter().copied().filter(|e| *e < end).collect();
+    let sealed = sealed.lock().unwrap().clone();
+    let epochs = epochs.lock().unwrap().clone();
+    Outcome { totals, epochs, sealed, committed }
+}
+
+fn is_exact(outcome: &Outcome) -> bool {
+    let mut totals = outcome.totals.clone();
+    totals.sort_unstable();
+    let each = NUMBERS / 10;
+    totals == (0..10).flat_map(|n| (1..=each).map(move |m| (n, m))).collect::<Vec<_>>()
+}
+
+#[test]
+fn state_is_sealed_and_committed_at_checkpoints_alone() {
+    for workers in [1, 3] {
+        let outcome = run(workers, Some(Duration::from_millis(30)));
+        assert!(is_exact(&outcome), "with {workers} workers");
+        // Each worker's last changes are sealed at its end, which need not be a checkpoint.
+        let ends = workers * 3;
+        let Outcome { epochs, sealed, committed, .. } = outcome;
+        let checkpoints = sealed.intersection(&committed).count();
+        assert!(checkpoints >= 3, "{sealed:?} are sealed, {committed:?} committed");
+        assert!(sealed.difference(&committed).count() <= ends + 4, "{sealed:?} / {committed:?}");
+        // The epochs between were not waited for: far more passed than were checkpoints.
+        let (epochs, committed) = (epochs.len(), committed.len());
+        assert!(epochs >= 4 * committed, "{epochs} epochs, {committed} checkpoints");
+    }
+}
+
+#[test]
+fn a_clock_that_never_strikes_keeps_nobody_waiting() {
+    let outcome = run(2, Some(Duration::from_secs(3_600)));
+    assert!(is_exact(&outcome));
+    assert!(outcome.committed.is_empty(), "{:?}", outcome.committed);
+    assert!(outcome.epochs.len() > 20, "{} epochs", outcome.epochs.len());
+}
+
+#[test]
+fn a_clock_faster_than_epochs_chooses_no_more_than_there_are() {
+    let outcome = run(2, Some(Duration::from_micros(100)));
+    assert!(is_exact(&outcome));
+    assert!(!outcome.committed.is_empty());
+}
