@@ -40,6 +40,14 @@ pub enum JobError {
         /// What failed, naming the file or the like.
         what: String,
     },
+    /// An input that is fed by hand was fed wrongly, or cannot be journaled.
+    #[error("input \"{operator}\": {what}")]
+    Input {
+        /// The name of the input.
+        operator: OperatorName,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// A sink could not be opened, prepared, or written.
     #[error("sink \"{operator}\": {what}")]
     Sink {

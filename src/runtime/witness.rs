@@ -115,6 +115,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
             (Component::Job, Cause::JobFailed, Some(operator), Some(*partition))
         }
         JobError::LateRecord { operator, .. }
+        | JobError::Input { operator, .. }
         | JobError::Misplaced { operator, .. }
         | JobError::SpansCheckpoint { operator, .. }
         | JobError::Vault { operator, .. } => {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use ringfence_operators::snapshot;
 use ringfence_operators::vault::{
-    Inventory, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
+    Inventory, Journal, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
 };
 
 use super::faults::Fault;
@@ -150,6 +150,32 @@ impl Vault for WatchedVault {
 
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         self.inner.close_replica(operator, partition);
+    }
+
+    fn register_input(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError> {
+        self.inner.register_input(operator, fingerprint, shares)
+    }
+
+    fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
+        self.witness.perhaps_crash(self.process);
+        if let Some(damaged) = self.damaged(frames) {
+            let stored = self.inner.store_journal(view, &damaged);
+            if let Ok(stored) = stored {
+                let held = Err(format!("a damaged journal was taken for {stored} whole frames"));
+                self.witness.check("damage", held);
+            }
+            return stored;
+        }
+        self.inner.store_journal(view, frames)
+    }
+
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
+        self.inner.read_journal(operator, share)
     }
 
     fn inventory(&self) -> Inventory {
