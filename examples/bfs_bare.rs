@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .binary_frontier(reached, by_node(), by_node(), "bfs", |_capability, _info| {
                     let mut edges = HashMap::<u32, Vec<u32>>::new();
                     let mut parents = HashMap::new();
-                    let mut queues = HashMap::new();
+                    let mut queues = HashMap::<_, Vec<(u32, u32)>>::new();
                     move |(input1, frontier1), (input2, frontier2), output| {
                         input1.for_each_stamp(|_capability, batches| {
                             for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
@@ -57,8 +57,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                         input2.for_each_stamp(|capability, batches| {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
-                                let queue = queues.entry(capability).or_insert_with(Vec::new);
-                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                                let reached = batches.flat_map(|batch| batch.drain(..));
+                                queues.entry(capability).or_default().extend(reached);
                             }
                         });
                         for (capability, queue) in queues.iter_mut() {
@@ -66,9 +66,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                             if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
                                 continue;
                             }
-                            queue.sort_unstable();
+                            let mut reached: Vec<_> = queue.drain(..).collect();
+                            reached.sort_unstable();
                             let mut session = output.session(capability);
-                            for (node, parent) in queue.drain(..) {
+                            for (node, parent) in reached {
                                 if parents.contains_key(&node) {
                                     continue;
                                 }
@@ -90,12 +91,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             found.container::<Vec<_>>().probe_with(&probe).write_lines(&out);
         });
 
-        if index == 0 {
-            input.send((ROOT, ROOT));
-        }
-        for (from, to) in graph.round(0, 1).skip(index).step_by(peers) {
-            input.send((from, to));
-            input.send((to, from));
+        for (number, edge) in (0..).zip(graph.both_ways_from(ROOT)) {
+            if number % peers == index {
+                input.send(edge);
+            }
         }
         input.close();
         while !probe.done() {

@@ -61,8 +61,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..text.rounds() {
-            for line in text.round(round).skip(index).step_by(peers) {
-                input.send(line);
+            for (number, line) in (0..).zip(text.round(round)) {
+                if number % peers == index {
+                    input.send(line);
+                }
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {

@@ -46,16 +46,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                     let mut pending = BTreeMap::new();
                     move |(input, frontier), output| {
                         input.for_each_stamp(|capability, batches| {
-                            if let Some(capability) = capability.retain_least(output.output_index())
-                            {
-                                for (key, value) in batches.flat_map(|batch| batch.drain(..)) {
-                                    let sum = sums
-                                        .entry((*capability.time(), key))
-                                        .or_insert((0u64, 0u64));
-                                    sum.0 += 1;
-                                    sum.1 += value;
-                                }
-                                pending.entry(*capability.time()).or_insert(capability);
+                            let Some(&time) = capability.least() else { return };
+                            for (key, value) in batches.flat_map(|batch| batch.drain(..)) {
+                                let sum = sums.entry((time, key)).or_insert((0u64, 0u64));
+                                sum.0 += 1;
+                                sum.1 += value;
+                                let held = capability.delayed(&time, output.output_index());
+                                pending.entry(time).or_insert(held);
                             }
                         });
                         while let Some(time) = pending.keys().next().copied() {
@@ -80,8 +77,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for (time, event) in events(round, seed).skip(index).step_by(peers) {
-                input.activate().session(&capability.delayed(&time)).give(event);
+            for (number, (time, event)) in (0..).zip(events(round, seed)) {
+                if number % peers == index {
+                    input.activate().session(&capability.delayed(&time)).give(event);
+                }
             }
             capability = capability.delayed(&(round + 1));
             while probe.less_than(&(round + 1)) {

@@ -21,8 +21,8 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
-    // A record is a key and a value, which are an edge's ends; every other edge goes left.
-    let pairs = Graph::of(&job, Shape::Mixed { nodes: 4000, degree: 10 });
+    // A record is a key and a value, which are an edge's ends.
+    let edges = Graph::of(&job, Shape::Mixed { nodes: 4000, degree: 10 });
     let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
@@ -67,12 +67,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for (number, pair) in pairs.round(round, rounds).enumerate().skip(index).step_by(peers)
-            {
-                if number % 2 == 0 {
-                    left.send(pair);
-                } else {
-                    right.send(pair);
+            for (number, [first, second]) in (0..).zip(edges.pairs(round, rounds)) {
+                if number % peers == index {
+                    left.send(first);
+                    right.send(second);
                 }
             }
             left.advance_to(round + 1);

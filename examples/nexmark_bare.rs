@@ -391,7 +391,8 @@ fn sold(items: Items<'_>) -> StreamVec<'_, u64, Piece<Sale>> {
                                 let ended = open
                                     .iter()
                                     .filter(|(id, it)| is_here(id) && it.1.expires < end);
-                                let ended: Vec<usize> = ended.map(|(id, _)| *id).collect();
+                                let ended: Vec<usize> =
+                                    ended.map(|(id, _)| id.to_owned()).collect();
                                 let sales = ended.iter().filter_map(|id| open.remove(id));
                                 let sales = sales.map(|it| it.1).filter(|sale| sale.price > 0);
                                 session.give((window, SLOTS, sales.collect()));
@@ -399,7 +400,7 @@ fn sold(items: Items<'_>) -> StreamVec<'_, u64, Piece<Sale>> {
                                 let void = early.iter().filter(|(id, bids)| {
                                     is_here(id) && bids.iter().all(|bid| bid.0 < end)
                                 });
-                                let void: Vec<usize> = void.map(|(id, _)| *id).collect();
+                                let void: Vec<usize> = void.map(|(id, _)| id.to_owned()).collect();
                                 for auction in &void {
                                     early.remove(auction);
                                 }

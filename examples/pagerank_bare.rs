@@ -26,7 +26,7 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 const RANK: i64 = 1000;
 
 /// Changes of a rank below this are kept until they add up to it.
-const LEAST_CHANGE: i64 = 6;
+const LEAST_CHANGE: i64 = 20;
 
 /// How many edges are replaced in a round.
 const REPLACED: u64 = 4;
@@ -60,15 +60,15 @@ fn main() -> Result<(), Box<dyn Error>> {
                         input1.for_each_stamp(|capability, batches| {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
-                                let queue = edge_queues.entry(capability).or_default();
-                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                                let edges = batches.flat_map(|batch| batch.drain(..));
+                                edge_queues.entry(capability).or_default().extend(edges);
                             }
                         });
                         input2.for_each_stamp(|capability, batches| {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
-                                let queue = change_queues.entry(capability).or_default();
-                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                                let changes = batches.flat_map(|batch| batch.drain(..));
+                                change_queues.entry(capability).or_default().extend(changes);
                             }
                         });
 
@@ -82,9 +82,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 let rank = *ranks.entry(from).or_insert(RANK);
                                 let targets = edges.entry(from).or_default();
                                 let before = shares(-rank, targets);
-                                targets.extend(differences);
-                                sum_up(targets);
-                                for change in summed(before, shares(rank, targets)) {
+                                *targets = summed(targets.drain(..).chain(differences));
+                                let after = shares(rank, targets);
+                                for change in summed(before.into_iter().chain(after)) {
                                     session.give(Err(change));
                                 }
                             }
@@ -97,8 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 continue;
                             }
                             let mut session = output.session(capability);
-                            sum_up(queue);
-                            for (node, difference) in queue.drain(..) {
+                            for (node, difference) in summed(queue.drain(..)) {
                                 let change = *kept.entry(node).or_insert(0) + difference;
                                 if change.abs() < LEAST_CHANGE {
                                     kept.insert(node, change);
@@ -111,7 +110,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 session.give(Ok((time, node, rank)));
                                 if let Some(targets) = edges.get(&node) {
                                     let before = shares(-before, targets);
-                                    for change in summed(before, shares(rank, targets)) {
+                                    let after = shares(rank, targets);
+                                    for change in summed(before.into_iter().chain(after)) {
                                         session.give(Err(change));
                                     }
                                 }
@@ -127,8 +127,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for change in changes(&graph, round, seed).skip(index).step_by(peers) {
-                input.send(change);
+            for (number, change) in (0..).zip(changes(&graph, round, seed)) {
+                if number % peers == index {
+                    input.send(change);
+                }
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -165,26 +167,16 @@ fn by_source(edges: impl Iterator<Item = Edge>) -> BTreeMap<u32, Vec<Change>> {
 }
 
 /// Adds up the changes of each node, in the order of the nodes; what adds up to nothing is left out.
-fn sum_up(changes: &mut Vec<Change>) {
+fn summed(changes: impl Iterator<Item = Change>) -> Vec<Change> {
+    let mut changes: Vec<Change> = changes.collect();
     changes.sort_unstable();
-    let mut kept = 0;
-    for place in 0..changes.len() {
-        let (node, change) = changes[place];
-        if kept > 0 && changes[kept - 1].0 == node {
-            changes[kept - 1].1 += change;
-        } else {
-            changes[kept] = (node, change);
-            kept += 1;
-        }
-    }
-    changes.truncate(kept);
+    changes.dedup_by(|change, sum| {
+        let is_same = change.0 == sum.0;
+        sum.1 += if is_same { change.1 } else { 0 };
+        is_same
+    });
     changes.retain(|(_, change)| *change != 0);
-}
-
-fn summed(mut before: Vec<Change>, after: Vec<Change>) -> Vec<Change> {
-    before.extend(after);
-    sum_up(&mut before);
-    before
+    changes
 }
 
 /// Five sixths of a rank, shared among the edges; what is left over goes to the first of them. A

@@ -38,8 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for edge in graph.round(round, rounds).skip(index).step_by(peers) {
-                input.send(edge);
+            for (number, edge) in (0..).zip(graph.round(round, rounds)) {
+                if number % peers == index {
+                    input.send(edge);
+                }
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -102,14 +104,14 @@ impl<'scope> UnionFind<'scope> for StreamVec<'scope, u64, (u32, u32)> {
     fn components(self) -> StreamVec<'scope, u64, (u64, u32, u32)> {
         let together = Exchange::new(|_edge: &(u32, u32)| 0);
         self.unary_frontier(together, "components", |_capability, _info| {
-            let mut queues = HashMap::new();
+            let mut queues = HashMap::<_, Vec<(u32, u32)>>::new();
             let mut components = HashMap::new();
             let mut members = HashMap::new();
             move |(input, frontier), output| {
                 input.for_each_stamp(|capability, batches| {
                     if let Some(capability) = capability.retain_least(output.output_index()) {
-                        let queue = queues.entry(capability).or_insert_with(Vec::new);
-                        queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                        let edges = batches.flat_map(|batch| batch.drain(..));
+                        queues.entry(capability).or_default().extend(edges);
                     }
                 });
                 for (capability, queue) in queues.iter_mut() {

@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 
 use support::job::Job;
@@ -22,7 +22,7 @@ use timely::dataflow::operators::{Operator, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 /// Over how many days the mean is.
-const WEEK: usize = 7;
+const WEEK: u32 = 7;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
@@ -37,17 +37,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             input
                 .to_stream(scope)
                 .unary_frontier(by_airport, "days", |_capability, _info| {
+                    let mut days = HashMap::<u32, BTreeMap<String, Day>>::new();
+                    let mut means = BTreeMap::<(String, u32), i64>::new();
                     let mut pending = BTreeMap::new();
-                    let mut days = BTreeMap::<(u32, String), Day>::new();
-                    let mut means = HashMap::<String, VecDeque<i64>>::new();
                     move |(input, frontier), output| {
                         input.for_each_stamp(|capability, batches| {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
                                 let today = *capability.time();
+                                let airports = days.entry(today).or_default();
                                 for reading in batches.flat_map(|batch| batch.drain(..)) {
-                                    let place = (today, reading.airport.clone());
-                                    days.entry(place).or_default().add(&reading);
+                                    let airport = reading.airport.clone();
+                                    airports.entry(airport).or_default().add(&reading);
                                 }
                                 pending.entry(today).or_insert(capability);
                             }
@@ -58,18 +59,26 @@ fn main() -> Result<(), Box<dyn Error>> {
                             }
                             let Some(capability) = pending.remove(&today) else { break };
                             let mut session = output.session(&capability);
-                            while let Some(place) = days.keys().next().cloned() {
-                                if place.0 > today {
-                                    break;
+                            for (airport, day) in days.remove(&today).unwrap_or_default() {
+                                let at = |day: u32| (airport.clone(), day);
+                                means.insert(at(today), day.mean());
+                                let week = at(today.saturating_sub(WEEK - 1))..=at(today);
+                                let (sum, count) =
+                                    means.range(week).fold((0, 0), |(sum, count), (_, mean)| {
+                                        (sum + mean, count + 1)
+                                    });
+                                if today >= WEEK {
+                                    means.remove(&at(today - WEEK));
                                 }
-                                let day = days.remove(&place).unwrap_or_default();
-                                let airport = place.1;
-                                let last = means.entry(airport.clone()).or_default();
-                                last.push_front(day.mean());
-                                last.truncate(WEEK);
-                                let week = last.iter().sum::<i64>() / last.len() as i64;
-                                let (least, greatest) = (day.least, day.greatest);
-                                session.give((airport, today, least, greatest, day.rain, week));
+                                let week: i64 = sum / count;
+                                session.give((
+                                    airport,
+                                    today,
+                                    day.least,
+                                    day.greatest,
+                                    day.rain,
+                                    week,
+                                ));
                             }
                         }
                     }
@@ -80,8 +89,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for day in 0..DAYS {
-            for reading in year.day(day).skip(index).step_by(peers) {
-                input.send(reading);
+            for (number, reading) in (0..).zip(year.day(day)) {
+                if number % peers == index {
+                    input.send(reading);
+                }
             }
             input.advance_to(day + 1);
             while probe.less_than(input.time()) {

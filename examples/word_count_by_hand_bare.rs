@@ -37,14 +37,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .to_stream(scope)
                 .flat_map(|line: String| words(&line).collect::<Vec<_>>())
                 .unary_frontier(by_word, "counts", |_capability, _info| {
-                    let mut queues = HashMap::new();
+                    let mut queues = HashMap::<_, Vec<String>>::new();
                     let mut counts = HashMap::new();
                     move |(input, frontier), output| {
                         input.for_each_stamp(|capability, batches| {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
-                                let queue = queues.entry(capability).or_insert_with(Vec::new);
-                                queue.extend(batches.flat_map(|batch| batch.drain(..)));
+                                let words = batches.flat_map(|batch| batch.drain(..));
+                                queues.entry(capability).or_default().extend(words);
                             }
                         });
                         for (capability, queue) in queues.iter_mut() {
@@ -66,8 +66,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..text.rounds() {
-            for line in text.round(round).skip(index).step_by(peers) {
-                input.send(line);
+            for (number, line) in (0..).zip(text.round(round)) {
+                if number % peers == index {
+                    input.send(line);
+                }
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {

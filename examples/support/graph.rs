@@ -90,6 +90,18 @@ impl Graph {
         let place = |round: u64| (self.edges.len() as u64 * round / rounds) as usize;
         self.edges[place(round)..place(round + 1)].iter().copied()
     }
+
+    /// An edge from `root` to itself, then all edges, each in both directions.
+    pub fn both_ways_from(&self, root: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let edges = self.edges.iter().flat_map(|&(from, to)| [(from, to), (to, from)]);
+        std::iter::once((root, root)).chain(edges)
+    }
+
+    /// The edges of a round, two and two; one that is left over is left out.
+    pub fn pairs(&self, round: u64, rounds: u64) -> impl Iterator<Item = [(u32, u32); 2]> + '_ {
+        let mut edges = self.round(round, rounds);
+        std::iter::from_fn(move || Some([edges.next()?, edges.next()?]))
+    }
 }
 
 #[cfg(test)]

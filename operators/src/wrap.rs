@@ -25,7 +25,7 @@ pub use ordered_map::{OrderedEntry, OrderedMap};
 pub use pact::KeyedPact;
 pub use port::PartitionPuller;
 pub use slot::Guard;
-pub use stash::{Stash, StashEntry};
+pub use stash::{Stash, StashEntry, StashQueue};
 pub use state::State;
 pub use value::Value;
 

@@ -105,6 +105,11 @@ impl<T: FencedTime> Capabilities<T> {
         self.held.values()
     }
 
+    /// The times, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &T> {
+        self.held.keys()
+    }
+
     /// The capability of a time.
     pub fn get(&self, time: &T) -> Option<&Capability<T>> {
         self.held.get(time)

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use timely::Container;
 use timely::communication::{Pull, Push};
 use timely::dataflow::channels::pact::{
     DistributorPact, LogPuller, LogPusher, ParallelizationContract, Pipeline,
@@ -17,7 +18,6 @@ use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::logging::TimelyLogger;
 use timely::progress::{Stamp, Timestamp};
 use timely::worker::Worker;
-use timely::Container;
 
 use super::parcel::Parcel;
 use super::port::{PartitionPuller, Port, Receive};
@@ -104,9 +104,8 @@ where
         let Wiring { fence, worker, identifier, address, logging, .. } = wiring;
         let (senders, receiver) = worker.allocate::<Message<T, Parcel<C>>>(identifier, address);
         let index = worker.index();
-        let pusher = |(target, sender)| {
-            LogPusher::new(sender, index, target, identifier, logging.clone())
-        };
+        let pusher =
+            |(target, sender)| LogPusher::new(sender, index, target, identifier, logging.clone());
         let targets: Vec<_> = senders.into_iter().enumerate().map(pusher).collect();
         let owners = &fence.generation().routes.owners;
         let distributor = (self.0)(owners.len());
@@ -268,11 +267,7 @@ where
                     self.flush();
                     self.stamp = Some(message.stamp.clone());
                 }
-                self.distributor.partition(
-                    &mut message.data,
-                    &message.stamp,
-                    &mut self.collectors,
-                );
+                self.distributor.partition(&mut message.data, &message.stamp, &mut self.collectors);
                 if !self.collected.borrow().is_empty() {
                     self.pack(&message.stamp);
                 }

@@ -205,7 +205,8 @@ impl<T: FencedTime> Store<T> {
             made.pretend(partition);
         }
         let made = Rc::new(RefCell::new(made));
-        let (by_type, kept) = (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept<T>>);
+        let (by_type, kept) =
+            (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept<T>>);
         states.push(Named { name: name.to_owned(), by_type, kept });
         made
     }
