@@ -81,20 +81,24 @@ impl<'scope> UnionFind<'scope> for StreamVec<'scope, u64, (u32, u32)> {
                             roots.push(node);
                             ranks.push(0u8);
                         }
-                        while x != roots[x] {
-                            x = roots[x];
+                        while x != roots.at(x) {
+                            x = roots.at(x);
                         }
-                        while y != roots[y] {
-                            y = roots[y];
+                        while y != roots.at(y) {
+                            y = roots.at(y);
                         }
                         if x != y {
                             session.give((from, to));
-                            match ranks[x].cmp(&ranks[y]) {
-                                Ordering::Less => roots[x] = y,
-                                Ordering::Greater => roots[y] = x,
+                            match ranks.at(x).cmp(&ranks.at(y)) {
+                                Ordering::Less => {
+                                    roots.set(x, y);
+                                }
+                                Ordering::Greater => {
+                                    roots.set(y, x);
+                                }
                                 Ordering::Equal => {
-                                    roots[y] = x;
-                                    ranks[x] += 1;
+                                    roots.set(y, x);
+                                    ranks.set(x, ranks.at(x) + 1);
                                 }
                             }
                         }

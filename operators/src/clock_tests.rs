@@ -5,14 +5,16 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use timely::dataflow::operators::Inspect;
+use timely::dataflow::operators::vec::{Filter, Map};
+use timely::dataflow::operators::{Concat, ConnectLoop, Enter, Feedback, Inspect, Leave};
+use timely::order::Product;
 
 use crate::generation::{Notice, Observer};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
 use crate::testing::Trial;
-use crate::vault::{Inventory, Live, Opened, Role, Usage, Vault, VaultError};
+use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
 
 /// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
 struct Spy {
@@ -71,6 +73,20 @@ impl Vault for Spy {
     }
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         self.vault.close_replica(operator, partition);
+    }
+    fn register_input(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError> {
+        self.vault.register_input(operator, fingerprint, shares)
+    }
+    fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
+        self.vault.store_journal(view, frames)
+    }
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
+        self.vault.read_journal(operator, share)
     }
     fn inventory(&self) -> Inventory {
         self.vault.inventory()
@@ -228,4 +244,44 @@ fn a_clock_faster_than_epochs_chooses_no_more_than_there_are() {
     let outcome = run(2, Some(Duration::from_micros(100)));
     assert!(is_exact(&outcome));
     assert!(!outcome.committed.is_empty());
+}
+
+#[test]
+fn a_job_that_steps_by_itself_ends_with_its_clock() {
+    // Of several dataflows, one with a loop; nothing but the end of all of them ends the program's own.
+    let trial = Trial::new(2).epoch(Duration::from_millis(1)).checkpoint(Duration::from_millis(3));
+    let mut all = trial.run(|worker, output| {
+        let sink = output.clone();
+        worker.dataflow::<u64, _, _>(|scope| {
+            let numbers = Numbers.to_stream_fenced(scope, "numbers");
+            let halved = scope.scoped::<Product<u64, u32>, _, _>("loop", |inner| {
+                let (handle, again) = inner.feedback(Product::new(0, 1));
+                let seen =
+                    numbers.filter(|n| n % 100 == 64).enter(inner).concat(again).fold_fenced(
+                        "halve",
+                        |number| *number,
+                        0_u64,
+                        |seen, number, out| {
+                            *seen += 1;
+                            out.give((number, *seen));
+                        },
+                    );
+                let more = seen.clone().filter(|(number, _)| *number > 1);
+                more.map(|(number, _)| number / 2).connect_loop(handle);
+                seen.leave(scope)
+            });
+            halved.filter(|(number, _)| *number == 1).sink_fenced("halved", sink);
+        });
+        worker.dataflow::<u32, _, _>(|scope| {
+            per_share(|share| std::iter::once((0, share.index)))
+                .to_stream_fenced(scope, "shares")
+                .sink_fenced("share", output);
+        });
+        while worker.step_or_park(None) {}
+    });
+    all.sort_unstable();
+    let mut expected: Vec<(u64, u64)> = (1..=NUMBERS / 100).map(|seen| (1, seen)).collect();
+    expected.extend([(0, 0), (0, 1)]);
+    expected.sort_unstable();
+    assert_eq!(all, expected);
 }

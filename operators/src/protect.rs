@@ -445,6 +445,13 @@ impl<T: FencedTime> Outlet<T> {
     pub(crate) fn due(&mut self, through: Option<Epoch>) -> Option<T> {
         let boundary = self.boundary().filter(|boundary| Some(*boundary) <= through)?;
         let unsealed = self.unsealed.take()?;
+        // With a bug on purpose the simulator is to see what comes of it.
+        #[cfg(not(feature = "planted"))]
+        assert!(
+            unsealed.last <= boundary,
+            "a checkpoint at epoch {boundary} would hold changes of epoch {}",
+            unsealed.last
+        );
         // At the end of a dataflow the last change is the last there is: it belongs to every checkpoint
         // that is still to be chosen.
         Some(T::first_of(if boundary == Epoch::END { unsealed.last } else { boundary }))

@@ -172,9 +172,8 @@ pub trait OperatorFenced<'scope, T: Timestamp, C1: Container> {
     ///
     /// // Tells once both inputs have ended what came on the left and not on the right.
     /// let left_only = testing::run(2, |scope, output| {
-    ///     let share = |from: u64| per_share(move |share| (from..from + 6).skip(share.index * 9));
-    ///     let left = share(0).to_stream_fenced(scope, "left");
-    ///     let right = share(3).to_stream_fenced(scope, "right");
+    ///     let left = per_share(|share| 3 * share.index..6).to_stream_fenced(scope, "left");
+    ///     let right = per_share(|_share| 3..9u64).to_stream_fenced(scope, "right");
     ///     let by = || Exchange::new(|n: &u64| *n);
     ///     left.binary_frontier_fenced(right, by(), by(), "left only", |capability, state| {
     ///         let mut seen = state.map("seen");
@@ -193,7 +192,7 @@ pub trait OperatorFenced<'scope, T: Timestamp, C1: Container> {
     ///     })
     ///     .sink_fenced("out", output);
     /// });
-    /// assert_eq!(left_only.iter().sum::<u64>(), 0 + 1 + 2);
+    /// assert_eq!(left_only.iter().sum::<u64>(), 1 + 2);
     /// ```
     fn binary_frontier_fenced<C2, CB, B, L, P1, P2>(
         self,

@@ -101,6 +101,7 @@ impl Cluster {
             let settings = Settings {
                 hasher: KeyHasher::default(),
                 epoch_interval: Duration::from_millis(5),
+                checkpoint_interval: None,
                 in_flight_epochs_max: 4,
                 run: "testing".to_owned(),
                 workers_per_node: 1,

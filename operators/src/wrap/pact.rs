@@ -209,13 +209,13 @@ where
         ParcelPusher { targets, owners, distributor, collectors, collected, parcels, stamp: None }
     }
 
+    fn take_collected(&self) -> Option<(u32, C)> {
+        self.collected.borrow_mut().pop_front()
+    }
+
     /// Packs what the distributor has given out, and sends the parcels that are full.
     fn pack(&mut self, stamp: &Stamp<T>) {
-        while let Some((partition, container)) = {
-            // The borrow must end before a parcel is sent.
-            let next = self.collected.borrow_mut().pop_front();
-            next
-        } {
+        while let Some((partition, container)) = self.take_collected() {
             let owner = self.owners[partition as usize];
             let (parcel, records) = &mut self.parcels[owner];
             *records += container.record_count();

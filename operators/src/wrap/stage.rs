@@ -157,7 +157,11 @@ impl<T: FencedTime> Stage<T> {
             // What is done at the end belongs to the first epoch that may still be changed.
             Some(Epoch::END) => self.floor(),
             // What is done because a frontier has moved belongs to the last epoch that it has passed.
-            Some(through) if Some(through) > self.sealed && self.moves(frontiers, through) => {
+            Some(through)
+                if self.follows_frontier
+                    && Some(through) > self.sealed
+                    && self.moves(frontiers, through) =>
+            {
                 through
             }
             through => through.map_or(Epoch(0), Epoch::next),
