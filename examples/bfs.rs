@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .ok_err(|record: Result<(u64, u32, u32), (u32, u32)>| record);
             next.container::<Vec<_>>().connect_loop_fenced("loop", handle);
             let found = found.container::<Vec<_>>().probe_with(&probe);
-            found.sink_fenced("lines", LineFiles::new(&out));
+            found.sink_fenced("out", LineFiles::new(&out));
         });
 
         for (number, edge) in (0..).zip(graph.both_ways_from(ROOT)) {

@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 })
                 .container::<Vec<_>>()
                 .probe_with(&probe)
-                .sink_fenced("lines", LineFiles::new(&out));
+                .sink_fenced("out", LineFiles::new(&out));
         });
 
         for round in input.resume()..rounds {

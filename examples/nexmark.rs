@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 7 => highest_bids(items),
                 _ => new_users(items),
             };
-            lines.sink_fenced("lines", LineFiles::new(&out));
+            lines.sink_fenced("out", LineFiles::new(&out));
         });
     })?;
     job.report();
@@ -280,7 +280,7 @@ fn gather<'scope, D, S, L>(
 where
     D: Clone + Send + Serialize + for<'de> Deserialize<'de> + 'static,
     S: Clone + Default + Send + Serialize + for<'de> Deserialize<'de> + 'static,
-    L: FnMut(&mut S, u64, Vec<D>) -> Vec<String> + Clone + 'static,
+    L: FnMut(&mut S, u64, Vec<D>) -> Vec<String> + Copy + 'static,
 {
     let together = Exchange::new(|_piece: &Piece<D>| 0);
     pieces

@@ -282,7 +282,7 @@ fn gather<'scope, D, S, L>(
 where
     D: Clone + Send + Serialize + for<'de> Deserialize<'de> + 'static,
     S: Clone + Default + Send + Serialize + for<'de> Deserialize<'de> + 'static,
-    L: FnMut(&mut S, u64, Vec<D>) -> Vec<String> + Clone + 'static,
+    L: FnMut(&mut S, u64, Vec<D>) -> Vec<String> + Copy + 'static,
 {
     let together = Exchange::new(|_piece: &Piece<D>| 0);
     pieces

@@ -130,7 +130,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .container::<Vec<_>>()
                 .ok_err(|record: Result<(u64, u32, i64), Change>| record);
             next.container::<Vec<_>>().probe_with(&probe).connect_loop_fenced("loop", handle);
-            found.container::<Vec<_>>().sink_fenced("lines", LineFiles::new(&out));
+            found.container::<Vec<_>>().sink_fenced("out", LineFiles::new(&out));
         });
 
         for round in input.resume()..rounds {

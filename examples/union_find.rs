@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .union_find()
                 .components()
                 .probe_with(&probe)
-                .sink_fenced("lines", LineFiles::new(&out));
+                .sink_fenced("out", LineFiles::new(&out));
         });
 
         for round in input.resume()..rounds {

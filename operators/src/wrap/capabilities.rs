@@ -1,7 +1,7 @@
 //! Capabilities: the times at which an operator may still send something.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::btree_map::{self, BTreeMap};
 use std::rc::Rc;
 
 use timely::dataflow::operators::Capability;
@@ -106,7 +106,7 @@ impl<T: FencedTime> Capabilities<T> {
     }
 
     /// The times, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &T> {
+    pub fn keys(&self) -> btree_map::Keys<'_, T, Capability<T>> {
         self.held.keys()
     }
 
