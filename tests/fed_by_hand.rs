@@ -17,7 +17,7 @@ use ringfence::Config;
 use ringfence::prelude::*;
 use serde_json::Value;
 
-const ROUNDS: u64 = 240;
+const ROUNDS: u64 = 120;
 const WORDS: u64 = 40;
 /// No run takes longer, or it hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -115,7 +115,7 @@ fn feed_words(worker: &mut timely::worker::Worker, records: &Path, totals: &Path
         while probe.less_than(input.time()) {
             worker.step();
         }
-        std::thread::sleep(Duration::from_micros(1_500));
+        std::thread::sleep(Duration::from_millis(4));
     }
 }
 

@@ -333,6 +333,11 @@ impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
         self.attached.feed.borrow().resume_of(self.place)
     }
 
+    /// Whether the share's journal says that it is closed: what is sent to it is ignored.
+    pub fn is_closed(&self) -> bool {
+        self.attached.feed.borrow().is_closed(self.place)
+    }
+
     /// Sends a record to the share.
     pub fn send(&mut self, record: D) {
         self.attached.send(self.place, record);

@@ -28,6 +28,8 @@ pub enum Planted {
     AdmittedAtOnce,
     /// A backup goes on with its own journal, whatever the new owner's says.
     JournalNotReconciled,
+    /// What waits in a stash is there again after a failure, but not the right to answer.
+    StashNotHeld,
 }
 
 thread_local! {

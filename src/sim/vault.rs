@@ -12,6 +12,7 @@ use ringfence_operators::vault::{
 use super::faults::Fault;
 use super::plant::Plant;
 use super::process::ProcessId;
+use super::scenes::VISITS;
 use super::witness::Witness;
 
 /// The bytes of pending deltas above which storing folds: a few kilobytes, so that it happens.
@@ -26,6 +27,8 @@ pub(super) struct WatchedVault {
     partitions: u32,
     /// The partitions whose deltas are sent here, be the copy complete or not.
     fed: Mutex<Vec<PartitionId>>,
+    /// The operator inside of a loop, where there is one.
+    in_loop: Mutex<Option<u64>>,
 }
 
 impl WatchedVault {
@@ -37,7 +40,12 @@ impl WatchedVault {
             stores: Mutex::default(),
             partitions,
             fed: Mutex::default(),
+            in_loop: Mutex::default(),
         }
+    }
+
+    fn is_in_loop(&self, operator: u64) -> bool {
+        *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) == Some(operator)
     }
 
     /// Damages a snapshot on its way in, if that is due.
@@ -134,7 +142,9 @@ impl Vault for WatchedVault {
         let mut live = self.inner.take_live(operator, partition)?;
         if self.witness.is_planted(Plant::RewindOneShort) {
             live.rewind_to = Some(live.rewind_to.map_or(Epoch(0), Epoch::next));
-        } else if self.witness.is_planted(Plant::UndoSkipped) {
+        } else if self.witness.is_planted(Plant::UndoSkipped)
+            || (self.witness.is_planted(Plant::LoopNotRewound) && self.is_in_loop(operator))
+        {
             live.rewind_to = Some(Epoch::END);
         }
         Some(live)
@@ -196,7 +206,11 @@ impl Vault for WatchedVault {
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        self.inner.register(operator, fingerprint, partitions)
+        let id = self.inner.register(operator, fingerprint, partitions)?;
+        if operator.0.ends_with(VISITS) {
+            *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        }
+        Ok(id)
     }
 
     fn unclaimed(&self) -> Vec<OperatorName> {

@@ -149,6 +149,11 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.shares[place].next.map_or_else(|| self.first.clone(), T::from_epoch)
     }
 
+    /// Whether a share is closed.
+    pub(super) fn is_closed(&self, place: usize) -> bool {
+        self.shares[place].closed
+    }
+
     /// Takes a record for a share, unless its journal has the epoch; returns how many bytes wait.
     pub(super) fn send(&mut self, place: usize, record: D) -> Result<usize, CodecError> {
         let share = &mut self.shares[place];

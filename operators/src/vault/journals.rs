@@ -289,3 +289,7 @@ impl Kept {
 fn bytes_of<'a>(entries: impl IntoIterator<Item = &'a JournalEntry>) -> usize {
     entries.into_iter().map(|entry| entry.frame.len()).sum()
 }
+
+#[cfg(test)]
+#[path = "journals_tests.rs"]
+mod tests;

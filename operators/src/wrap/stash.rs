@@ -41,7 +41,13 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         origin: &Capability<T>,
     ) -> Self {
         let mut times = BTreeMap::<T, Pending<T>>::new();
-        for (time, number) in slot.keys() {
+        let keys = slot.keys();
+        #[cfg(feature = "planted")]
+        let keys = match crate::planted::is(crate::planted::Planted::StashNotHeld) {
+            true => Vec::new(),
+            false => keys,
+        };
+        for (time, number) in keys {
             let pending = times.entry(time).or_insert_with_key(|time| {
                 held.hold(time);
                 Pending { capability: origin.delayed(time), numbers: Vec::new() }
