@@ -86,10 +86,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 let mut session = output.session(capability);
                                 for (from, differences) in by_source(queue.drain(..)) {
                                     let rank = *ranks.entry(from).or_insert(RANK);
-                                    let targets = edges.entry(from).or_default();
-                                    let before = shares(-rank, targets);
+                                    let mut targets = edges.entry(from).or_default();
+                                    let before = given(-rank, &targets[..]);
                                     *targets = summed(targets.drain(..).chain(differences));
-                                    let after = shares(rank, targets);
+                                    let after = given(rank, &targets[..]);
                                     for change in summed(before.into_iter().chain(after)) {
                                         session.give(Err(change));
                                     }
@@ -115,8 +115,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                                     ranks.insert(node, rank);
                                     session.give(Ok((time, node, rank)));
                                     if let Some(targets) = edges.get(&node) {
-                                        let before = shares(-before, targets);
-                                        let after = shares(rank, targets);
+                                        let before = given(-before, &targets[..]);
+                                        let after = given(rank, &targets[..]);
                                         for change in summed(before.into_iter().chain(after)) {
                                             session.give(Err(change));
                                         }
@@ -186,7 +186,7 @@ fn summed(changes: impl Iterator<Item = Change>) -> Vec<Change> {
 
 /// Five sixths of a rank, shared among the edges; what is left over goes to the first of them. A
 /// negative rank takes back what the positive one has given.
-fn shares(rank: i64, targets: &[Change]) -> Vec<Change> {
+fn given(rank: i64, targets: &[Change]) -> Vec<Change> {
     let edges = targets.iter().map(|(_, count)| count).sum::<i64>().max(1);
     let shared = rank.abs() * 5 / 6;
     let mut over = shared % edges;
