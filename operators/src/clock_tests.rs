@@ -14,7 +14,7 @@ use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
 use crate::testing::Trial;
-use crate::vault::{Inventory, Live, Opened, Role, Usage, Vault, VaultError};
+use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
 
 /// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
 struct Spy {
@@ -73,6 +73,20 @@ impl Vault for Spy {
     }
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         self.vault.close_replica(operator, partition);
+    }
+    fn register_input(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError> {
+        self.vault.register_input(operator, fingerprint, shares)
+    }
+    fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
+        self.vault.store_journal(view, frames)
+    }
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
+        self.vault.read_journal(operator, share)
     }
     fn inventory(&self) -> Inventory {
         self.vault.inventory()

@@ -40,6 +40,14 @@ pub enum JobError {
         /// What failed, naming the file or the like.
         what: String,
     },
+    /// An input that is fed by hand was fed wrongly, or cannot be journaled.
+    #[error("input \"{operator}\": {what}")]
+    Input {
+        /// The name of the input.
+        operator: OperatorName,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// A sink could not be opened, prepared, or written.
     #[error("sink \"{operator}\": {what}")]
     Sink {
@@ -88,6 +96,39 @@ pub enum JobError {
         operator: OperatorName,
         /// What arrived where.
         what: String,
+    },
+    /// A batch is of epochs on both sides of a checkpoint.
+    #[error(
+        "\"{operator}\" received a batch of epochs {first} to {last}, and {checkpoint} is a checkpoint: \
+         send records of different epochs apart"
+    )]
+    SpansCheckpoint {
+        /// The operator that received the batch.
+        operator: OperatorName,
+        /// The first epoch of the batch.
+        first: Epoch,
+        /// The last epoch of the batch.
+        last: Epoch,
+        /// The checkpoint between them.
+        checkpoint: Epoch,
+    },
+    /// Protected state was used by another than the closure that it was made for.
+    #[error(
+        "state \"{name}\" was used outside of its operator's closure, where a change would belong to no \
+         epoch: use it only within the closure that its constructor returns"
+    )]
+    OutsideOperator {
+        /// The state, with its operator's name before the dot.
+        name: OperatorName,
+    },
+    /// Two constructors of one operator gave one name to states of different types.
+    #[error(
+        "state \"{name}\" has different types in different partitions: every call of the constructor must \
+         make the same states"
+    )]
+    StateType {
+        /// The state, with its operator's name before the dot.
+        name: OperatorName,
     },
     /// The vault refused something that this generation handed to it.
     #[error("\"{operator}\": {what}")]

@@ -16,6 +16,7 @@ use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::source::{Share, partition_of_shard};
 use crate::time::FencedTime;
 use crate::whereabouts::{Active, Whereabouts};
 
@@ -237,6 +238,56 @@ impl Fence {
     /// The partitions that this worker runs.
     pub fn owned(&self) -> Vec<PartitionId> {
         self.inner.generation.routes.owned_by(self.inner.worker).collect()
+    }
+
+    /// The number of shares that hand-made input is split into, fixed for the whole run: the number of
+    /// workers it began with.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// testing::run::<u64, _>(2, |scope, output| {
+    ///     let fence = scope.fence();
+    ///     assert_eq!(fence.share_count(), 2);
+    ///     let mine: Vec<u64> = fence.shares().iter().map(|share| share.index).collect();
+    ///     assert!(mine.iter().all(|index| fence.has_share(*index)));
+    ///     per_share(|share| std::iter::once(share.index))
+    ///         .to_stream_fenced(scope, "shares")
+    ///         .sink_fenced("out", output);
+    /// });
+    /// ```
+    pub fn share_count(&self) -> u64 {
+        self.inner.generation.settings.share_count.into()
+    }
+
+    /// The shares of hand-made input that this worker has, in order.
+    ///
+    /// What a program does "on worker i" it does for share i instead: a share belongs to a partition and
+    /// moves with it, so that a dead worker's shares go on at its successors. A worker may have
+    /// several, or none. See [`share_count`](Fence::share_count) for an example.
+    pub fn shares(&self) -> Vec<Share> {
+        let count = self.share_count();
+        (0..count)
+            .filter(|index| self.has_share(*index))
+            .map(|index| Share { index, count })
+            .collect()
+    }
+
+    /// Whether this worker has share `index` of hand-made input.
+    ///
+    /// In place of `if worker.index() == 0`, a program asks for share 0: exactly one worker of each
+    /// generation has it.
+    pub fn has_share(&self, index: u64) -> bool {
+        index < self.share_count()
+            && self.inner.generation.routes.owner(self.partition_of_share(index))
+                == self.inner.worker
+    }
+
+    /// The partition that a share belongs to.
+    pub(crate) fn partition_of_share(&self, index: u64) -> PartitionId {
+        let count = self.inner.generation.settings.share_count as usize;
+        partition_of_shard(index as usize, count, self.inner.generation.routes.partitions())
     }
 
     /// The first time that is not committed: where capabilities of protected operators begin.

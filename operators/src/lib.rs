@@ -16,7 +16,9 @@
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
-//! | [`source`], [`stateful`], [`sink`] | the verbs |
+//! | [`journal`] | the encoded form of what was fed by hand |
+//! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
+//! | [`wrap`] | existing operators, protected |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -33,6 +35,8 @@ mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
+pub mod input;
+pub mod journal;
 mod panics;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -51,3 +55,4 @@ pub mod time;
 pub mod vault;
 pub mod whereabouts;
 pub mod worker;
+pub mod wrap;

@@ -20,6 +20,16 @@ pub enum Planted {
     BeginWhileChoosing,
     /// A vault folds what is stored, recorded or not.
     FoldStored,
+    /// Journals are cut at the resume epoch when a view is installed.
+    JournalCutAtResume,
+    /// Only the first backup of a share is sent what was fed.
+    JournalFirstBackupOnly,
+    /// What was fed is admitted before the backups have it.
+    AdmittedAtOnce,
+    /// A backup goes on with its own journal, whatever the new owner's says.
+    JournalNotReconciled,
+    /// What waits in a stash is there again after a failure, but not the right to answer.
+    StashNotHeld,
 }
 
 thread_local! {

@@ -2,7 +2,9 @@
 
 pub use crate::data::Data;
 pub use crate::fence::{Fence, HasFence as _};
+pub use crate::input::FencedInput;
 pub use crate::sink::{LineFiles, Sink, SinkFenced as _};
-pub use crate::source::{Reader, Source, TextFiles, ToStreamFenced as _, per_share};
+pub use crate::source::{Reader, Share, Source, TextFiles, ToStreamFenced as _, per_share};
 pub use crate::stateful::{At, Event, Give, Stateful as _};
 pub use crate::time::{EpochTime, FencedTime};
+pub use crate::wrap::{OperatorFenced as _, State};

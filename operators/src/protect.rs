@@ -158,6 +158,18 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         }
     }
 
+    /// The table of a partition, if this worker runs it.
+    #[inline]
+    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V>> {
+        self.tables[partition.0 as usize].as_ref()
+    }
+
+    /// Makes a table for a partition that this worker does not run: it is never sealed nor kept.
+    pub(crate) fn pretend(&mut self, partition: PartitionId) {
+        let hasher = self.fence.generation().settings.hasher;
+        self.tables[partition.0 as usize].get_or_insert_with(|| KeyedTable::new(hasher));
+    }
+
     /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
     /// where there will be no later seal.
     pub(crate) fn seal(&mut self, epoch: Epoch, last: bool, mut send: impl FnMut(Frames)) {
@@ -280,6 +292,13 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
 impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
     fn drop(&mut self) {
+        self.deposit();
+    }
+}
+
+impl<K: Data + Eq, V: Data> Partitions<K, V> {
+    /// Hands all state to the vault, once: none is left.
+    pub(crate) fn deposit(&mut self) {
         if self.fence.is_tainted() || std::thread::panicking() {
             return;
         }

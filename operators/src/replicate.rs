@@ -30,6 +30,17 @@ pub(crate) fn commit<'scope, T: FencedTime>(
     watch(recorded, fence, name);
 }
 
+/// Carries an operator through the second round whose output is stored by other means: its progress
+/// passes an epoch once that is stored at all backups and let into the dataflow.
+pub(crate) fn commit_stored<'scope, T: FencedTime>(
+    stored: StreamVec<'scope, T, ()>,
+    fence: &Fence,
+    name: &OperatorName,
+) {
+    let recorded = record(stored, fence, name);
+    watch(recorded, fence, name);
+}
+
 /// Stores frames at their backups; nothing comes out but progress.
 fn replicate<'scope, T: FencedTime>(
     frames: Stream<'scope, T, Frames>,
@@ -50,13 +61,7 @@ fn replicate<'scope, T: FencedTime>(
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
                 if let Err(error) = generation.vault.store(generation.view, frames.bytes()) {
-                    // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the
-                    // next generation sends it anew.
-                    let what = JobError::Vault { operator: name.clone(), what: error.to_string() };
-                    match error.is_damage() {
-                        true => fence.leave_damaged(what),
-                        false => fence.fail(what),
-                    }
+                    not_stored(&fence, &name, &error);
                 }
             });
             let passed = passed(&frontiers[0]);
@@ -73,6 +78,17 @@ fn replicate<'scope, T: FencedTime>(
         }
     });
     stream
+}
+
+/// Ends this generation, or the job: what was to be stored was refused.
+pub(crate) fn not_stored(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
+    // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
+    // sends it anew.
+    let what = JobError::Vault { operator: name.clone(), what: error.to_string() };
+    match error.is_damage() {
+        true => fence.leave_damaged(what),
+        false => fence.fail(what),
+    }
 }
 
 fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {

@@ -65,8 +65,8 @@ pub enum SnapshotError {
         /// The version of the bytes.
         actual: u16,
     },
-    /// The checksum of a delta is wrong.
-    #[error("a delta's checksum is {actual:016x}, and {expected:016x} was written with it")]
+    /// The checksum of a delta or of a journal is wrong.
+    #[error("a frame's checksum is {actual:016x}, and {expected:016x} was written with it")]
     Checksum {
         /// The checksum written with the bytes.
         expected: u64,
@@ -146,15 +146,15 @@ impl SnapshotError {
     }
 }
 
-fn read_u64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn read_u64(bytes: &[u8], at: usize) -> u64 {
     bytes[at..at + 8].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
-fn read_u32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn read_u32(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte))
 }
 
-fn write(bytes: &mut [u8], at: usize, part: &[u8]) {
+pub(crate) fn write(bytes: &mut [u8], at: usize, part: &[u8]) {
     bytes[at..at + part.len()].copy_from_slice(part);
 }
 

@@ -218,7 +218,7 @@ struct OpenShard<S: Source> {
 }
 
 /// The partition of shard `index` of `count`: evenly spread, and independent of the view.
-fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {
+pub(crate) fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {
     let partitions = partitions as usize;
     let partition =
         if count >= partitions { index % partitions } else { index * partitions / count };

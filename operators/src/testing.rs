@@ -207,45 +207,168 @@ impl Trial {
         D: Data,
         F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
     {
-        let (workers, partitions) = (self.settings.workers_per_node, PARTITIONS as usize);
-        let routes = Routes {
-            owners: (0..partitions).map(|partition| partition % workers).collect(),
-            backups: (0..partitions).map(|partition| vec![(partition + 1) % workers]).collect(),
-            filling: vec![false; partitions],
-        };
-        let generation = Arc::new(Generation::new(
-            ViewNumber(1),
-            None,
-            routes,
-            self.settings,
-            self.vault,
-            Arc::new(Since(Instant::now())),
-            self.observer,
-            Arc::new(Gauges::default()),
-        ));
-        let output = Collected::default();
-        let sink = output.clone();
-        let hooks = Hooks::default();
-        let builders = ProcessBuilder::new_typed_vector(workers, hooks.refill, None)
-            .into_iter()
-            .map(AllocatorBuilder::Process)
-            .collect();
-        let guards = initialize_from(builders, Box::new(()), move |allocator| {
-            run_worker(allocator, Config::default(), &generation, |worker| {
-                job(worker, sink.clone());
-            })
-        });
-        match guards {
-            Ok(guards) => {
-                for end in guards.join() {
-                    assert!(
-                        matches!(end, Ok(WorkerEnd::Finished(()))),
-                        "a worker ended with {end:?}"
-                    );
+        self.run_interrupted(&[], job)
+    }
+
+    /// Runs a job that is interrupted again and again; returns what it released, in no order.
+    ///
+    /// Each of `interruptions` ends one generation when it has lasted for that long. The next one goes on from
+    /// what is committed, with another number of workers, up to that of the trial; the last one runs to
+    /// the end. In every other generation messages are written out, as between processes.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing::{Interruption, Trial};
+    ///
+    /// let stops = [1, 5].map(|ms| (Duration::from_millis(ms), Interruption::Stop));
+    /// let shares = Trial::new(2).run_interrupted(&stops, |worker, output| {
+    ///     worker.dataflow::<u64, _, _>(|scope| {
+    ///         per_share(|share| std::iter::once(share.index))
+    ///             .to_stream_fenced(scope, "shares")
+    ///             .sink_fenced("out", output);
+    ///     });
+    /// });
+    /// assert_eq!(shares.len(), 2);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics when a worker ends with an error.
+    pub fn run_interrupted<D, F>(self, interruptions: &[(Duration, Interruption)], job: F) -> Vec<D>
+    where
+        D: Data,
+        F: Fn(&mut Worker, Collected<D>) + Send + Sync + 'static,
+    {
+        let most = self.settings.workers_per_node;
+        let (output, job) = (Collected::default(), Arc::new(job));
+        let mut view = ViewNumber(1);
+        for interruption in interruptions.iter().copied().map(Some).chain([None]) {
+            let workers = match interruption {
+                Some(_) => (most + view.0 as usize - 2) % most + 1,
+                None => most,
+            };
+            if view > ViewNumber(1) {
+                let everything = |_| Role { owner: true, backup: true };
+                if let Err(error) = self.vault.install(view, self.vault.recorded(), &everything) {
+                    panic!("the vault refuses view {view}: {error}");
                 }
             }
-            Err(error) => panic!("cannot start the workers: {error}"),
+            let (job, sink) = (Arc::clone(&job), output.clone());
+            let build = move |worker: &mut Worker| job(worker, sink.clone());
+            let ends = self.generation(view, workers, build, interruption);
+            for end in &ends {
+                let is_fine = match end {
+                    WorkerEnd::Finished(()) => true,
+                    WorkerEnd::Stopped | WorkerEnd::Panicked(_) => interruption.is_some(),
+                    WorkerEnd::Failed(_) | WorkerEnd::Damaged(_) => false,
+                };
+                assert!(is_fine, "a worker of view {view} ended with {end:?}");
+            }
+            if ends.iter().all(|end| matches!(end, WorkerEnd::Finished(()))) {
+                break;
+            }
+            view.0 += 1;
         }
         output.take()
     }
+
+    /// Runs a job from what is committed, to its end or until it is interrupted.
+    fn generation<F>(
+        &self,
+        view: ViewNumber,
+        workers: usize,
+        job: F,
+        interruption: Option<(Duration, Interruption)>,
+    ) -> Vec<WorkerEnd<()>>
+    where
+        F: Fn(&mut Worker) + Send + Sync + 'static,
+    {
+        let partitions = PARTITIONS as usize;
+        let first = view.0 as usize - 1;
+        // In blocks, so that each worker of the first view has one share; other blocks in each view.
+        let owner = |partition| (partition * workers / partitions + first) % workers;
+        let routes = Routes {
+            owners: (0..partitions).map(owner).collect(),
+            backups: (0..partitions)
+                .map(|partition| vec![(owner(partition) + 1) % workers])
+                .collect(),
+            filling: vec![false; partitions],
+        };
+        let mut settings = self.settings.clone();
+        settings.workers_per_node = workers;
+        let resume = if first == 0 { None } else { self.vault.recorded() };
+        let generation = Arc::new(Generation::new(
+            view,
+            resume,
+            routes,
+            settings,
+            Arc::clone(&self.vault),
+            Arc::new(Since(Instant::now())),
+            Arc::clone(&self.observer),
+            Arc::new(Gauges::default()),
+        ));
+        let refill = Hooks::default().refill;
+        let builders = match view.0.is_multiple_of(2) {
+            true => ProcessBuilder::new_bytes_vector(workers, refill, None),
+            false => ProcessBuilder::new_typed_vector(workers, refill, None),
+        };
+        let builders = builders.into_iter().map(AllocatorBuilder::Process).collect();
+        let inner = Arc::clone(&generation);
+        let guards = initialize_from(builders, Box::new(()), move |allocator| {
+            let end = run_worker(allocator, Config::default(), &inner, |worker| job(worker));
+            // Workers of a process do not notice each other's end.
+            if !matches!(end, WorkerEnd::Finished(())) {
+                inner.stop();
+            }
+            end
+        });
+        let guards = match guards {
+            Ok(guards) => guards,
+            Err(error) => panic!("cannot start the workers: {error}"),
+        };
+        if let Some((after, what)) = interruption {
+            std::thread::sleep(after);
+            match what {
+                Interruption::Stop => generation.stop(),
+                Interruption::Panic => generation.panic_next(),
+            }
+        }
+        let ended = |end: Result<WorkerEnd<()>, String>| match end {
+            Ok(end) => end,
+            Err(error) => panic!("a worker thread ended with {error}"),
+        };
+        guards.join().into_iter().map(ended).collect()
+    }
+}
+
+/// Why a generation ends before its job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// All workers are asked to leave: their state is undone to the last checkpoint.
+    Stop,
+    /// One worker panics: its state is lost, and made anew from its replica.
+    Panic,
+}
+
+/// Runs a job of one dataflow as [`run`] does, and interrupts it as
+/// [`Trial::run_interrupted`] does, with epochs of a millisecond.
+///
+/// # Panics
+///
+/// Panics when a worker ends with an error.
+pub fn run_interrupted<D, F>(
+    workers: usize,
+    interruptions: &[(Duration, Interruption)],
+    job: F,
+) -> Vec<D>
+where
+    D: Data,
+    F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
+{
+    let trial = Trial::new(workers).epoch(Duration::from_millis(1));
+    trial.run_interrupted(interruptions, move |worker, sink| {
+        worker.dataflow(|scope| job(scope, sink));
+    })
 }

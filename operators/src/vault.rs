@@ -12,8 +12,10 @@ use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::snapshot::SnapshotError;
 use crate::state::ReplicaBase;
 
+mod journals;
 mod memory;
 
+pub use journals::{JOURNAL_BYTES_MAX, Journal, JournalEntry};
 pub use memory::{MemoryVault, PENDING_BYTES_MAX};
 
 /// What a node is to a partition in one view; both where one node has to be its own backup.
@@ -67,6 +69,9 @@ pub struct Inventory {
     pub operators: BTreeMap<u64, OperatorName>,
     /// The partitions of which it has any copy.
     pub partitions: BTreeMap<PartitionId, Copies>,
+    /// Whether the job has inputs that are fed by hand. Before the first commit a copy is then one of
+    /// the journals, which not every node has.
+    pub journals: bool,
 }
 
 /// How much a vault holds.
@@ -82,6 +87,8 @@ pub struct Usage {
     pub filling_partitions: usize,
     /// How many frames came for partitions of which this node has no complete copy.
     pub dropped_frames: u64,
+    /// How many bytes of journals are kept.
+    pub journal_bytes: usize,
 }
 
 /// A vault refused.
@@ -148,6 +155,32 @@ pub enum VaultError {
         /// Fingerprint and partitions of the operator as it is now.
         actual: (u32, u32),
     },
+    /// What came for a journal does not follow what is there.
+    #[error(
+        "the journal of share {share} of input {operator} is continued to {next} after {actual:?}, \
+         but here it ends at {expected:?}"
+    )]
+    JournalGap {
+        /// The input.
+        operator: OperatorName,
+        /// The share.
+        share: u32,
+        /// How far the journal is to be continued.
+        next: Epoch,
+        /// How far it is here.
+        expected: Option<Epoch>,
+        /// How far it should be.
+        actual: Option<Epoch>,
+    },
+    /// More was fed by hand than a node keeps.
+    #[error(
+        "the journals of a node hold {limit_bytes} bytes and have no room for more: let the worker step \
+         while the input is fed, so that what was fed is committed"
+    )]
+    JournalFull {
+        /// The limit.
+        limit_bytes: usize,
+    },
 }
 
 impl VaultError {
@@ -213,6 +246,27 @@ pub trait Vault: Send + Sync {
 
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
     fn close_replica(&self, operator: u64, partition: PartitionId);
+
+    /// Returns the number of an input, which the job has in this view, with so many shares.
+    ///
+    /// Called by every worker. The fingerprint is that of its records.
+    fn register_input(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError>;
+
+    /// Takes the frames of journals that stand back to back, and returns how many it took.
+    ///
+    /// Damage in any of them refuses all. Journals are no snapshots: a view that is installed keeps what
+    /// is above its resume epoch, where this node is owner or backup of the share's partition, and drops
+    /// only what came without its mark. What is [recorded](Vault::record) is let go of. Frames of shares
+    /// of which this node is neither owner nor backup are dropped.
+    fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
+
+    /// Returns the journal of a share; `None` where none is here.
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal>;
 
     /// Returns what copies are here.
     fn inventory(&self) -> Inventory;

@@ -74,6 +74,11 @@ impl FencedWorker {
         })
     }
 
+    /// Lets the job do something more between two steps, as its closure would: feed its input, say.
+    pub fn perform<R>(&mut self, part: impl FnOnce(&mut Worker) -> R) -> Result<R, WorkerEnd<()>> {
+        self.attempt(|worker, _fence| part(worker)).map_err(WorkerEnd::without_result)
+    }
+
     /// Lets every operator run that has something to do, and does not wait where none has.
     ///
     /// Returns whether a dataflow is left.

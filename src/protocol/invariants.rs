@@ -251,8 +251,8 @@ fn is_live(next: &View, partition: PartitionId, node: NodeId) -> bool {
 }
 
 fn holds_replica(previous: &View, next: &View, partition: PartitionId, node: NodeId) -> bool {
-    // Nothing is committed: everybody holds all of nothing.
-    if next.resume.is_none() {
+    // Nothing is committed: everybody holds all of nothing, where nothing was fed by hand.
+    if next.resume.is_none() && !quoted(next).any(|(_, evidence)| evidence.journals) {
         return true;
     }
     let evidence = next.member(node).and_then(|member| member.evidence.as_ref());

@@ -28,6 +28,7 @@ fn views() -> (View, View) {
                 recorded: Some(Epoch(5)),
                 copies,
                 operators: Vec::new(),
+                journals: false,
             },
         )
     };

@@ -111,7 +111,13 @@ fn evidence(view: &View, node: u64) -> Evidence {
         })
     };
     let copies = view.assignment.iter().filter_map(copy).collect();
-    Evidence { view: view.number, recorded: Some(Epoch(5)), copies, operators: Vec::new() }
+    Evidence {
+        view: view.number,
+        recorded: Some(Epoch(5)),
+        copies,
+        operators: Vec::new(),
+        journals: false,
+    }
 }
 
 fn stopped(nodes: u64, node: u64) -> Input {

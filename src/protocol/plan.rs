@@ -158,7 +158,7 @@ pub fn resume_epoch(current: &View, members: &[Member]) -> Option<Epoch> {
 /// Returns for each partition which of `members` hold a copy of it at `resume`.
 pub fn copies(current: &View, members: &[Member], resume: Option<Epoch>) -> Vec<Copies> {
     let mut copies = vec![Copies::default(); current.partitions as usize];
-    if resume.is_none() {
+    if resume.is_none() && !has_journals(members.iter().filter_map(|m| m.evidence.as_ref())) {
         // Nothing is committed, so nothing was released: every member holds all of nothing.
         let everyone: BTreeSet<NodeId> = members.iter().map(|member| member.node).collect();
         copies.iter_mut().for_each(|copy| copy.replicas.clone_from(&everyone));
@@ -182,6 +182,15 @@ pub fn copies(current: &View, members: &[Member], resume: Option<Epoch>) -> Vec<
         }
     }
     copies
+}
+
+/// Whether the job is fed by hand, as far as any of the evidence knows.
+///
+/// SUBTLE: before the first commit there is no state, but there may be journals, of epochs that are
+/// acknowledged: those who had no part in a partition have none of its journals, and must not take it
+/// over. Who has them says so by a replica from nothing to nothing.
+pub(super) fn has_journals<'a>(evidence: impl IntoIterator<Item = &'a Evidence>) -> bool {
+    evidence.into_iter().any(|evidence| evidence.journals)
 }
 
 fn check(

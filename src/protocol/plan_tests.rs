@@ -38,7 +38,13 @@ fn evidence(
         node,
         (
             Incarnation(1),
-            Evidence { view: view.number, recorded: recorded.map(Epoch), copies, operators },
+            Evidence {
+                view: view.number,
+                recorded: recorded.map(Epoch),
+                copies,
+                operators,
+                journals: false,
+            },
         ),
     )
 }
@@ -111,6 +117,43 @@ fn a_replica_that_begins_above_or_ends_below_is_none() {
     assert!(lost.to_string().contains(
         "of operators counts is lost: its holders were nodes 0, 1, and gone are nodes 0"
     ));
+}
+
+/// What was fed by hand is acknowledged before anything is committed: a node that had no part in a
+/// partition holds none of its journals, though it holds all of nothing else.
+#[test]
+fn before_the_first_commit_journals_stay_with_those_who_have_them() {
+    let view = first(4, 1);
+    let given = |journals: bool| -> BTreeMap<_, _> {
+        [0, 1, 2]
+            .map(|node| {
+                let (node, (incarnation, evidence)) = evidence(&view, node, None, None);
+                (node, (incarnation, Evidence { journals, ..evidence }))
+            })
+            .into()
+    };
+    let plan = next_view(&view, &given(false)).unwrap();
+    assert_eq!(plan.under_replicated, []);
+    let plan = next_view(&view, &given(true)).unwrap();
+    for (partition, place) in plan.view.assignment.iter() {
+        let before = view.assignment.place(partition).unwrap();
+        let had = |node| before.owner.node == node || before.feeds(node);
+        assert!(had(place.owner.node), "{partition} goes to {}", place.owner);
+        assert!(place.backups.iter().all(|backup| had(backup.node)));
+        assert_eq!(place.fed().count(), 1, "{partition} is filled");
+    }
+    crate::protocol::invariants::successor(&view, &plan.view).unwrap();
+}
+
+#[test]
+fn journals_that_died_with_all_who_had_them_are_lost() {
+    let view = first(3, 1);
+    let (node, (incarnation, alone)) = evidence(&view, 0, None, None);
+    let nothing = [(node, (incarnation, alone.clone()))].into();
+    assert!(next_view(&view, &nothing).is_ok());
+    let journals = Evidence { journals: true, ..alone };
+    let lost = next_view(&view, &[(node, (incarnation, journals))].into()).unwrap_err();
+    assert!(matches!(lost, PlanError::Lost { .. }), "{lost}");
 }
 
 /// A panicked worker's live state is no copy: its partitions move, those of the others stay.

@@ -416,7 +416,7 @@ impl Simulation {
                 copies.push(CopyEvidence { partition, replica, live });
             }
         }
-        Evidence { view, recorded, copies, operators: Vec::new() }
+        Evidence { view, recorded, copies, operators: Vec::new(), journals: false }
     }
 
     /// One step of a generation: store an epoch, record one, and see whether one is released.

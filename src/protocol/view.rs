@@ -78,6 +78,9 @@ pub struct Evidence {
     pub copies: Vec<CopyEvidence>,
     /// The protected operators of the generation, so that an error can name them.
     pub operators: Vec<OperatorName>,
+    /// Whether the job has inputs that are fed by hand. What they were fed is in journals, which may
+    /// hold epochs that are not committed: so before the first commit, too, not everybody has a copy.
+    pub journals: bool,
 }
 
 /// What a stopped member holds of one partition, of all protected operators alike.

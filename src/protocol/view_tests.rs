@@ -59,11 +59,13 @@ fn evidence_is_compact() {
             CopyEvidence { partition: PartitionId(4), replica: None, live: true },
         ],
         operators: vec![OperatorName::new("counts")],
+        journals: true,
     };
     let json = serde_json::to_string(&evidence).unwrap();
     assert_eq!(
         json,
-        "{\"view\":1,\"recorded\":6,\"copies\":[[3,[null,7],false],[4,null,true]],\"operators\":[\"counts\"]}"
+        "{\"view\":1,\"recorded\":6,\"copies\":[[3,[null,7],false],[4,null,true]],\"operators\":[\"counts\"],\
+         \"journals\":true}"
     );
     assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
     assert_eq!(evidence.copy(PartitionId(3)).unwrap().replica, Some(span));
@@ -83,8 +85,13 @@ fn each_fault_has_its_name() {
         change(&mut view);
         view.validate().unwrap_err().to_string()
     };
-    let evidence =
-        |view| Evidence { view, recorded: None, copies: Vec::new(), operators: Vec::new() };
+    let evidence = |view| Evidence {
+        view,
+        recorded: None,
+        copies: Vec::new(),
+        operators: Vec::new(),
+        journals: false,
+    };
     assert_eq!(fault(|view| view.run.clear()), "the view names no run");
     assert!(fault(|view| view.number.0 = 0).contains("number 0"));
     assert!(fault(|view| view.partitions = 0).contains("0 partitions"));

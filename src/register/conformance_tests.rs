@@ -30,6 +30,7 @@ fn view(run: &str, number: u64, incarnation: u64) -> View {
                 recorded: None,
                 copies: Vec::new(),
                 operators: Vec::new(),
+                journals: false,
             });
         }
     }

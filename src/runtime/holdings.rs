@@ -39,6 +39,7 @@ pub(crate) fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
         view,
         recorded: vault.recorded(),
         copies: copies.collect(),
+        journals: inventory.journals,
         operators: inventory.operators.into_values().collect(),
     }
 }

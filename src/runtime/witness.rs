@@ -115,11 +115,15 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
             (Component::Job, Cause::JobFailed, Some(operator), Some(*partition))
         }
         JobError::LateRecord { operator, .. }
+        | JobError::Input { operator, .. }
         | JobError::Misplaced { operator, .. }
+        | JobError::SpansCheckpoint { operator, .. }
         | JobError::Vault { operator, .. } => {
             (Component::Job, Cause::JobFailed, Some(operator), None)
         }
         JobError::DuplicateName { name }
+        | JobError::OutsideOperator { name }
+        | JobError::StateType { name }
         | JobError::UnknownName { name }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),

@@ -312,8 +312,8 @@ impl World {
     }
 
     fn step(&mut self, id: ProcessId, view: ViewNumber) {
-        let (now_us, target, plan) =
-            (self.now_us, self.target.clone(), Arc::new(self.shape.job.clone()));
+        let (now_us, plan) = (self.now_us, Arc::new(self.shape.job.clone()));
+        let (target, outside) = (self.target.clone(), self.outside.clone());
         let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
             return;
         };
@@ -326,13 +326,14 @@ impl World {
         let was_built = std::mem::replace(&mut running.built, true);
         let Some(worker) = running.worker() else { return };
         let stepped = match was_built {
-            true => worker.step(),
+            true => running.step(),
             false => worker
-                .build(|worker| job::build(worker, &plan, &target, id))
+                .build(|worker| job::build(worker, &plan, &target, &outside, id))
+                .map(|program| running.program = program)
                 .map(|()| true)
                 .map_err(WorkerEnd::without_result),
         };
-        let is_active = !was_built || worker.is_active();
+        let is_active = !was_built || running.worker().is_some_and(|worker| worker.is_active());
         self.tell_notices(id, view);
         self.send_frames(id, view);
         let (crashed, spent_us) = {

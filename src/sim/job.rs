@@ -3,7 +3,7 @@
 //! Each record is the `index`th of a `shard`. One sink gets the records as they come; so it tells the
 //! sources' offsets at every epoch. The other results follow from the records of the epochs up to
 //! theirs, in whatever order those came: a running count for each key, and at the end of each epoch
-//! the counts of the keys that changed in it, told by timers.
+//! the counts of the keys that changed in it, told by timers. `scenes` has further parts.
 
 use std::cell::Cell;
 use std::io;
@@ -13,14 +13,19 @@ use ringfence_operators::codec::{Codec, Postcard};
 use ringfence_operators::prelude::*;
 use ringfence_operators::sink::Release;
 use serde::{Deserialize, Serialize};
+use timely::dataflow::operators::Probe as _;
 use timely::worker::Worker;
 
 use super::chance::mix;
 use super::process::ProcessId;
+use super::program::{Outside, Program};
+use super::scenes::Scenes;
 use super::target::Target;
 
 /// The sink of the records themselves.
 pub(super) const RECORDS: &str = "records";
+/// The sink of the records of the second dataflow, where there is one.
+pub(super) const APART: &str = "records apart";
 /// The sink of the running counts.
 pub(super) const COUNTS: &str = "counts";
 /// The sink of what timers tell.
@@ -42,6 +47,10 @@ pub(super) struct JobPlan {
     pub(super) keys: u64,
     /// Whether the job has its second half, the one with timers.
     pub(super) timers: bool,
+    /// Whether the program feeds the job itself, in place of a source.
+    pub(super) by_hand: bool,
+    /// What else the job has.
+    pub(super) scenes: Scenes,
 }
 
 impl JobPlan {
@@ -67,6 +76,12 @@ pub(super) enum Row {
     Count { key: u64, count: u64, again: u64, record: Record },
     /// The count of a key when a timer fired.
     Timer { key: u64, count: u64 },
+    /// A record that has waited, with its number among those of its key.
+    Stash { key: u64, number: u64, record: Record },
+    /// How often a key has come on either side.
+    Join { key: u64, left: u64, right: u64 },
+    /// A visit of a record in a loop, with the count of its key.
+    Lap { key: u64, count: u64, record: Record, round: u64 },
 }
 
 /// What a panic in the middle of an update says.
@@ -82,7 +97,8 @@ pub(super) fn panic_after(after: u64) {
     PANIC_AFTER.set(after);
 }
 
-fn perhaps_panic() {
+/// Panics, if this is the update to panic in.
+pub(super) fn perhaps_panic() {
     match PANIC_AFTER.get() {
         0 => {}
         1 => {
@@ -93,12 +109,27 @@ fn perhaps_panic() {
     }
 }
 
-/// Builds the job on a worker of `process`.
-pub(super) fn build(worker: &mut Worker, plan: &Arc<JobPlan>, target: &Target, process: ProcessId) {
+/// Builds the job on a worker of `process`; returns the program that feeds it, if one does.
+pub(super) fn build(
+    worker: &mut Worker,
+    plan: &Arc<JobPlan>,
+    target: &Target,
+    outside: &Outside,
+    process: ProcessId,
+) -> Option<Program> {
     let sink = || SimulatedSink { target: target.clone(), process };
     let plan = Arc::clone(plan);
+    let mut input = plan.by_hand.then(|| FencedInput::<u64, Record>::new("input"));
+    let (view, mut probe) = (worker.fence().generation().view, None);
     worker.dataflow::<u64, _, _>(|scope| {
-        let records = Records { plan: Arc::clone(&plan) }.to_stream_fenced(scope, "input");
+        let records = match &mut input {
+            Some(input) => {
+                let (fed, records) = input.to_stream(scope).probe();
+                probe = Some(fed);
+                records
+            }
+            None => Records { plan: Arc::clone(&plan) }.to_stream_fenced(scope, "input"),
+        };
         let keys = Arc::clone(&plan);
         records
             .clone()
@@ -131,8 +162,20 @@ pub(super) fn build(worker: &mut Worker, plan: &Arc<JobPlan>, target: &Target, p
                 )
                 .sink_fenced(TIMERS, sink());
         }
+        if !plan.scenes.apart {
+            plan.scenes.build(&records, &plan, sink);
+        }
         records.sink_fenced(RECORDS, sink());
     });
+    if plan.scenes.apart {
+        worker.dataflow::<u64, _, _>(|scope| {
+            let records =
+                Records { plan: Arc::clone(&plan) }.to_stream_fenced(scope, "input apart");
+            plan.scenes.build(&records, &plan, sink);
+            records.sink_fenced(APART, sink());
+        });
+    }
+    Some(Program::new(input?, probe?, plan, outside, view))
 }
 
 /// The input: shards of records that can be read again from any index.
@@ -181,7 +224,7 @@ impl Reader for RecordReader {
 }
 
 /// A sink to the simulated target.
-struct SimulatedSink {
+pub(super) struct SimulatedSink {
     target: Target,
     process: ProcessId,
 }

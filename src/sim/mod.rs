@@ -11,7 +11,8 @@
 //! | `process`, `hosting` | one start of a node, and what a real node's loop does for it |
 //! | `network`, `wire` | connections that delay and break; timely's allocator without sockets |
 //! | `vault`, `target` | a node's vault and the job's outside world, both watched |
-//! | `job`, `shape` | what is run, and what a seed decides beforehand |
+//! | `job`, `scenes`, `shape` | what is run, and what a seed decides beforehand |
+//! | `program` | what feeds the job by hand, in a part of the runs, and where its records come from |
 //! | [`faults`], `mischief` | what may go wrong, and when it does |
 //! | [`plant`], `spoil` | bugs put in on purpose |
 //! | `witness`, [`verdict`] | what must hold at every step, and at the end |
@@ -30,8 +31,10 @@ mod mischief;
 mod network;
 pub mod plant;
 mod process;
+mod program;
 mod quiet;
 pub mod run;
+mod scenes;
 mod shape;
 mod spoil;
 mod target;

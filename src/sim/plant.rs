@@ -65,6 +65,18 @@ plants! {
     BeginWhileChoosing, "begin-while-choosing", 200, true;
     /// A vault folds what is not recorded.
     FoldStored, "fold-stored", 40, true;
+    /// Journals of hand-fed input are cut at the resume epoch.
+    JournalCutAtResume, "journal-cut-at-resume", 60, true;
+    /// Only the first backup of a share is sent its journal.
+    JournalFirstBackupOnly, "journal-first-backup-only", 60, true;
+    /// Hand-fed input is let into the dataflow before the backups have it.
+    AdmittedAtOnce, "admitted-at-once", 60, true;
+    /// A backup goes on with its own journal, whatever the new owner's says.
+    JournalNotReconciled, "journal-not-reconciled", 100, true;
+    /// What waits in a stash is forgotten in a restore.
+    StashNotHeld, "stash-not-held", 60, true;
+    /// A survivor undoes everything but the state inside of a loop.
+    LoopNotRewound, "loop-not-rewound", 60, false;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -86,6 +98,11 @@ impl Plant {
             Plant::KeepAboveResume => Some(Planted::KeepAboveResume),
             Plant::BeginWhileChoosing => Some(Planted::BeginWhileChoosing),
             Plant::FoldStored => Some(Planted::FoldStored),
+            Plant::JournalCutAtResume => Some(Planted::JournalCutAtResume),
+            Plant::JournalFirstBackupOnly => Some(Planted::JournalFirstBackupOnly),
+            Plant::AdmittedAtOnce => Some(Planted::AdmittedAtOnce),
+            Plant::JournalNotReconciled => Some(Planted::JournalNotReconciled),
+            Plant::StashNotHeld => Some(Planted::StashNotHeld),
             _ => None,
         }
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ringfence_operators::generation::{Gauges, Generation};
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
-use ringfence_operators::worker::FencedWorker;
+use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 
 use super::hosting::Notices;
+use super::program::Program;
 use super::vault::WatchedVault;
 use super::wire::{Idle, Wire};
 use super::world::Happening;
@@ -94,6 +95,8 @@ pub(super) struct Current {
 /// A worker and what it runs in.
 pub(super) struct Running {
     worker: Option<FencedWorker>,
+    /// What feeds the worker by hand.
+    pub(super) program: Option<Program>,
     pub(super) built: bool,
     pub(super) wire: Arc<Wire>,
     pub(super) generation: Arc<Generation>,
@@ -110,7 +113,30 @@ impl Running {
         notices: Arc<Notices>,
         idle: Idle,
     ) -> Self {
-        Running { worker: Some(worker), built: false, wire, generation, notices, idle: Some(idle) }
+        Running {
+            worker: Some(worker),
+            program: None,
+            built: false,
+            wire,
+            generation,
+            notices,
+            idle: Some(idle),
+        }
+    }
+
+    /// Lets the worker make a step, and its program go on before and after.
+    pub(super) fn step(&mut self) -> Result<bool, WorkerEnd<()>> {
+        let Running { worker: Some(worker), program, .. } = self else { return Ok(false) };
+        let mut go_on = |worker: &mut FencedWorker| match program {
+            Some(program) => worker.perform(|_worker| program.go_on()),
+            None => Ok(()),
+        };
+        go_on(worker)?;
+        let is_left = worker.step()?;
+        if is_left {
+            go_on(worker)?;
+        }
+        Ok(is_left)
     }
 
     pub(super) fn worker(&mut self) -> Option<&mut FencedWorker> {
@@ -119,6 +145,7 @@ impl Running {
 
     /// Ends the worker: its state goes to the vault, unless it panicked.
     pub(super) fn tear_down(&mut self) {
+        self.program = None;
         if let Some(worker) = self.worker.take() {
             worker.tear_down();
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::job::JobPlan;
+use super::scenes::Scenes;
 use crate::protocol::detector::DetectorLimits;
 use crate::protocol::member::MemberLimits;
 
@@ -56,7 +57,7 @@ impl Shape {
         let is_clocked = chance.one_in(3);
         let epoch_ms = if is_clocked { epoch_ms / 4 } else { epoch_ms };
         let checkpoint_ms = is_clocked.then(|| chance.between(epoch_ms, 6 * epoch_ms));
-        Shape {
+        let mut shape = Shape {
             nodes,
             partitions: chance.between(4, 12) as u32,
             backups: chance.between(1, 2) as u32,
@@ -66,6 +67,8 @@ impl Shape {
                 batch_max: chance.between(1, 4),
                 keys: chance.between(5, 40),
                 timers: chance.one_in(3),
+                by_hand: false,
+                scenes: Scenes::of(seed),
             },
             epoch_interval: Duration::from_millis(epoch_ms),
             checkpoint_interval: checkpoint_ms.map(Duration::from_millis),
@@ -77,6 +80,8 @@ impl Shape {
             faults_us: chance.between(1_000_000, 8_000_000),
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),
-        }
+        };
+        shape.job.by_hand = chance.one_in(3);
+        shape
     }
 }

@@ -12,9 +12,10 @@ use ringfence_operators::ids::Epoch;
 use ringfence_operators::sink::Release;
 
 use super::faults::Fault;
-use super::job::{COUNTS, JobPlan, LATER_EPOCHS, RECORDS, Record, Row, TIMERS};
+use super::job::{APART, COUNTS, JobPlan, LATER_EPOCHS, RECORDS, Row, TIMERS};
 use super::plant::Plant;
 use super::process::ProcessId;
+use super::scenes::{Arrived, Numbered, Told, check_numbered};
 use super::witness::Witness;
 
 /// The outside world of the job, shared by the sinks of all nodes.
@@ -110,8 +111,8 @@ impl Target {
     }
 
     /// The rows of a sink by epoch.
-    fn by_epoch(&self, sink: &str) -> BTreeMap<u64, BTreeSet<Row>> {
-        let mut epochs: BTreeMap<u64, BTreeSet<Row>> = BTreeMap::new();
+    fn by_epoch(&self, sink: &str) -> Told {
+        let mut epochs = Told::new();
         for ((name, _, epoch), rows) in &self.lock().releases {
             if &**name == sink {
                 epochs.entry(*epoch).or_default().extend(rows.iter().cloned());
@@ -125,10 +126,23 @@ impl Target {
     /// This is the same job without faults and without this project: offsets at an epoch are those that
     /// the records' own sink tells.
     pub(super) fn check_complete(&self, plan: &JobPlan, shards: u64) -> Result<(), String> {
-        let records = self.by_epoch(RECORDS);
+        let arrived = self.arrived(RECORDS, plan, shards)?;
+        self.check_counts(plan, &arrived)?;
+        if plan.timers {
+            self.check_timers(plan, &arrived)?;
+        }
+        let arrived = match plan.scenes.apart {
+            true => self.arrived(APART, plan, shards)?,
+            false => arrived,
+        };
+        plan.scenes.check(plan, &arrived, |sink| self.by_epoch(sink))
+    }
+
+    /// The records by epoch, as their sink tells: all of them, each shard's in order.
+    fn arrived(&self, sink: &str, plan: &JobPlan, shards: u64) -> Result<Arrived, String> {
         let mut offsets: BTreeMap<u64, u64> = (0..shards).map(|shard| (shard, 0)).collect();
-        let mut arrived: BTreeMap<u64, Vec<Record>> = BTreeMap::new();
-        for (epoch, rows) in &records {
+        let mut arrived = Arrived::new();
+        for (epoch, rows) in self.by_epoch(sink) {
             for row in rows {
                 let Row::Record(record) = row else { return Err(format!("{row:?} is no record")) };
                 let offset = offsets.entry(record.shard).or_default();
@@ -139,66 +153,39 @@ impl Target {
                     ));
                 }
                 *offset += 1;
-                arrived.entry(*epoch).or_default().push(*record);
+                arrived.entry(epoch).or_default().push(record);
             }
         }
-        if let Some((shard, offset)) =
-            offsets.iter().find(|(_, offset)| **offset != plan.records_per_shard)
-        {
-            return Err(format!(
-                "shard {shard} ended at record {offset} of {}",
+        let short = offsets.iter().find(|(_, offset)| **offset != plan.records_per_shard);
+        match short {
+            Some((shard, offset)) => Err(format!(
+                "{sink}: shard {shard} ended at record {offset} of {}",
                 plan.records_per_shard
-            ));
-        }
-        self.check_counts(plan, &arrived)?;
-        if plan.timers { self.check_timers(plan, &arrived) } else { Ok(()) }
-    }
-
-    fn check_counts(
-        &self,
-        plan: &JobPlan,
-        arrived: &BTreeMap<u64, Vec<Record>>,
-    ) -> Result<(), String> {
-        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut released = self.by_epoch(COUNTS);
-        for (epoch, records) in arrived {
-            let mut missing: BTreeSet<Record> = records.iter().copied().collect();
-            let mut seen: BTreeSet<(u64, u64)> = BTreeSet::new();
-            for row in released.remove(epoch).unwrap_or_default() {
-                let Row::Count { key, count, again, record } = row else {
-                    return Err(format!("{row:?} is no count"));
-                };
-                if !missing.remove(&record) || plan.key(record) != key || count != again {
-                    return Err(format!("{row:?} at epoch {epoch} does not follow from the input"));
-                }
-                seen.insert((key, count));
-            }
-            if let Some(record) = missing.first() {
-                return Err(format!("epoch {epoch} has no count for {record:?}"));
-            }
-            for (key, count) in seen {
-                let before = counts.entry(key).or_default();
-                if count != *before + 1 {
-                    return Err(format!(
-                        "key {key} is counted {count} at epoch {epoch}, after {before}"
-                    ));
-                }
-                *before = count;
-            }
-        }
-        match released.first_key_value() {
-            Some((epoch, rows)) => {
-                Err(format!("{} counts at epoch {epoch}, which has no records", rows.len()))
-            }
-            None => Ok(()),
+            )),
+            None => Ok(arrived),
         }
     }
 
-    fn check_timers(
-        &self,
-        plan: &JobPlan,
-        arrived: &BTreeMap<u64, Vec<Record>>,
-    ) -> Result<(), String> {
+    fn check_counts(&self, plan: &JobPlan, arrived: &Arrived) -> Result<(), String> {
+        let due = |(epoch, records): (&u64, &Vec<_>)| {
+            (*epoch, records.iter().map(|record| (plan.key(*record), *record)).collect())
+        };
+        let mut found: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        for (epoch, rows) in self.by_epoch(COUNTS) {
+            for row in rows {
+                match row {
+                    Row::Count { key, count, again, record } if count == again => {
+                        let row = Numbered { key, number: count, of: record };
+                        found.entry(epoch).or_default().push(row);
+                    }
+                    row => return Err(format!("{row:?} at epoch {epoch} is no whole count")),
+                }
+            }
+        }
+        check_numbered(COUNTS, &arrived.iter().map(due).collect(), found)
+    }
+
+    fn check_timers(&self, plan: &JobPlan, arrived: &Arrived) -> Result<(), String> {
         let mut due: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for (&epoch, records) in arrived {
             for record in records {

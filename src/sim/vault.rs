@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use ringfence_operators::snapshot;
 use ringfence_operators::vault::{
-    Inventory, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
+    Inventory, Journal, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
 };
 
 use super::faults::Fault;
 use super::plant::Plant;
 use super::process::ProcessId;
+use super::scenes::VISITS;
 use super::witness::Witness;
 
 /// The bytes of pending deltas above which storing folds: a few kilobytes, so that it happens.
@@ -26,6 +27,8 @@ pub(super) struct WatchedVault {
     partitions: u32,
     /// The partitions whose deltas are sent here, be the copy complete or not.
     fed: Mutex<Vec<PartitionId>>,
+    /// The operator inside of a loop, where there is one.
+    in_loop: Mutex<Option<u64>>,
 }
 
 impl WatchedVault {
@@ -37,7 +40,12 @@ impl WatchedVault {
             stores: Mutex::default(),
             partitions,
             fed: Mutex::default(),
+            in_loop: Mutex::default(),
         }
+    }
+
+    fn is_in_loop(&self, operator: u64) -> bool {
+        *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) == Some(operator)
     }
 
     /// Damages a snapshot on its way in, if that is due.
@@ -134,7 +142,9 @@ impl Vault for WatchedVault {
         let mut live = self.inner.take_live(operator, partition)?;
         if self.witness.is_planted(Plant::RewindOneShort) {
             live.rewind_to = Some(live.rewind_to.map_or(Epoch(0), Epoch::next));
-        } else if self.witness.is_planted(Plant::UndoSkipped) {
+        } else if self.witness.is_planted(Plant::UndoSkipped)
+            || (self.witness.is_planted(Plant::LoopNotRewound) && self.is_in_loop(operator))
+        {
             live.rewind_to = Some(Epoch::END);
         }
         Some(live)
@@ -150,6 +160,32 @@ impl Vault for WatchedVault {
 
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         self.inner.close_replica(operator, partition);
+    }
+
+    fn register_input(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError> {
+        self.inner.register_input(operator, fingerprint, shares)
+    }
+
+    fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
+        self.witness.perhaps_crash(self.process);
+        if let Some(damaged) = self.damaged(frames) {
+            let stored = self.inner.store_journal(view, &damaged);
+            if let Ok(stored) = stored {
+                let held = Err(format!("a damaged journal was taken for {stored} whole frames"));
+                self.witness.check("damage", held);
+            }
+            return stored;
+        }
+        self.inner.store_journal(view, frames)
+    }
+
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
+        self.inner.read_journal(operator, share)
     }
 
     fn inventory(&self) -> Inventory {
@@ -170,7 +206,11 @@ impl Vault for WatchedVault {
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        self.inner.register(operator, fingerprint, partitions)
+        let id = self.inner.register(operator, fingerprint, partitions)?;
+        if operator.0.ends_with(VISITS) {
+            *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        }
+        Ok(id)
     }
 
     fn unclaimed(&self) -> Vec<OperatorName> {

@@ -17,6 +17,7 @@ use super::faults::{Fault, FaultCounts};
 use super::network::Network;
 use super::plant::Plant;
 use super::process::{Dial, End, Process, ProcessId};
+use super::program::Outside;
 use super::shape::Shape;
 use super::target::Target;
 use super::trace::Trace;
@@ -87,6 +88,7 @@ pub(super) struct World {
     pub(super) believed: OneViewPerNumber,
     pub(super) witness: Witness,
     pub(super) target: Target,
+    pub(super) outside: Outside,
     pub(super) plant: Option<Plant>,
     /// Whether faults are still injected.
     pub(super) faults: bool,
@@ -130,6 +132,7 @@ impl World {
         let witness = Witness::default();
         witness.lock().plant = plant;
         let target = Target::new(witness.clone());
+        let outside = Outside::new(witness.clone());
         let mut world = World {
             now_us: 0,
             clock: Arc::default(),
@@ -143,6 +146,7 @@ impl World {
             believed: OneViewPerNumber::default(),
             witness,
             target,
+            outside,
             plant,
             faults: true,
             faults_left: shape.faults_max,

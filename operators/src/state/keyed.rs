@@ -183,6 +183,48 @@ where
         self.table.value(position)
     }
 
+    /// Returns the value of a key, if it is decoded.
+    #[inline]
+    pub fn peek(&self, hash: u64, key: &K) -> Option<&V> {
+        self.table.value(self.table.find(hash, key)?)
+    }
+
+    /// Returns a copy of the value of a key, and leaves the table as it is.
+    pub fn read(&self, hash: u64, key: &K) -> Option<V> {
+        if let Some(position) = self.table.find(hash, key) {
+            return self.table.value(position).cloned();
+        }
+        let attached = self.attached.as_ref()?;
+        let mut encoded = Vec::new();
+        let rapid = match hash_key::<K, C>(KeyHasher::Rapid, key, &mut encoded) {
+            Ok(rapid) => rapid,
+            Err(error) => panic!("a key that was hashed cannot be encoded again: {error}"),
+        };
+        let bytes = attached.base.get_hashed(rapid, &encoded)?;
+        Some(C::decode(bytes).unwrap_or_else(|error| undecodable(&error)))
+    }
+
+    /// Returns whether no attached replica is left to be decoded.
+    #[inline]
+    pub fn is_decoded(&self) -> bool {
+        self.attached.is_none()
+    }
+
+    /// Returns all keys and values that are decoded.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.table.iter()
+    }
+
+    /// Returns the value of a key, made by `init` if there is none, to be changed: it counts as changed.
+    #[inline]
+    pub fn get_or_insert_with(&mut self, hash: u64, key: K, init: impl FnOnce() -> V) -> &mut V {
+        let position = match self.table.find(hash, &key) {
+            Some(position) => self.touched(position),
+            None => self.admit(hash, key),
+        };
+        self.table.value_or_insert_with(position, init)
+    }
+
     /// Returns the value of a key, to be changed: it counts as changed.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {

@@ -3,7 +3,7 @@
 //! INVARIANT: a partition's copy is `Fed` only if this node was sent every delta of it since the run
 //! began, or since the epoch at which all of it was known to be complete here.
 //!
-//! Locks are taken in the order view, cells, cell. Storing a delta takes the first two for reading
+//! Locks are taken in the order view, cells, cell, journals. Storing a delta takes the first two for reading
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
 
 use std::any::Any;
@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::journals::{JOURNAL_BYTES_MAX, Journal, Journals};
 use super::{Copies, Inventory, Live, Opened, Role, Span, Usage, Vault, VaultError};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::journal::journal_frames;
 use crate::snapshot::{DeltaRef, Subject, frames, operator_id};
 use crate::state::{Replica, ReplicaBase};
 
@@ -87,6 +89,7 @@ pub struct MemoryVault {
     pending_bytes: AtomicUsize,
     pending_bytes_max: usize,
     dropped_frames: AtomicU64,
+    journals: Mutex<Journals>,
 }
 
 // A panic while a lock is held leaves what it guards whole: every change is checked before it is made.
@@ -225,6 +228,7 @@ impl MemoryVault {
             pending_bytes: AtomicUsize::new(0),
             pending_bytes_max,
             dropped_frames: AtomicU64::new(0),
+            journals: Mutex::new(Journals::new(partitions as usize, JOURNAL_BYTES_MAX)),
         }
     }
 
@@ -351,6 +355,9 @@ impl Vault for MemoryVault {
             cell.live.is_some() || cell.replica.is_some()
         });
 
+        let held = holdings.iter().map(|holding| holding.role.owner || holding.role.backup);
+        let is_first = state.number.is_none() && view == ViewNumber(1);
+        lock(&self.journals).install(resume, held.collect(), is_first);
         state.holdings = holdings;
         state.number = Some(view);
         state.resume = resume;
@@ -386,6 +393,7 @@ impl Vault for MemoryVault {
         let mut state = write(&self.view);
         state.check(view)?;
         state.recorded = state.recorded.max(Some(epoch));
+        lock(&self.journals).prune(epoch);
         Ok(())
     }
 
@@ -445,6 +453,34 @@ impl Vault for MemoryVault {
         }
     }
 
+    fn register_input(
+        &self,
+        name: &OperatorName,
+        fingerprint: u32,
+        shares: u32,
+    ) -> Result<u64, VaultError> {
+        let _view = read(&self.view);
+        lock(&self.journals).register(name, fingerprint, shares)
+    }
+
+    fn store_journal(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        let frames = journal_frames(bytes).collect::<Result<Vec<_>, _>>()?;
+        let mut journals = lock(&self.journals);
+        let mut taken = 0;
+        for frame in &frames {
+            taken += usize::from(journals.take(frame)?);
+        }
+        let dropped = (frames.len() - taken) as u64;
+        self.dropped_frames.fetch_add(dropped, Ordering::Relaxed);
+        Ok(taken)
+    }
+
+    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
+        lock(&self.journals).read(operator, share)
+    }
+
     fn inventory(&self) -> Inventory {
         let state = read(&self.view);
         // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
@@ -457,6 +493,9 @@ impl Vault for MemoryVault {
             .unwrap_or(state.resume);
         let cells = read(&self.cells);
         let filled = state.filled(&cells);
+        let journals = lock(&self.journals);
+        // Before the first commit there is nothing to have, except journals.
+        let only_journals = state.recorded.is_none() && journals.exist();
         let mut partitions: Vec<Copies> = state
             .holdings
             .iter()
@@ -470,6 +509,11 @@ impl Vault for MemoryVault {
                         .filter(|filled| Some(**filled) <= complete)
                         .map(|filled| (Some(*filled), complete)),
                     _ => None,
+                };
+                let span = match only_journals {
+                    true if !journals.is_whole(index) => None,
+                    true => span.or(Some((None, None))),
+                    false => span,
                 };
                 Copies { replica: span.map(|(from, through)| Span { from, through }), live: false }
             })
@@ -489,12 +533,17 @@ impl Vault for MemoryVault {
         for (index, count) in deposits {
             partitions[index].live = count == state.cells_wanted(index);
         }
+        if state.operators.is_empty() && journals.exist() {
+            // There is no state but the journals, which outlive every worker.
+            for (copies, holding) in partitions.iter_mut().zip(&state.holdings) {
+                copies.live = holding.role.owner;
+            }
+        }
+        let operators =
+            state.operators.iter().map(|(number, operator)| (*number, operator.name.clone()));
         Inventory {
-            operators: state
-                .operators
-                .iter()
-                .map(|(number, operator)| (*number, operator.name.clone()))
-                .collect(),
+            operators: operators.chain(journals.names()).collect(),
+            journals: journals.exist(),
             partitions: (0_u32..)
                 .map(PartitionId)
                 .zip(partitions)
@@ -545,7 +594,8 @@ impl Vault for MemoryVault {
             .operators
             .iter()
             .filter(|(number, operator)| !operator.registered && has_state(**number));
-        unclaimed.map(|(_, operator)| operator.name.clone()).collect()
+        let unclaimed = unclaimed.map(|(_, operator)| operator.name.clone());
+        unclaimed.chain(lock(&self.journals).unclaimed()).collect()
     }
 
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
@@ -594,6 +644,7 @@ impl Vault for MemoryVault {
             filling_partitions: state.holdings.iter().enumerate().filter(is_incomplete).count(),
             pending_bytes: self.pending_bytes.load(Ordering::Relaxed),
             dropped_frames: self.dropped_frames.load(Ordering::Relaxed),
+            journal_bytes: lock(&self.journals).bytes(),
             ..Usage::default()
         };
         for cell in cells.values() {

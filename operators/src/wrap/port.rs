@@ -1,0 +1,230 @@
+//! Port: an input of a wrapped operator, which all its partitions share.
+//!
+//! Batches wait here by epoch until the operator may act on them, then by partition until the partition's
+//! turn. To timely those that wait are not consumed, so that frontiers do not pass them.
+//!
+//! INVARIANT: what a partition's closure pulls is of that partition, and of no epoch beyond the limit.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use timely::communication::Pull;
+use timely::dataflow::channels::Message;
+
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::time::FencedTime;
+
+/// The other end of a channel that brings batches for several partitions.
+pub trait Receive<T, C> {
+    /// Hands over all that has arrived.
+    fn receive(&mut self, take: &mut dyn FnMut(u32, Message<T, C>));
+}
+
+/// One input of a wrapped operator.
+pub(crate) struct Port<T, C> {
+    fence: Fence,
+    name: OperatorName,
+    queues: RefCell<Queues<T, C>>,
+}
+
+struct Queues<T, C> {
+    channel: Option<Box<dyn Receive<T, C>>>,
+    /// Batches by the first of their epochs, which is beyond the limit; with the last of them.
+    waiting: BTreeMap<Epoch, Vec<Waiting<T, C>>>,
+    /// For each partition what its closure may pull.
+    ready: Vec<VecDeque<Message<T, C>>>,
+    /// The partitions of which something is ready.
+    busy: Vec<u32>,
+    /// The last epoch that may be pulled.
+    limit: Option<Epoch>,
+    /// The partition whose turn it is.
+    current: usize,
+}
+
+struct Waiting<T, C> {
+    last: Epoch,
+    partition: u32,
+    message: Message<T, C>,
+}
+
+/// What the frame around a wrapped operator does with a port, whatever its container.
+pub(crate) trait Gate {
+    /// Takes what has arrived from timely's channel.
+    fn receive(&self);
+    /// Adds the epochs after the limit and up to `through` of which something waits.
+    fn waiting_epochs(&self, through: Epoch, epochs: &mut Vec<Epoch>);
+    /// The first epoch of which something waits.
+    fn first_waiting(&self) -> Option<Epoch>;
+    /// Lets all epochs up to `limit` be pulled.
+    fn admit(&self, limit: Epoch);
+    /// Adds the partitions of which something can be pulled.
+    fn busy(&self, partitions: &mut Vec<u32>);
+    /// Makes it a partition's turn.
+    fn turn_to(&self, partition: PartitionId);
+    /// Ends all turns.
+    fn rest(&self);
+}
+
+impl<T: FencedTime, C> Port<T, C> {
+    pub(crate) fn new(fence: &Fence, name: &OperatorName) -> Rc<Self> {
+        let mut ready = Vec::new();
+        ready.resize_with(fence.generation().routes.owners.len(), VecDeque::new);
+        let queues = Queues {
+            channel: None,
+            waiting: BTreeMap::new(),
+            ready,
+            busy: Vec::new(),
+            limit: None,
+            current: usize::MAX,
+        };
+        Rc::new(Port { fence: fence.clone(), name: name.clone(), queues: RefCell::new(queues) })
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn name(&self) -> &OperatorName {
+        &self.name
+    }
+
+    pub(crate) fn connect(&self, channel: Box<dyn Receive<T, C>>) {
+        self.queues.borrow_mut().channel = Some(channel);
+    }
+
+    /// The first and the last epoch of a batch.
+    fn epochs(&self, message: &Message<T, C>) -> (Epoch, Epoch) {
+        let mut times = message.stamp.iter().map(T::epoch);
+        let Some(some) = times.next() else {
+            self.fence.fail(JobError::Misplaced {
+                operator: self.name.clone(),
+                what: "a batch without a time arrived: it belongs to no epoch, so send it with a \
+                       capability"
+                    .to_owned(),
+            })
+        };
+        let (first, last) =
+            times.fold((some, some), |(first, last), epoch| (first.min(epoch), last.max(epoch)));
+        if first < self.fence.first_epoch() {
+            self.fence.fail(JobError::LateRecord {
+                operator: self.name.clone(),
+                epoch: first,
+                resume: self.fence.generation().resume.unwrap_or_default(),
+            })
+        }
+        (first, last)
+    }
+
+    fn spans(&self, first: Epoch, last: Epoch, checkpoint: Epoch) -> ! {
+        self.fence.fail(JobError::SpansCheckpoint {
+            operator: self.name.clone(),
+            first,
+            last,
+            checkpoint,
+        })
+    }
+}
+
+impl<T, C> Queues<T, C> {
+    fn make_ready(&mut self, partition: u32, message: Message<T, C>) {
+        let queue = &mut self.ready[partition as usize];
+        if queue.is_empty() {
+            self.busy.push(partition);
+        }
+        queue.push_back(message);
+    }
+}
+
+impl<T: FencedTime, C> Gate for Port<T, C> {
+    fn receive(&self) {
+        let mut queues = self.queues.borrow_mut();
+        let Some(mut channel) = queues.channel.take() else { return };
+        let owners = &self.fence.generation().routes.owners;
+        channel.receive(&mut |partition, message| {
+            let (first, last) = self.epochs(&message);
+            if owners.get(partition as usize) != Some(&self.fence.worker()) {
+                self.fence.fail(JobError::Misplaced {
+                    operator: self.name.clone(),
+                    what: format!(
+                        "records of partition {partition} reached worker {}, which does not run it",
+                        self.fence.worker()
+                    ),
+                })
+            }
+            match queues.limit {
+                Some(limit) if last <= limit => queues.make_ready(partition, message),
+                Some(limit) if first <= limit => self.spans(first, last, limit),
+                _ => queues.waiting.entry(first).or_default().push(Waiting {
+                    last,
+                    partition,
+                    message,
+                }),
+            }
+        });
+        queues.channel = Some(channel);
+    }
+
+    fn waiting_epochs(&self, through: Epoch, epochs: &mut Vec<Epoch>) {
+        epochs.extend(self.queues.borrow().waiting.range(..=through).map(|(epoch, _)| *epoch));
+    }
+
+    fn first_waiting(&self) -> Option<Epoch> {
+        self.queues.borrow().waiting.first_key_value().map(|(epoch, _)| *epoch)
+    }
+
+    fn admit(&self, limit: Epoch) {
+        let mut queues = self.queues.borrow_mut();
+        queues.limit = queues.limit.max(Some(limit));
+        while let Some(entry) = queues.waiting.first_entry()
+            && *entry.key() <= limit
+        {
+            let (first, batches) = entry.remove_entry();
+            for batch in batches {
+                if batch.last > limit {
+                    self.spans(first, batch.last, limit);
+                }
+                queues.make_ready(batch.partition, batch.message);
+            }
+        }
+    }
+
+    fn busy(&self, partitions: &mut Vec<u32>) {
+        let mut queues = self.queues.borrow_mut();
+        let Queues { busy, ready, .. } = &mut *queues;
+        busy.retain(|&partition| !ready[partition as usize].is_empty());
+        partitions.extend_from_slice(busy);
+    }
+
+    fn turn_to(&self, partition: PartitionId) {
+        self.queues.borrow_mut().current = partition.0 as usize;
+    }
+
+    fn rest(&self) {
+        self.queues.borrow_mut().current = usize::MAX;
+    }
+}
+
+/// The way in to a wrapped operator, as its closures see it: the batches of the partition whose turn it is.
+pub struct PartitionPuller<T, C> {
+    port: Rc<Port<T, C>>,
+    pulled: Option<Message<T, C>>,
+}
+
+impl<T, C> PartitionPuller<T, C> {
+    pub(crate) fn new(port: Rc<Port<T, C>>) -> Self {
+        PartitionPuller { port, pulled: None }
+    }
+}
+
+impl<T, C> Pull<Message<T, C>> for PartitionPuller<T, C> {
+    #[inline]
+    fn pull(&mut self) -> &mut Option<Message<T, C>> {
+        let mut queues = self.port.queues.borrow_mut();
+        let current = queues.current;
+        self.pulled = queues.ready.get_mut(current).and_then(VecDeque::pop_front);
+        &mut self.pulled
+    }
+}

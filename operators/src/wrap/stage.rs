@@ -1,0 +1,288 @@
+//! Stage: the frame around the closures of a wrapped operator, which decides what they see and when.
+//!
+//! Closures act freely on whatever is of an epoch up to the next checkpoint. What is later waits, and the
+//! frontier that closures are shown does not pass the checkpoint, until the real one has passed it and all
+//! state is sealed. So state is exact at the checkpoint, even where the frontier jumps over it.
+//!
+//! Where every epoch is a checkpoint, a frontier that jumps stops only at those epochs of which something
+//! is there: records, or held times.
+//!
+//! INVARIANT: no closure acts on an epoch that the outlet has not [begun](Outlet::begin).
+
+use std::rc::Rc;
+
+use timely::progress::frontier::{Antichain, MutableAntichain};
+use timely::scheduling::Activator;
+
+use super::port::Gate;
+use super::state::Store;
+use crate::fence::Fence;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::protect::{Outlet, complete};
+use crate::time::{FencedTime, passed, reached};
+
+/// The frame around the closures of a wrapped operator.
+pub(crate) struct Stage<T: FencedTime> {
+    fence: Fence,
+    name: OperatorName,
+    ports: Vec<Rc<dyn Gate>>,
+    store: Rc<Store<T>>,
+    outlet: Outlet<T>,
+    activator: Activator,
+    /// The partitions with a closure each, in order.
+    partitions: Vec<PartitionId>,
+    /// Whether the closures are to run when a frontier moves.
+    follows_frontier: bool,
+    /// For each port the frontier that the closures have seen; none before their first call.
+    shown: Vec<Antichain<T>>,
+    /// The same in the form that closures are given.
+    frontiers: Vec<MutableAntichain<T>>,
+    /// All epochs up to here are complete, and what they changed is sealed.
+    sealed: Option<Epoch>,
+    /// The last epoch that was begun and not sealed.
+    begun: Option<Epoch>,
+    decoded: bool,
+    epochs: Vec<Epoch>,
+    busy: Vec<u32>,
+}
+
+/// What a stage is made of.
+pub(crate) struct Parts<T: FencedTime> {
+    pub(crate) fence: Fence,
+    pub(crate) name: OperatorName,
+    pub(crate) ports: Vec<Rc<dyn Gate>>,
+    pub(crate) store: Rc<Store<T>>,
+    pub(crate) outlet: Outlet<T>,
+    pub(crate) activator: Activator,
+    pub(crate) follows_frontier: bool,
+}
+
+impl<T: FencedTime> Stage<T> {
+    pub(crate) fn new(parts: Parts<T>) -> Self {
+        let Parts { fence, name, ports, store, outlet, activator, follows_frontier } = parts;
+        let resume = fence.generation().resume;
+        Stage {
+            partitions: fence.owned(),
+            shown: Vec::new(),
+            frontiers: ports.iter().map(|_| MutableAntichain::new()).collect(),
+            sealed: resume,
+            begun: None,
+            decoded: resume.is_none(),
+            epochs: Vec::new(),
+            busy: Vec::new(),
+            fence,
+            name,
+            ports,
+            store,
+            outlet,
+            activator,
+            follows_frontier,
+        }
+    }
+
+    /// Lets the closures do what there is to do: `call` runs the one of an index, with the frontiers to be
+    /// shown to it.
+    pub(crate) fn activate(
+        &mut self,
+        frontiers: &[MutableAntichain<T>],
+        mut call: impl FnMut(usize, &[MutableAntichain<T>]),
+    ) {
+        let fence = self.fence.clone();
+        let _active = fence.check(&self.name);
+        self.ports.iter().for_each(|port| port.receive());
+        let through = frontiers.iter().map(passed).min().flatten().max(self.resumed());
+        let mut refused = None;
+        loop {
+            let bound = match self.outlet.boundary() {
+                Some(boundary) => boundary,
+                None => {
+                    let stop = self.next_stop(frontiers, through);
+                    self.fence.checkpoints().at_or_after(stop).unwrap_or(Epoch::END)
+                }
+            };
+            self.find_epochs(frontiers, through, bound);
+            if self.epochs.is_empty() && self.begun.is_none() {
+                break;
+            }
+            for index in 0..self.epochs.len() {
+                let epoch = self.epochs[index];
+                if !self.outlet.begin(epoch) {
+                    refused = Some(epoch);
+                    break;
+                }
+                self.begun = self.begun.max(Some(epoch));
+            }
+            let Some(limit) = self.begun else { break };
+            self.ports.iter().for_each(|port| port.admit(limit));
+            let moved = self.show(frontiers, limit);
+            self.run(limit, moved, &mut call);
+            let Some(time) = self.outlet.due(complete(through, refused)) else { break };
+            self.store.seal(&time, &mut self.outlet);
+            self.sealed = self.sealed.max(Some(time.epoch()));
+            self.begun = None;
+        }
+        let done = complete(through, refused);
+        if self.begun.is_none() && done < Some(Epoch::END) {
+            self.sealed = self.sealed.max(done);
+        }
+        self.store.fill(done, &mut self.outlet);
+        self.outlet.advance(done);
+        if !self.decoded {
+            self.decoded = self.store.decode_some();
+            if !self.decoded {
+                self.activator.activate();
+            }
+        }
+    }
+
+    fn resumed(&self) -> Option<Epoch> {
+        self.fence.generation().resume
+    }
+
+    /// The first epoch that is not known to be complete and sealed.
+    fn floor(&self) -> Epoch {
+        self.sealed.map_or(Epoch(0), Epoch::next)
+    }
+
+    /// The epoch to go to when everything so far is sealed: the first of which something is there.
+    fn next_stop(&mut self, frontiers: &[MutableAntichain<T>], through: Option<Epoch>) -> Epoch {
+        let waiting = self.ports.iter().filter_map(|port| port.first_waiting()).min();
+        self.epochs.clear();
+        if self.follows_frontier {
+            let held = self.store.held();
+            held.complete_epochs(self.floor(), Epoch::END, frontiers, &mut self.epochs);
+        }
+        let held = self.epochs.first().copied();
+        let incomplete = match through {
+            // What is done at the end belongs to the first epoch that may still be changed.
+            Some(Epoch::END) => self.floor(),
+            // What is done because a frontier has moved belongs to the last epoch that it has passed.
+            Some(through)
+                if self.follows_frontier
+                    && Some(through) > self.sealed
+                    && self.moves(frontiers, through) =>
+            {
+                through
+            }
+            through => through.map_or(Epoch(0), Epoch::next),
+        };
+        let stops = waiting.into_iter().chain(held).chain([incomplete]);
+        stops.min().unwrap_or(incomplete).max(self.floor())
+    }
+
+    /// Finds the epochs up to `bound` on which the closures are to act.
+    fn find_epochs(
+        &mut self,
+        frontiers: &[MutableAntichain<T>],
+        through: Option<Epoch>,
+        bound: Epoch,
+    ) {
+        self.epochs.clear();
+        if self.follows_frontier {
+            let (held, through) = (self.store.held(), through.map_or(Epoch(0), Epoch::next));
+            held.complete_epochs(self.floor(), bound.min(through), frontiers, &mut self.epochs);
+            let epoch = self.frontier_epoch(frontiers).min(bound);
+            let limit = self.begun.map_or(epoch, |begun| begun.max(epoch));
+            if self.moves(frontiers, limit) {
+                self.epochs.push(epoch);
+            }
+        }
+        for port in &self.ports {
+            port.waiting_epochs(bound, &mut self.epochs);
+        }
+        self.epochs.sort_unstable();
+        self.epochs.dedup();
+    }
+
+    /// The epoch that closures act on when they are shown how far the frontiers are.
+    fn frontier_epoch(&self, frontiers: &[MutableAntichain<T>]) -> Epoch {
+        let epoch_of = |frontier: &MutableAntichain<T>| {
+            let reached = reached(frontier)?;
+            match frontier.less_equal(&T::first_of(reached)) {
+                true => Epoch::before(Some(reached)),
+                // In a loop an epoch is passed bit by bit.
+                false => Some(reached),
+            }
+        };
+        frontiers.iter().filter_map(epoch_of).max().map_or(self.floor(), |it| it.max(self.floor()))
+    }
+
+    /// The frontier to be shown for a real one where no epoch after `limit` may be acted on.
+    fn clamp(&self, frontier: &MutableAntichain<T>, limit: Epoch) -> Antichain<T> {
+        let mut clamped = Antichain::new();
+        let first = self.fence.first_epoch();
+        for time in frontier.frontier().iter() {
+            match time.epoch() < first {
+                // What is committed does not come again.
+                true => clamped.insert(T::first_of(first)),
+                false => clamped.insert(time.clone()),
+            };
+        }
+        // Where nothing is to come and nothing is held beyond, closures may as well see the end.
+        if !frontier.is_empty() || self.store.held().any_after(limit) {
+            clamped.insert(T::first_of(limit.next()));
+        }
+        clamped
+    }
+
+    /// Whether any frontier would be shown that is not the one shown before.
+    fn moves(&self, frontiers: &[MutableAntichain<T>], limit: Epoch) -> bool {
+        let mut shown = self.shown.iter();
+        frontiers.iter().any(|frontier| shown.next() != Some(&self.clamp(frontier, limit)))
+    }
+
+    /// Makes the frontiers to be shown; says whether any has moved.
+    fn show(&mut self, frontiers: &[MutableAntichain<T>], limit: Epoch) -> bool {
+        let clamped: Vec<_> =
+            frontiers.iter().map(|frontier| self.clamp(frontier, limit)).collect();
+        if clamped == self.shown {
+            return false;
+        }
+        for (frontier, elements) in self.frontiers.iter_mut().zip(&clamped) {
+            frontier.clear();
+            frontier.update_iter(elements.elements().iter().map(|time| (time.clone(), 1)));
+        }
+        self.shown = clamped;
+        true
+    }
+
+    /// Runs the closures that have something to do: all of them where a frontier has moved.
+    fn run(
+        &mut self,
+        epoch: Epoch,
+        moved: bool,
+        call: &mut impl FnMut(usize, &[MutableAntichain<T>]),
+    ) {
+        self.busy.clear();
+        if moved && self.follows_frontier {
+            self.busy.extend(0..self.partitions.len() as u32);
+        } else {
+            for port in &self.ports {
+                port.busy(&mut self.busy);
+            }
+            self.busy.sort_unstable();
+            self.busy.dedup();
+            // What was taken in is of partitions that are here.
+            let mut here = 0;
+            for partition in &mut self.busy {
+                while self.partitions[here].0 < *partition {
+                    here += 1;
+                }
+                *partition = here as u32;
+            }
+        }
+        let whereabouts = self.fence.whereabouts();
+        whereabouts.set_epoch(epoch);
+        for &index in &self.busy {
+            self.fence.leave_if_stopping();
+            let index = index as usize;
+            let partition = self.partitions[index];
+            whereabouts.set_partition(partition);
+            self.store.turn().set(Some(partition));
+            self.ports.iter().for_each(|port| port.turn_to(partition));
+            call(index, &self.frontiers);
+        }
+        self.store.turn().set(None);
+        self.ports.iter().for_each(|port| port.rest());
+    }
+}

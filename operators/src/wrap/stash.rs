@@ -1,0 +1,176 @@
+//! Stash: what waits for its time to be complete, with the capability to answer at that time.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use timely::dataflow::operators::Capability;
+use timely::progress::frontier::MutableAntichain;
+
+use super::held::HeldTimes;
+use super::slot::Slot;
+use crate::data::Data;
+use crate::time::FencedTime;
+
+/// One partition's protected stash: items by time, each time with its capability.
+///
+/// It takes the place of the map from capabilities to lists that operators keep until a frontier has passed.
+/// After a failure items and capabilities are there again, and items are ready in the same epochs.
+///
+/// It is made by [`State::stash`](super::State::stash), and can be used only within the closure of the
+/// partition that it was made for: elsewhere it ends the job.
+pub struct Stash<T: FencedTime, D: Data> {
+    /// Items by their time, and by a number that orders those of one time.
+    slot: Slot<(T, u64), D>,
+    times: BTreeMap<T, Pending<T>>,
+    held: Rc<HeldTimes<T>>,
+}
+
+/// What is kept in memory of one time.
+struct Pending<T: FencedTime> {
+    capability: Capability<T>,
+    /// The numbers of its items, which ascend.
+    numbers: Vec<u64>,
+}
+
+impl<T: FencedTime, D: Data> Stash<T, D> {
+    /// Opens the stash: the capabilities of what is in it come from `origin`.
+    pub(super) fn open(
+        slot: Slot<(T, u64), D>,
+        held: &Rc<HeldTimes<T>>,
+        origin: &Capability<T>,
+    ) -> Self {
+        let mut times = BTreeMap::<T, Pending<T>>::new();
+        let keys = slot.keys();
+        #[cfg(feature = "planted")]
+        let keys = match crate::planted::is(crate::planted::Planted::StashNotHeld) {
+            true => Vec::new(),
+            false => keys,
+        };
+        for (time, number) in keys {
+            let pending = times.entry(time).or_insert_with_key(|time| {
+                held.hold(time);
+                Pending { capability: origin.delayed(time), numbers: Vec::new() }
+            });
+            pending.numbers.push(number);
+        }
+        times.values_mut().for_each(|pending| pending.numbers.sort_unstable());
+        Stash { slot, times, held: Rc::clone(held) }
+    }
+
+    /// Keeps an item until the capability's time.
+    pub fn push(&mut self, capability: Capability<T>, item: D) {
+        self.entry(capability).push(item);
+    }
+
+    /// The items of the capability's time, to be added to.
+    pub fn entry(&mut self, capability: Capability<T>) -> StashEntry<'_, T, D> {
+        StashEntry { stash: self, capability }
+    }
+
+    /// Takes what is complete: the times that `frontier` has passed, in order, with their items in the
+    /// order in which they came.
+    pub fn ready(&mut self, frontier: &MutableAntichain<T>) -> Vec<(Capability<T>, Vec<D>)> {
+        self.take_where(|time| !frontier.less_equal(time))
+    }
+
+    /// As [`ready`](Stash::ready), for operators with two inputs: takes what both frontiers have passed.
+    pub fn ready_in_both(
+        &mut self,
+        left: &MutableAntichain<T>,
+        right: &MutableAntichain<T>,
+    ) -> Vec<(Capability<T>, Vec<D>)> {
+        self.take_where(|time| !left.less_equal(time) && !right.less_equal(time))
+    }
+
+    /// Takes the times for which `is_wanted` says so, in order, with their items.
+    pub fn take_where(
+        &mut self,
+        mut is_wanted: impl FnMut(&T) -> bool,
+    ) -> Vec<(Capability<T>, Vec<D>)> {
+        let wanted: Vec<T> = self.times.keys().filter(|time| is_wanted(time)).cloned().collect();
+        wanted.into_iter().filter_map(|time| self.take(&time)).collect()
+    }
+
+    /// Takes one time, with its items.
+    pub fn take(&mut self, time: &T) -> Option<(Capability<T>, Vec<D>)> {
+        let Pending { capability, numbers } = self.times.remove(time)?;
+        self.held.release(time);
+        let slot = &mut self.slot;
+        let item = |number| slot.remove(&(time.clone(), number));
+        Some((capability, numbers.into_iter().filter_map(item).collect()))
+    }
+
+    /// Drops every item that `keep` does not want; a time without items lets go of its capability.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T, &D) -> bool) {
+        let Stash { slot, times, held } = self;
+        times.retain(|time, pending| {
+            pending.numbers.retain(|&number| {
+                let key = (time.clone(), number);
+                let wanted = slot.get(&key).is_some_and(|item| keep(time, &item));
+                if !wanted {
+                    slot.remove(&key);
+                }
+                wanted
+            });
+            if pending.numbers.is_empty() {
+                held.release(time);
+            }
+            !pending.numbers.is_empty()
+        });
+    }
+
+    /// The number of items.
+    pub fn len(&self) -> usize {
+        self.times.values().map(|pending| pending.numbers.len()).sum()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// The times for which something waits, in order.
+    pub fn times(&self) -> impl Iterator<Item = &T> {
+        self.times.keys()
+    }
+
+    /// Copies of all items with their times, in order.
+    pub fn iter(&self) -> std::vec::IntoIter<(T, D)> {
+        let mut all = Vec::new();
+        for (time, pending) in &self.times {
+            for &number in &pending.numbers {
+                if let Some(item) = self.slot.get(&(time.clone(), number)) {
+                    all.push((time.clone(), item.clone()));
+                }
+            }
+        }
+        all.into_iter()
+    }
+}
+
+/// The items of one time in a [`Stash`].
+pub struct StashEntry<'a, T: FencedTime, D: Data> {
+    stash: &'a mut Stash<T, D>,
+    capability: Capability<T>,
+}
+
+impl<T: FencedTime, D: Data> StashEntry<'_, T, D> {
+    /// Adds an item.
+    pub fn push(&mut self, item: D) {
+        let Stash { slot, times, held } = &mut *self.stash;
+        let time = self.capability.time();
+        let pending = times.entry(time.clone()).or_insert_with(|| {
+            held.hold(time);
+            Pending { capability: self.capability.clone(), numbers: Vec::new() }
+        });
+        let number = pending.numbers.last().map_or(0, |last| last + 1);
+        pending.numbers.push(number);
+        slot.insert((time.clone(), number), item);
+    }
+}
+
+impl<T: FencedTime, D: Data> Extend<D> for StashEntry<'_, T, D> {
+    fn extend<I: IntoIterator<Item = D>>(&mut self, items: I) {
+        items.into_iter().for_each(|item| self.push(item));
+    }
+}

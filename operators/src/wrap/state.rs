@@ -1,0 +1,238 @@
+//! State: where the closure of one partition gets its protected state from.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use timely::dataflow::operators::Capability;
+
+use super::capabilities::Capabilities;
+use super::held::HeldTimes;
+use super::list::List;
+use super::map::Map;
+use super::ordered_map::OrderedMap;
+use super::slot::{Slot, Turn};
+use super::stash::Stash;
+use super::value::Value;
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::protect::{Outlet, Partitions};
+use crate::time::FencedTime;
+
+/// How many keys of an opened replica are decoded at each activation while there are some left.
+const DECODE_KEYS: usize = 512;
+
+/// What a wrapped operator's constructor makes protected state with, for one partition.
+///
+/// Every named state survives with the operator: names are its identity and belong to the operator, so
+/// that two operators may use the same. All partitions' constructors must make the same states.
+pub struct State<T: FencedTime> {
+    store: Rc<Store<T>>,
+    partition: PartitionId,
+    names: BTreeSet<String>,
+}
+
+impl<T: FencedTime> State<T> {
+    /// The partition that this constructor makes a closure for.
+    pub fn partition(&self) -> u32 {
+        self.partition.0
+    }
+
+    /// The number of partitions, which has the place of the number of workers in timely: the records of
+    /// this closure are those for which the exchange's function gives
+    /// [`partition`](State::partition), modulo this.
+    pub fn partitions(&self) -> u32 {
+        self.store.fence.generation().routes.partitions()
+    }
+
+    /// Whether nothing was committed yet, so that all state is as new.
+    pub fn is_first(&self) -> bool {
+        self.store.fence.generation().resume.is_none()
+    }
+
+    /// A map, with the methods of `HashMap`.
+    pub fn map<K: Data + Eq, V: Data>(&mut self, name: &str) -> Map<K, V> {
+        Map::new(self.open(name))
+    }
+
+    /// A map in the order of its keys, with the methods of `BTreeMap`.
+    pub fn ordered_map<K: Data + Ord, V: Data>(&mut self, name: &str) -> OrderedMap<K, V> {
+        OrderedMap::new(self.open(name))
+    }
+
+    /// A list, with the methods of `Vec`.
+    pub fn list<V: Data>(&mut self, name: &str) -> List<V> {
+        List::new(self.open(name))
+    }
+
+    /// One value, which is `initial` until it is set.
+    pub fn value<V: Data>(&mut self, name: &str, initial: V) -> Value<V> {
+        Value::new(self.open(name), initial)
+    }
+
+    /// A stash: items that wait for their time, with the capability to answer.
+    pub fn stash<D: Data>(&mut self, name: &str) -> Stash<T, D> {
+        let slot = self.open(name);
+        Stash::open(slot, &self.store.held, &self.origin())
+    }
+
+    /// A set of capabilities.
+    pub fn capabilities(&mut self, name: &str) -> Capabilities<T> {
+        let slot = self.open(name);
+        Capabilities::open(slot, &self.store.held, &self.origin(), self.is_first())
+    }
+
+    fn origin(&self) -> Capability<T> {
+        match &*self.store.origin.borrow() {
+            Some(origin) => origin.clone(),
+            // The constructor has returned and kept its `State`, which it was only lent.
+            None => unreachable!("a constructor's state outlives it"),
+        }
+    }
+
+    fn open<K: Data + Eq, V: Data>(&mut self, name: &str) -> Slot<K, V> {
+        let store = &self.store;
+        let full_name = OperatorName::new(&format!("{}.{name}", store.name));
+        if !self.names.insert(name.to_owned()) {
+            store.fence.fail(JobError::DuplicateName { name: full_name });
+        }
+        let states = store.named::<K, V>(name, &full_name, self.partition);
+        Slot::new(states, self.partition, Rc::clone(&store.turn), &store.fence, full_name)
+    }
+}
+
+/// The named states of a wrapped operator at one worker.
+pub(crate) struct Store<T: FencedTime> {
+    fence: Fence,
+    name: OperatorName,
+    states: RefCell<Vec<Named<T>>>,
+    turn: Rc<Turn>,
+    held: Rc<HeldTimes<T>>,
+    /// Where the capabilities of restored state come from, while constructors run.
+    origin: RefCell<Option<Capability<T>>>,
+}
+
+struct Named<T> {
+    name: String,
+    /// The same state twice: to be found by its type, and to be sealed whatever its type.
+    by_type: Rc<dyn Any>,
+    kept: Rc<dyn Kept<T>>,
+}
+
+/// What the frame does with a state whatever its types.
+trait Kept<T: FencedTime> {
+    fn id(&self) -> u64;
+    fn seal(&self, time: &T, outlet: &mut Outlet<T>);
+    fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>);
+    fn decode_some(&self) -> bool;
+    fn deposit(&self);
+}
+
+impl<T: FencedTime, K: Data + Eq, V: Data> Kept<T> for RefCell<Partitions<K, V>> {
+    fn id(&self) -> u64 {
+        self.borrow().id()
+    }
+
+    fn seal(&self, time: &T, outlet: &mut Outlet<T>) {
+        outlet.seal(time, &mut self.borrow_mut());
+    }
+
+    fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
+        outlet.fill(through, &mut self.borrow_mut());
+    }
+
+    fn decode_some(&self) -> bool {
+        self.borrow_mut().decode_some(DECODE_KEYS)
+    }
+
+    fn deposit(&self) {
+        // A guard that was leaked keeps the state from its successor, and from the vault.
+        if let Ok(mut states) = self.try_borrow_mut() {
+            states.deposit();
+        }
+    }
+}
+
+impl<T: FencedTime> Store<T> {
+    pub(crate) fn new(fence: &Fence, name: &OperatorName, origin: Capability<T>) -> Rc<Self> {
+        Rc::new(Store {
+            fence: fence.clone(),
+            name: name.clone(),
+            states: RefCell::default(),
+            turn: Rc::default(),
+            held: Rc::new(HeldTimes::new()),
+            origin: RefCell::new(Some(origin)),
+        })
+    }
+
+    /// The state of a partition's constructor.
+    pub(crate) fn state_of(self: &Rc<Self>, partition: PartitionId) -> State<T> {
+        State { store: Rc::clone(self), partition, names: BTreeSet::new() }
+    }
+
+    /// All constructors have run.
+    pub(crate) fn begin(&self) {
+        *self.origin.borrow_mut() = None;
+    }
+
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    pub(crate) fn held(&self) -> &HeldTimes<T> {
+        &self.held
+    }
+
+    fn named<K: Data + Eq, V: Data>(
+        &self,
+        name: &str,
+        full_name: &OperatorName,
+        partition: PartitionId,
+    ) -> Rc<RefCell<Partitions<K, V>>> {
+        let mut states = self.states.borrow_mut();
+        if let Some(named) = states.iter().find(|named| named.name == name) {
+            return match Rc::clone(&named.by_type).downcast() {
+                Ok(found) => found,
+                Err(_) => self.fence.fail(JobError::StateType { name: full_name.clone() }),
+            };
+        }
+        let mut made = Partitions::<K, V>::restore(&self.fence, full_name, &mut |_| {});
+        if made.owned().is_empty() {
+            // A constructor has to run even where no partition is, to make the names known.
+            made.pretend(partition);
+        }
+        let made = Rc::new(RefCell::new(made));
+        let (by_type, kept) =
+            (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept<T>>);
+        states.push(Named { name: name.to_owned(), by_type, kept });
+        made
+    }
+
+    /// The identities of all states in the vault.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.states.borrow().iter().map(|named| named.kept.id()).collect()
+    }
+
+    pub(crate) fn seal(&self, time: &T, outlet: &mut Outlet<T>) {
+        self.states.borrow().iter().for_each(|named| named.kept.seal(time, outlet));
+    }
+
+    pub(crate) fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
+        self.states.borrow().iter().for_each(|named| named.kept.fill(through, outlet));
+    }
+
+    /// Decodes some keys of opened replicas; returns whether all are decoded.
+    pub(crate) fn decode_some(&self) -> bool {
+        self.states.borrow().iter().all(|named| named.kept.decode_some())
+    }
+}
+
+impl<T: FencedTime> Drop for Store<T> {
+    /// Whatever handles still lie somewhere: state goes to the vault with its operator.
+    fn drop(&mut self) {
+        self.states.borrow().iter().for_each(|named| named.kept.deposit());
+    }
+}
