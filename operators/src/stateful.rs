@@ -377,6 +377,12 @@ where
                     }
                 }
                 flush(&mut output, &capability, &mut results);
+                if !T::NESTED
+                    && let Some(timer) = operator.next_timer()
+                    && held.as_ref().is_none_or(|held| timer.less_than(held.time()))
+                {
+                    held = Some(capability.clone());
+                }
                 if let Some(letters) = &mut letters {
                     letters.flush(&time);
                 }
@@ -390,8 +396,9 @@ where
             }
             operator.fill(done, &mut outlet);
             outlet.advance(done);
+            // Without timers nothing is held: what comes back round a loop would wait for it for ever.
+            advance(&mut held, timer);
             let next = reached(frontier).into_iter().chain(waits).min();
-            advance(&mut held, next);
             if let Some(letters) = &mut letters {
                 letters.advance(next);
             }
