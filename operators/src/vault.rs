@@ -1,7 +1,7 @@
 //! Vault: a node's store of snapshots and of live state between generations.
 //!
 //! One vault serves all workers of a node and outlives every generation. What it holds above the
-//! resume epoch of a view is gone once that view is installed; what it calls a copy is complete: every
+//! resume epoch of a view is gone once that view is installed, except for journals; what it calls a copy is complete: every
 //! delta of every operator up to the epoch it says. A copy that is still being filled is none.
 
 use std::any::Any;

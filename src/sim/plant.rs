@@ -66,15 +66,17 @@ plants! {
     /// A vault folds what is not recorded.
     FoldStored, "fold-stored", 40, true;
     /// Journals of hand-fed input are cut at the resume epoch.
-    JournalCutAtResume, "journal-cut-at-resume", 60, true;
+    JournalCutAtResume, "journal-cut-at-resume", 80, true;
     /// Only the first backup of a share is sent its journal.
-    JournalFirstBackupOnly, "journal-first-backup-only", 60, true;
-    /// Hand-fed input is let into the dataflow before the backups have it.
-    AdmittedAtOnce, "admitted-at-once", 60, true;
+    JournalFirstBackupOnly, "journal-first-backup-only", 150, true;
+    /// Hand-fed input is let into the dataflow, and its epochs pass, before the backups have it.
+    AdmittedAtOnce, "admitted-at-once", 150, true;
     /// A backup goes on with its own journal, whatever the new owner's says.
-    JournalNotReconciled, "journal-not-reconciled", 100, true;
+    JournalNotReconciled, "journal-not-reconciled", 300, true;
     /// What waits in a stash is forgotten in a restore.
     StashNotHeld, "stash-not-held", 60, true;
+    /// Records on their way from one epoch to the next are left out of the checkpoint.
+    TurnsLeftOut, "turns-left-out", 60, true;
     /// A survivor undoes everything but the state inside of a loop.
     LoopNotRewound, "loop-not-rewound", 60, false;
     /// A node ends before all know that the job is done.
@@ -103,6 +105,7 @@ impl Plant {
             Plant::AdmittedAtOnce => Some(Planted::AdmittedAtOnce),
             Plant::JournalNotReconciled => Some(Planted::JournalNotReconciled),
             Plant::StashNotHeld => Some(Planted::StashNotHeld),
+            Plant::TurnsLeftOut => Some(Planted::TurnsLeftOut),
             _ => None,
         }
     }

@@ -95,13 +95,19 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
             let subject = JournalSubject { operator, fingerprint, share: share.index as u32 };
             let mut journal =
                 generation.vault.read_journal(operator, subject.share).unwrap_or_default();
-            if !journal.closed && journal.next < generation.resume.map(Epoch::next) {
+            if let Some(resume) = generation.resume
+                && !journal.closed
+                && journal.next <= Some(resume)
+            {
+                let there = journal.next.map_or_else(
+                    || "is not on this node".to_owned(),
+                    |next| format!("ends before epoch {next} on this node"),
+                );
                 fence.fail(JobError::Input {
                     operator: name.clone(),
                     what: format!(
-                        "the journal of share {} ends before {:?} on this node, but epochs up to \
-                         {:?} are committed",
-                        share.index, journal.next, generation.resume
+                        "the journal of share {} {there}, but epochs up to {resume} are committed",
+                        share.index
                     ),
                 });
             }

@@ -181,8 +181,8 @@ impl Journals {
         unclaimed.map(|(_, input)| input.name.clone())
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = (u64, OperatorName)> {
-        self.inputs.iter().map(|(number, input)| (*number, input.name.clone()))
+    pub(super) fn names(&self) -> Vec<(u64, OperatorName)> {
+        self.inputs.iter().map(|(number, input)| (*number, input.name.clone())).collect()
     }
 
     /// Takes a frame; returns whether this node holds its share.

@@ -493,9 +493,13 @@ impl Vault for MemoryVault {
             .unwrap_or(state.resume);
         let cells = read(&self.cells);
         let filled = state.filled(&cells);
-        let journals = lock(&self.journals);
+        let (has_journals, inputs, whole) = {
+            let journals = lock(&self.journals);
+            let whole = (0..state.holdings.len()).map(|index| journals.is_whole(index));
+            (journals.exist(), journals.names(), whole.collect::<Vec<bool>>())
+        };
         // Before the first commit there is nothing to have, except journals.
-        let only_journals = state.recorded.is_none() && journals.exist();
+        let only_journals = state.recorded.is_none() && has_journals;
         let mut partitions: Vec<Copies> = state
             .holdings
             .iter()
@@ -511,7 +515,7 @@ impl Vault for MemoryVault {
                     _ => None,
                 };
                 let span = match only_journals {
-                    true if !journals.is_whole(index) => None,
+                    true if !whole[index] => None,
                     true => span.or(Some((None, None))),
                     false => span,
                 };
@@ -533,7 +537,7 @@ impl Vault for MemoryVault {
         for (index, count) in deposits {
             partitions[index].live = count == state.cells_wanted(index);
         }
-        if state.operators.is_empty() && journals.exist() {
+        if state.operators.is_empty() && has_journals {
             // There is no state but the journals, which outlive every worker.
             for (copies, holding) in partitions.iter_mut().zip(&state.holdings) {
                 copies.live = holding.role.owner;
@@ -542,8 +546,8 @@ impl Vault for MemoryVault {
         let operators =
             state.operators.iter().map(|(number, operator)| (*number, operator.name.clone()));
         Inventory {
-            operators: operators.chain(journals.names()).collect(),
-            journals: journals.exist(),
+            operators: operators.chain(inputs).collect(),
+            journals: has_journals,
             partitions: (0_u32..)
                 .map(PartitionId)
                 .zip(partitions)
