@@ -26,7 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let graph = Graph::of(&job, Shape::Long { nodes: 8000, degree: 4 });
     let (out, pace) = (job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let mut input = FencedInput::<u64, (u32, u32)>::new("edges");
         let probe = ProbeHandle::new();
 
@@ -42,54 +41,47 @@ fn main() -> Result<(), Box<dyn Error>> {
 
             let by_node = || Exchange::new(|(node, _): &(u32, u32)| u64::from(*node));
             let (found, next) = edges
-                .binary_frontier_fenced(
-                    reached,
-                    by_node(),
-                    by_node(),
-                    "bfs",
-                    |_capability, state| {
-                        let mut edges = state.map::<u32, Vec<u32>>("edges");
-                        let mut parents = state.map("parents");
-                        let mut queues = state.stash("queues");
-                        move |(input1, frontier1), (input2, frontier2), output| {
-                            input1.for_each_stamp(|_capability, batches| {
-                                for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
-                                    edges.entry(from).or_default().push(to);
-                                }
-                            });
-                            input2.for_each_stamp(|capability, batches| {
-                                if let Some(capability) =
-                                    capability.retain_least(output.output_index())
-                                {
-                                    let reached = batches.flat_map(|batch| batch.drain(..));
-                                    queues.entry(capability).or_default().extend(reached);
-                                }
-                            });
-                            for (capability, queue) in queues.iter_mut() {
-                                let level = *capability.time();
-                                if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
+                .binary_frontier_fenced(reached, by_node(), by_node(), "bfs", |_, state| {
+                    let mut edges = state.map::<u32, Vec<u32>>("edges");
+                    let mut parents = state.map("parents");
+                    let mut queues = state.stash("queues");
+                    move |(input1, frontier1), (input2, frontier2), output| {
+                        input1.for_each_stamp(|_capability, batches| {
+                            for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
+                                edges.entry(from).or_default().push(to);
+                            }
+                        });
+                        input2.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let reached = batches.flat_map(|batch| batch.drain(..));
+                                queues.entry(capability).or_default().extend(reached);
+                            }
+                        });
+                        for (capability, queue) in queues.iter_mut() {
+                            let level = *capability.time();
+                            if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
+                                continue;
+                            }
+                            let mut reached: Vec<_> = queue.drain(..).collect();
+                            reached.sort_unstable();
+                            let mut session = output.session(capability);
+                            for (node, parent) in reached {
+                                if parents.contains_key(&node) {
                                     continue;
                                 }
-                                let mut reached: Vec<_> = queue.drain(..).collect();
-                                reached.sort_unstable();
-                                let mut session = output.session(capability);
-                                for (node, parent) in reached {
-                                    if parents.contains_key(&node) {
-                                        continue;
-                                    }
-                                    parents.insert(node, parent);
-                                    session.give(Ok((level, node, parent)));
-                                    if let Some(targets) = edges.get(&node) {
-                                        for target in targets.iter() {
-                                            session.give(Err((*target, node)));
-                                        }
+                                parents.insert(node, parent);
+                                session.give(Ok((level, node, parent)));
+                                if let Some(targets) = edges.get(&node) {
+                                    for target in targets.iter() {
+                                        session.give(Err((*target, node)));
                                     }
                                 }
                             }
-                            queues.retain(|_capability, queue| !queue.is_empty());
                         }
-                    },
-                )
+                        queues.retain(|_capability, queue| !queue.is_empty());
+                    }
+                })
                 .container::<Vec<_>>()
                 .ok_err(|record: Result<(u64, u32, u32), (u32, u32)>| record);
             next.container::<Vec<_>>().connect_loop_fenced("loop", handle);
@@ -98,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for (number, edge) in (0..).zip(graph.both_ways_from(ROOT)) {
-            input.send_to(number % shares, edge);
+            input.send_to(number % input.share_count(), edge);
         }
         input.close();
         while !probe.done() {

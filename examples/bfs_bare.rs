@@ -28,7 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let graph = Graph::of(&job, Shape::Long { nodes: 8000, degree: 4 });
     let (out, pace) = (job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut input = InputHandleVec::<u64, (u32, u32)>::new();
         let probe = ProbeHandle::new();
 
@@ -44,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
             let by_node = || Exchange::new(|(node, _): &(u32, u32)| u64::from(*node));
             let (found, next) = edges
-                .binary_frontier(reached, by_node(), by_node(), "bfs", |_capability, _info| {
+                .binary_frontier(reached, by_node(), by_node(), "bfs", |_, _info| {
                     let mut edges = HashMap::<u32, Vec<u32>>::new();
                     let mut parents = HashMap::new();
                     let mut queues = HashMap::<_, Vec<(u32, u32)>>::new();
@@ -88,13 +87,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .container::<Vec<_>>()
                 .ok_err(|record: Result<(u64, u32, u32), (u32, u32)>| record);
             next.container::<Vec<_>>().connect_loop(handle);
-            found.container::<Vec<_>>().probe_with(&probe).write_lines(&out);
+            let found = found.container::<Vec<_>>().probe_with(&probe);
+            found.write_lines(&out);
         });
 
-        for (number, edge) in (0..).zip(graph.both_ways_from(ROOT)) {
-            if number % peers == index {
-                input.send(edge);
-            }
+        for edge in graph.both_ways_from(ROOT).skip(worker.index()).step_by(worker.peers()) {
+            input.send(edge);
         }
         input.close();
         while !probe.done() {

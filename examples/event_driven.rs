@@ -31,7 +31,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (rounds, seed, out, pace) = (job.rounds(), job.seed(), job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let probe = ProbeHandle::new();
 
         let mut input = FencedInput::<u64, (u64, (u64, u64))>::new("events");
@@ -74,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         for round in input.resume()..rounds {
             for (number, event) in (0..).zip(events(round, seed)) {
-                input.send_to(number % shares, event);
+                input.send_to(number % input.share_count(), event);
             }
             input.advance_to(round + 1);
             while probe.less_than(&(round + 1)) {

@@ -34,7 +34,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (rounds, seed, out, pace) = (job.rounds(), job.seed(), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let probe = ProbeHandle::new();
 
         let (mut input, mut capability) = worker.dataflow::<u64, _, _>(|scope| {
@@ -77,10 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for (number, (time, event)) in (0..).zip(events(round, seed)) {
-                if number % peers == index {
-                    input.activate().session(&capability.delayed(&time)).give(event);
-                }
+            for (time, event) in events(round, seed).skip(worker.index()).step_by(worker.peers()) {
+                input.activate().session(&capability.delayed(&time)).give(event);
             }
             capability = capability.delayed(&(round + 1));
             while probe.less_than(&(round + 1)) {

@@ -25,15 +25,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let edges = Graph::of(&job, Shape::Mixed { nodes: 4000, degree: 10 });
     let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut left = InputHandle::new();
         let mut right = InputHandle::new();
         let probe = ProbeHandle::new();
 
         worker.dataflow::<u64, _, _>(|scope| {
             let by_key = || Exchange::new(|(key, _value): &(u32, u32)| u64::from(*key));
-            left.to_stream(scope)
-                .binary(right.to_stream(scope), by_key(), by_key(), "join", |_capability, _info| {
+            let (lefts, rights) = (left.to_stream(scope), right.to_stream(scope));
+            lefts
+                .binary(rights, by_key(), by_key(), "join", |_capability, _info| {
                     let mut lefts = HashMap::<u32, Vec<u32>>::new();
                     let mut rights = HashMap::<u32, Vec<u32>>::new();
                     move |input1, input2, output| {
@@ -67,11 +67,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for (number, [first, second]) in (0..).zip(edges.pairs(round, rounds)) {
-                if number % peers == index {
-                    left.send(first);
-                    right.send(second);
-                }
+            let pairs = edges.pairs(round, rounds).skip(worker.index()).step_by(worker.peers());
+            for [first, second] in pairs {
+                left.send(first);
+                right.send(second);
             }
             left.advance_to(round + 1);
             right.advance_to(round + 1);

@@ -32,9 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (market, query, out) = (Market::of(&job), job.query(), job.out());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index() as u64, worker.peers() as u64);
         worker.dataflow::<u64, _, _>(|scope| {
-            let items = market.share(index, peers).to_stream(scope);
+            let items = market.share(scope.index(), scope.peers()).to_stream(scope);
             let lines = match query {
                 1 => currency(items),
                 2 => selection(items),

@@ -37,9 +37,8 @@ type Change = (u32, i64);
 fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let graph = Graph::of(&job, Shape::Mixed { nodes: 1000, degree: 5 });
-    let (rounds, seed, out, pace) = (job.rounds(), job.seed(), job.out(), job.pace());
+    let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let mut input = FencedInput::<u64, Edge>::new("edges");
         let probe = ProbeHandle::new();
 
@@ -49,84 +48,76 @@ fn main() -> Result<(), Box<dyn Error>> {
             let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
             let (found, next) = input
                 .to_stream(scope)
-                .binary_frontier_fenced(
-                    changes,
-                    by_start,
-                    by_node,
-                    "pagerank",
-                    |_capability, state| {
-                        let mut edge_queues = state.stash("edge queues");
-                        let mut change_queues = state.stash("change queues");
-                        let mut edges = state.map::<u32, Vec<Change>>("edges");
-                        let mut ranks = state.map::<u32, i64>("ranks");
-                        let mut kept = state.map::<u32, i64>("kept");
-                        move |(input1, frontier1), (input2, frontier2), output| {
-                            input1.for_each_stamp(|capability, batches| {
-                                if let Some(capability) =
-                                    capability.retain_least(output.output_index())
-                                {
-                                    let edges = batches.flat_map(|batch| batch.drain(..));
-                                    edge_queues.entry(capability).or_default().extend(edges);
-                                }
-                            });
-                            input2.for_each_stamp(|capability, batches| {
-                                if let Some(capability) =
-                                    capability.retain_least(output.output_index())
-                                {
-                                    let changes = batches.flat_map(|batch| batch.drain(..));
-                                    change_queues.entry(capability).or_default().extend(changes);
-                                }
-                            });
+                .binary_frontier_fenced(changes, by_start, by_node, "ranks", |_, state| {
+                    let mut edge_queues = state.stash("edge queues");
+                    let mut change_queues = state.stash("change queues");
+                    let mut edges = state.map::<u32, Vec<Change>>("edges");
+                    let mut ranks = state.map::<u32, i64>("ranks");
+                    let mut kept = state.map::<u32, i64>("kept");
+                    move |(input1, frontier1), (input2, frontier2), output| {
+                        input1.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let edges = batches.flat_map(|batch| batch.drain(..));
+                                edge_queues.entry(capability).or_default().extend(edges);
+                            }
+                        });
+                        input2.for_each_stamp(|capability, batches| {
+                            if let Some(capability) = capability.retain_least(output.output_index())
+                            {
+                                let changes = batches.flat_map(|batch| batch.drain(..));
+                                change_queues.entry(capability).or_default().extend(changes);
+                            }
+                        });
 
-                            for (capability, queue) in edge_queues.iter_mut() {
-                                let time = *capability.time();
-                                if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                        for (capability, queue) in edge_queues.iter_mut() {
+                            let time = *capability.time();
+                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                                continue;
+                            }
+                            let mut session = output.session(capability);
+                            for (from, differences) in by_source(queue.drain(..)) {
+                                let rank = *ranks.entry(from).or_insert(RANK);
+                                let mut targets = edges.entry(from).or_default();
+                                let before = given(-rank, &targets[..]);
+                                *targets = summed(targets.drain(..).chain(differences));
+                                let after = given(rank, &targets[..]);
+                                for change in summed(before.into_iter().chain(after)) {
+                                    session.give(Err(change));
+                                }
+                            }
+                        }
+                        edge_queues.retain(|_capability, queue| !queue.is_empty());
+
+                        for (capability, queue) in change_queues.iter_mut() {
+                            let time = *capability.time();
+                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                                continue;
+                            }
+                            let mut session = output.session(capability);
+                            for (node, difference) in summed(queue.drain(..)) {
+                                let change = *kept.entry(node).or_insert(0) + difference;
+                                if change.abs() < LEAST_CHANGE {
+                                    kept.insert(node, change);
                                     continue;
                                 }
-                                let mut session = output.session(capability);
-                                for (from, differences) in by_source(queue.drain(..)) {
-                                    let rank = *ranks.entry(from).or_insert(RANK);
-                                    let mut targets = edges.entry(from).or_default();
-                                    let before = given(-rank, &targets[..]);
-                                    *targets = summed(targets.drain(..).chain(differences));
+                                kept.insert(node, 0);
+                                let before = *ranks.entry(node).or_insert(RANK);
+                                let rank = before + change;
+                                ranks.insert(node, rank);
+                                session.give(Ok((time, node, rank)));
+                                if let Some(targets) = edges.get(&node) {
+                                    let before = given(-before, &targets[..]);
                                     let after = given(rank, &targets[..]);
                                     for change in summed(before.into_iter().chain(after)) {
                                         session.give(Err(change));
                                     }
                                 }
                             }
-                            edge_queues.retain(|_capability, queue| !queue.is_empty());
-
-                            for (capability, queue) in change_queues.iter_mut() {
-                                let time = *capability.time();
-                                if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
-                                    continue;
-                                }
-                                let mut session = output.session(capability);
-                                for (node, difference) in summed(queue.drain(..)) {
-                                    let change = *kept.entry(node).or_insert(0) + difference;
-                                    if change.abs() < LEAST_CHANGE {
-                                        kept.insert(node, change);
-                                        continue;
-                                    }
-                                    kept.insert(node, 0);
-                                    let before = *ranks.entry(node).or_insert(RANK);
-                                    let rank = before + change;
-                                    ranks.insert(node, rank);
-                                    session.give(Ok((time, node, rank)));
-                                    if let Some(targets) = edges.get(&node) {
-                                        let before = given(-before, &targets[..]);
-                                        let after = given(rank, &targets[..]);
-                                        for change in summed(before.into_iter().chain(after)) {
-                                            session.give(Err(change));
-                                        }
-                                    }
-                                }
-                            }
-                            change_queues.retain(|_capability, queue| !queue.is_empty());
                         }
-                    },
-                )
+                        change_queues.retain(|_capability, queue| !queue.is_empty());
+                    }
+                })
                 .container::<Vec<_>>()
                 .ok_err(|record: Result<(u64, u32, i64), Change>| record);
             next.container::<Vec<_>>().probe_with(&probe).connect_loop_fenced("loop", handle);
@@ -134,8 +125,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in input.resume()..rounds {
-            for (number, change) in (0..).zip(changes(&graph, round, seed)) {
-                input.send_to(number % shares, change);
+            for (number, change) in (0..).zip(changes(&graph, round)) {
+                input.send_to(number % input.share_count(), change);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -149,14 +140,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// What is fed in a round: the whole graph at first, later some edges of it that go, for others.
-fn changes(graph: &Graph, round: u64, seed: u64) -> impl Iterator<Item = Edge> + '_ {
+fn changes(graph: &Graph, round: u64) -> impl Iterator<Item = Edge> + '_ {
     let all = graph.edges.iter().filter(move |_| round == 0).map(|&edge| (edge, 1));
     let replaced = (0..REPLACED).filter(move |_| round > 0).flat_map(move |number| {
         let place = (round - 1) * REPLACED + number;
         // Edges go in their own order, so that none goes twice.
         let gone = graph.edges.get(place as usize).map(|&edge| (edge, -1));
         let nodes = u64::from(graph.nodes);
-        let ends = (random(seed, 2 * place) % nodes, random(seed, 2 * place + 1) % nodes);
+        let ends = (random(nodes, 2 * place) % nodes, random(nodes, 2 * place + 1) % nodes);
         gone.into_iter().chain([((ends.0 as u32, ends.1 as u32), 1)])
     });
     all.chain(replaced)

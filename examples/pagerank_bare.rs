@@ -38,9 +38,8 @@ type Change = (u32, i64);
 fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let graph = Graph::of(&job, Shape::Mixed { nodes: 1000, degree: 5 });
-    let (rounds, seed, out, pace) = (job.rounds(), job.seed(), job.out(), job.pace());
+    let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut input = InputHandle::new();
         let probe = ProbeHandle::new();
 
@@ -50,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
             let (found, next) = input
                 .to_stream(scope)
-                .binary_frontier(changes, by_start, by_node, "pagerank", |_capability, _info| {
+                .binary_frontier(changes, by_start, by_node, "ranks", |_, _info| {
                     let mut edge_queues = HashMap::<_, Vec<Edge>>::new();
                     let mut change_queues = HashMap::<_, Vec<Change>>::new();
                     let mut edges = HashMap::<u32, Vec<Change>>::new();
@@ -127,10 +126,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..rounds {
-            for (number, change) in (0..).zip(changes(&graph, round, seed)) {
-                if number % peers == index {
-                    input.send(change);
-                }
+            for change in changes(&graph, round).skip(worker.index()).step_by(worker.peers()) {
+                input.send(change);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -144,14 +141,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// What is fed in a round: the whole graph at first, later some edges of it that go, for others.
-fn changes(graph: &Graph, round: u64, seed: u64) -> impl Iterator<Item = Edge> + '_ {
+fn changes(graph: &Graph, round: u64) -> impl Iterator<Item = Edge> + '_ {
     let all = graph.edges.iter().filter(move |_| round == 0).map(|&edge| (edge, 1));
     let replaced = (0..REPLACED).filter(move |_| round > 0).flat_map(move |number| {
         let place = (round - 1) * REPLACED + number;
         // Edges go in their own order, so that none goes twice.
         let gone = graph.edges.get(place as usize).map(|&edge| (edge, -1));
         let nodes = u64::from(graph.nodes);
-        let ends = (random(seed, 2 * place) % nodes, random(seed, 2 * place + 1) % nodes);
+        let ends = (random(nodes, 2 * place) % nodes, random(nodes, 2 * place + 1) % nodes);
         gone.into_iter().chain([((ends.0 as u32, ends.1 as u32), 1)])
     });
     all.chain(replaced)

@@ -11,7 +11,6 @@
 
 mod support;
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::error::Error;
 
@@ -29,22 +28,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let graph = Graph::of(&job, Shape::Mixed { nodes: 5000, degree: 4 });
     let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let mut input = FencedInput::<u64, (u32, u32)>::new("edges");
         let probe = ProbeHandle::new();
 
         worker.dataflow::<u64, _, _>(|scope| {
-            input
-                .to_stream(scope)
-                .union_find()
-                .components()
-                .probe_with(&probe)
-                .sink_fenced("out", LineFiles::new(&out));
+            let components = input.to_stream(scope).union_find().components();
+            components.probe_with(&probe).sink_fenced("out", LineFiles::new(&out));
         });
 
         for round in input.resume()..rounds {
             for (number, edge) in (0..).zip(graph.round(round, rounds)) {
-                input.send_to(number % shares, edge);
+                input.send_to(number % input.share_count(), edge);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -76,31 +70,25 @@ impl<'scope> UnionFind<'scope> for StreamVec<'scope, u64, (u32, u32)> {
                 input.for_each_stamp(|capability, batches| {
                     let mut session = output.session(&capability);
                     for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
-                        let (mut x, mut y) = (from as usize, to as usize);
-                        for node in roots.len()..=x.max(y) {
+                        for node in roots.len()..=from.max(to) as usize {
                             roots.push(node);
                             ranks.push(0u8);
                         }
-                        while x != roots.at(x) {
-                            x = roots.at(x);
-                        }
-                        while y != roots.at(y) {
-                            y = roots.at(y);
-                        }
+                        let root = |mut node: usize| {
+                            while node != roots.at(node) {
+                                node = roots.at(node);
+                            }
+                            node
+                        };
+                        let (x, y) = (root(from as usize), root(to as usize));
                         if x != y {
                             session.give((from, to));
-                            match ranks.at(x).cmp(&ranks.at(y)) {
-                                Ordering::Less => {
-                                    roots.set(x, y);
-                                }
-                                Ordering::Greater => {
-                                    roots.set(y, x);
-                                }
-                                Ordering::Equal => {
-                                    roots.set(y, x);
-                                    ranks.set(x, ranks.at(x) + 1);
-                                }
+                            let (high, low) =
+                                if ranks.at(x) < ranks.at(y) { (y, x) } else { (x, y) };
+                            if ranks.at(high) == ranks.at(low) {
+                                ranks.set(high, ranks.at(high) + 1);
                             }
+                            roots.set(low, high);
                         }
                     }
                 });

@@ -10,7 +10,6 @@
 
 mod support;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 
@@ -29,19 +28,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let graph = Graph::of(&job, Shape::Mixed { nodes: 5000, degree: 4 });
     let (rounds, out, pace) = (job.rounds(), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut input = InputHandle::new();
         let probe = ProbeHandle::new();
 
         worker.dataflow::<u64, _, _>(|scope| {
-            input.to_stream(scope).union_find().components().probe_with(&probe).write_lines(&out);
+            let components = input.to_stream(scope).union_find().components();
+            components.probe_with(&probe).write_lines(&out);
         });
 
         for round in 0..rounds {
-            for (number, edge) in (0..).zip(graph.round(round, rounds)) {
-                if number % peers == index {
-                    input.send(edge);
-                }
+            for edge in graph.round(round, rounds).skip(worker.index()).step_by(worker.peers()) {
+                input.send(edge);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {
@@ -73,27 +70,24 @@ impl<'scope> UnionFind<'scope> for StreamVec<'scope, u64, (u32, u32)> {
                 input.for_each_stamp(|capability, batches| {
                     let mut session = output.session(&capability);
                     for (from, to) in batches.flat_map(|batch| batch.drain(..)) {
-                        let (mut x, mut y) = (from as usize, to as usize);
-                        for node in roots.len()..=x.max(y) {
+                        for node in roots.len()..=from.max(to) as usize {
                             roots.push(node);
                             ranks.push(0u8);
                         }
-                        while x != roots[x] {
-                            x = roots[x];
-                        }
-                        while y != roots[y] {
-                            y = roots[y];
-                        }
+                        let root = |mut node: usize| {
+                            while node != roots[node] {
+                                node = roots[node];
+                            }
+                            node
+                        };
+                        let (x, y) = (root(from as usize), root(to as usize));
                         if x != y {
                             session.give((from, to));
-                            match ranks[x].cmp(&ranks[y]) {
-                                Ordering::Less => roots[x] = y,
-                                Ordering::Greater => roots[y] = x,
-                                Ordering::Equal => {
-                                    roots[y] = x;
-                                    ranks[x] += 1;
-                                }
+                            let (high, low) = if ranks[x] < ranks[y] { (y, x) } else { (x, y) };
+                            if ranks[high] == ranks[low] {
+                                ranks[high] += 1;
                             }
+                            roots[low] = high;
                         }
                     }
                 });

@@ -17,7 +17,7 @@ use std::error::Error;
 use ringfence::prelude::*;
 use support::job::Job;
 use support::random::hash;
-use support::weather::{DAYS, Day, Reading, Year};
+use support::weather::{Day, Reading, Year};
 use timely::dataflow::ProbeHandle;
 use timely::dataflow::channels::pact::Exchange;
 
@@ -28,7 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (year, out, pace) = (Year::of(&job), job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let mut input = FencedInput::<u32, Reading>::new("readings");
         let probe = ProbeHandle::new();
 
@@ -45,10 +44,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
                                 let today = *capability.time();
-                                let mut airports = days.entry(today).or_default();
                                 for reading in batches.flat_map(|batch| batch.drain(..)) {
                                     let airport = reading.airport.clone();
-                                    airports.entry(airport).or_default().add(&reading);
+                                    days.entry(today)
+                                        .or_default()
+                                        .entry(airport)
+                                        .or_default()
+                                        .add(&reading);
                                 }
                                 pending.insert(capability);
                             }
@@ -88,9 +90,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .sink_fenced("out", LineFiles::new(&out));
         });
 
-        for day in input.resume()..DAYS {
+        for day in input.resume()..year.days() {
             for (number, reading) in (0..).zip(year.day(day)) {
-                input.send_to(number % shares, reading);
+                input.send_to(number % input.share_count(), reading);
             }
             input.advance_to(day + 1);
             while probe.less_than(input.time()) {

@@ -16,7 +16,7 @@ use std::error::Error;
 use support::job::Job;
 use support::lines::WriteLines;
 use support::random::hash;
-use support::weather::{DAYS, Day, Reading, Year};
+use support::weather::{Day, Reading, Year};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::{Operator, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
@@ -28,7 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (year, out, pace) = (Year::of(&job), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut input = InputHandle::new();
         let probe = ProbeHandle::new();
 
@@ -45,10 +44,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                             if let Some(capability) = capability.retain_least(output.output_index())
                             {
                                 let today = *capability.time();
-                                let airports = days.entry(today).or_default();
                                 for reading in batches.flat_map(|batch| batch.drain(..)) {
                                     let airport = reading.airport.clone();
-                                    airports.entry(airport).or_default().add(&reading);
+                                    days.entry(today)
+                                        .or_default()
+                                        .entry(airport)
+                                        .or_default()
+                                        .add(&reading);
                                 }
                                 pending.entry(today).or_insert(capability);
                             }
@@ -88,11 +90,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .write_lines(&out);
         });
 
-        for day in 0..DAYS {
-            for (number, reading) in (0..).zip(year.day(day)) {
-                if number % peers == index {
-                    input.send(reading);
-                }
+        for day in 0..year.days() {
+            for reading in year.day(day).skip(worker.index()).step_by(worker.peers()) {
+                input.send(reading);
             }
             input.advance_to(day + 1);
             while probe.less_than(input.time()) {

@@ -24,7 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (text, out, pace) = (Text::of(&job), job.out(), job.pace());
     ringfence::execute(job.config(), move |worker| {
-        let shares = worker.fence().share_count();
         let mut input = FencedInput::<u64, String>::new("lines");
         let probe = ProbeHandle::new();
 
@@ -64,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         for round in input.resume()..text.rounds() {
             for (number, line) in (0..).zip(text.round(round)) {
-                input.send_to(number % shares, line);
+                input.send_to(number % input.share_count(), line);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {

@@ -27,7 +27,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = Job::from_args();
     let (text, out, pace) = (Text::of(&job), job.out(), job.pace());
     timely::execute_from_args(job.args(), move |worker| {
-        let (index, peers) = (worker.index(), worker.peers());
         let mut input = InputHandle::new();
         let probe = ProbeHandle::new();
 
@@ -66,10 +65,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
 
         for round in 0..text.rounds() {
-            for (number, line) in (0..).zip(text.round(round)) {
-                if number % peers == index {
-                    input.send(line);
-                }
+            for line in text.round(round).skip(worker.index()).step_by(worker.peers()) {
+                input.send(line);
             }
             input.advance_to(round + 1);
             while probe.less_than(input.time()) {

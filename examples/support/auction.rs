@@ -60,7 +60,8 @@ impl Market {
     }
 
     /// The items of one of `count` shares, from the start.
-    pub fn share(&self, index: u64, count: u64) -> Share {
+    pub fn share(&self, index: usize, count: usize) -> Share {
+        let (index, count) = (index as u64, count as u64);
         self.share_from(index, count, (index, 0))
     }
 
@@ -186,7 +187,7 @@ mod tests {
             let mut events = Vec::new();
             for index in 0..count {
                 let mut passed = 0;
-                for (share, what) in market.share(index, count) {
+                for (share, what) in market.share(index as usize, count as usize) {
                     assert_eq!(share, index);
                     match what {
                         What::Event(event) => {

@@ -22,6 +22,15 @@ pub enum Shape {
     },
 }
 
+impl Shape {
+    fn with_nodes(self, change: impl Fn(u32) -> u32) -> Self {
+        match self {
+            Shape::Long { nodes, degree } => Shape::Long { nodes: change(nodes), degree },
+            Shape::Mixed { nodes, degree } => Shape::Mixed { nodes: change(nodes), degree },
+        }
+    }
+}
+
 /// How far an edge of a long graph reaches at most.
 const REACH: u64 = 20;
 
@@ -39,7 +48,7 @@ impl Graph {
     pub fn of(job: &Job, shape: Shape) -> Self {
         match job.read_file() {
             Some(text) => Graph::parse(&text).unwrap_or_else(|what| job.refuse_file(&what)),
-            None => Graph::generate(shape, job.seed()),
+            None => Graph::generate(shape.with_nodes(|nodes| job.nodes_or(nodes)), job.seed()),
         }
     }
 

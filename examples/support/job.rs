@@ -16,6 +16,7 @@ Options of the example, after a `--`:
       --out <DIR>      Write to files in DIR [default: a fresh temporary directory]
       --seed <NUM>     Seed of the generated input [default: 1]
       --rounds <NUM>   Rounds in which the input is fed
+      --nodes <NUM>    Nodes of the generated graph
       --pace-ms <MS>   Pause after each round [default: 0]
       --query <NUM>    Which query [nexmark only; default: 5]
       --events <NUM>   How many events [nexmark only]
@@ -29,6 +30,7 @@ pub struct Job {
     file: Option<PathBuf>,
     seed: u64,
     rounds: Option<u64>,
+    nodes: Option<u32>,
     pace_ms: u64,
     query: u64,
     events: Option<u64>,
@@ -68,6 +70,7 @@ impl Job {
             file: None,
             seed: 1,
             rounds: None,
+            nodes: None,
             pace_ms: 0,
             query: 5,
             events: None,
@@ -92,6 +95,7 @@ impl Job {
                 "--out" => job.out = Some(required("a directory")?.into()),
                 "--seed" => job.seed = number(required("a number")?, 0)?,
                 "--rounds" => job.rounds = Some(number(required("a number")?, 1)?),
+                "--nodes" => job.nodes = Some(number(required("a number")?, 2)? as u32),
                 "--pace-ms" => job.pace_ms = number(required("a number")?, 0)?,
                 "--events" => job.events = Some(number(required("a number")?, 1)?),
                 "--query" => {
@@ -121,7 +125,17 @@ impl Job {
 
     /// In how many rounds the input is fed.
     pub fn rounds(&self) -> u64 {
-        self.rounds.unwrap_or(200)
+        self.rounds_or(200)
+    }
+
+    /// In how many rounds the input is fed, where another number is usual.
+    pub fn rounds_or(&self, default: u64) -> u64 {
+        self.rounds.unwrap_or(default)
+    }
+
+    /// How many nodes a generated graph has.
+    pub fn nodes_or(&self, default: u32) -> u32 {
+        self.nodes.unwrap_or(default)
     }
 
     /// How long to pause after each round.
@@ -190,6 +204,7 @@ impl Job {
         ];
         args.extend(self.out.iter().map(|out| format!("--out={}", out.display())));
         args.extend(self.rounds.iter().map(|rounds| format!("--rounds={rounds}")));
+        args.extend(self.nodes.iter().map(|nodes| format!("--nodes={nodes}")));
         args.extend(self.events.iter().map(|events| format!("--events={events}")));
         args.extend(self.file.iter().map(|file| file.display().to_string()));
         args
@@ -259,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_node_comes_to_the_same_job() {
-        let first = job("-w 2 -- --out o --seed 3 --pace-ms 4 --events 9 --query 2 f").unwrap();
+        let first =
+            job("-w 2 -- --out o --seed 3 --pace-ms 4 --events 9 --query 2 --nodes 5 f").unwrap();
         let line = format!("-w 2 -- {}", first.own_args().join(" "));
         assert_eq!(job(&line).unwrap(), first);
     }
@@ -270,7 +286,7 @@ mod tests {
             ("-- --seed", "--seed needs a number"),
             ("-- --rounds 0", "--rounds 0"),
             ("-- --query 9", "--query 9"),
-            ("-- --nodes 3", "unknown option --nodes"),
+            ("-- --edges 3", "unknown option --edges"),
             ("-- a b", "a second file: b"),
         ] {
             assert!(job(line).unwrap_err().starts_with(text), "{line}");

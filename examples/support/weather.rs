@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::job::Job;
 use super::random::random;
 
-/// The days of the year that the records are of.
-pub const DAYS: u32 = 365;
+/// The days of a year.
+const DAYS: u32 = 365;
 
 /// Days before each month of a year that is no leap year.
 const MONTHS: [u32; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
@@ -63,10 +63,17 @@ pub struct Year {
 impl Year {
     /// The year of the file that was given, or a generated one.
     pub fn of(job: &Job) -> Self {
-        match job.read_file() {
+        let mut year = match job.read_file() {
             Some(text) => Year::parse(&text).unwrap_or_else(|what| job.refuse_file(&what)),
             None => Year::generate(job.seed()),
-        }
+        };
+        year.days.truncate(job.rounds_or(u64::from(DAYS)) as usize);
+        year
+    }
+
+    /// The number of days.
+    pub fn days(&self) -> u32 {
+        self.days.len() as u32
     }
 
     /// The readings of a day, counted from 0.

@@ -105,6 +105,38 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
     ///
     /// For loops as they stand around a map from capabilities to lists: look at the capability, drain the
     /// list, and [`retain`](Stash::retain) what is not empty.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::channels::pact::Exchange;
+    ///
+    /// // Tells each epoch's records in order.
+    /// let sorted = testing::run(2, |scope, output| {
+    ///     per_share(|_share| [3u64, 1, 2].into_iter())
+    ///         .to_stream_fenced(scope, "numbers")
+    ///         .unary_frontier_fenced(Exchange::new(|_: &u64| 0), "sorted", |_, state| {
+    ///             let mut queues = state.stash("queues");
+    ///             move |(input, frontier), output| {
+    ///                 input.for_each(|capability, numbers| {
+    ///                     if let Some(capability) = capability.retain_least(0) {
+    ///                         queues.entry(capability).or_default().extend(numbers.drain(..));
+    ///                     }
+    ///                 });
+    ///                 for (capability, queue) in queues.iter_mut() {
+    ///                     if !frontier.less_equal(capability.time()) {
+    ///                         let mut numbers: Vec<u64> = queue.drain(..).collect();
+    ///                         numbers.sort();
+    ///                         output.session(capability).give_iterator(numbers.into_iter());
+    ///                     }
+    ///                 }
+    ///                 queues.retain(|_capability, queue| !queue.is_empty());
+    ///             }
+    ///         })
+    ///         .sink_fenced("out", output);
+    /// });
+    /// assert_eq!(sorted.iter().filter(|n| **n == 3).count(), 2);
+    /// ```
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Capability<T>, StashQueue<'_, T, D>)> {
         let Stash { slot, times, .. } = self;
         let slot = &*slot;
