@@ -38,8 +38,8 @@ pub mod generation;
 pub mod hash;
 pub mod ids;
 pub mod input;
-pub mod journal;
 pub mod inspect;
+pub mod journal;
 mod panics;
 #[cfg(feature = "planted")]
 pub mod planted;
