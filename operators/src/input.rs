@@ -7,9 +7,14 @@
 //! successor where the worker is gone, and the handle names the first epoch that the program is to feed.
 //!
 //! What survives: every epoch that anything in the dataflow has seen, as long as one holder of each
-//! partition does. What does not: an epoch that was fed and had not entered the dataflow. It is in no
-//! journal, or only in some, and is fed again, from its start; it may then be fed differently. A probe on
-//! the stream tells the two apart: an epoch that it has passed is kept.
+//! partition does. What does not: an epoch that was fed and had not entered the dataflow. It may be in no
+//! journal, or in some, and where the journal that counts has it not, it is fed again, from its start; it
+//! may then be fed differently. A probe on the stream tells the two apart: an epoch that it has passed is
+//! kept. [`InputShare::records`] tells a program that reads its records from elsewhere where to go on.
+//!
+//! What is fed stays in the memory of the node that feeds it and of its backups until its epoch is
+//! committed: up to [`JOURNAL_BYTES_MAX`] a node, and then the job ends with an error that says so. A
+//! program that lets its worker step until a probe has passed what it fed never gets there.
 
 mod feed;
 mod feeding;
@@ -353,6 +358,34 @@ impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
     /// way twice needs to know which of them have it already.
     pub fn resume(&self) -> T {
         self.attached.feed.borrow().resume_of(self.place)
+    }
+
+    /// How many records the share's journal has, from the beginning of the run.
+    ///
+    /// A program whose records come from elsewhere, in a fixed order, goes on behind so many of them: at
+    /// [`resume`](InputShare::resume) that is what the epochs before have taken. Counting what it has
+    /// fed itself would not do, for of several attempts to feed an epoch any one may have come into the
+    /// journal that counts.
+    ///
+    /// ```
+    /// # use ringfence_operators::prelude::*;
+    /// # use ringfence_operators::testing;
+    /// # let mut numbers = testing::run_workers(1, |worker, output| {
+    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
+    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
+    /// let begin = input.share(0).map_or(0, |share| share.records());
+    /// let (mut queue, first) = (begin..10, input.resume());
+    /// for round in first..first + 5 {
+    ///     queue.by_ref().take(3).for_each(|number| input.send_to(0, number));
+    ///     input.advance_to(round + 1);
+    ///     worker.step();
+    /// }
+    /// # });
+    /// # numbers.sort();
+    /// # assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+    /// ```
+    pub fn records(&self) -> u64 {
+        self.attached.feed.borrow().records_of(self.place)
     }
 
     /// Whether the share's journal says that it is closed: what is sent to it is ignored.

@@ -68,16 +68,26 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn new(
-        input: FencedInput<u64, Record>,
+        mut input: FencedInput<u64, Record>,
         fed: Handle<u64>,
         plan: Arc<JobPlan>,
         outside: &Outside,
         view: ViewNumber,
     ) -> Self {
         let mut shares = outside.lock();
-        for share in input.shares() {
-            let share = shares.entry(share.index).or_default();
-            share.view = share.view.max(view);
+        for known in input.shares() {
+            let share = shares.entry(known.index).or_default();
+            let Some(feeding) = input.share(known.index) else { continue };
+            if share.view > view {
+                continue;
+            }
+            share.view = view;
+            // Of several attempts to feed a round any one may be in the journal.
+            let first = feeding.resume();
+            drop(share.ends.split_off(&first));
+            if let Some(last) = first.checked_sub(1) {
+                share.ends.insert(last, feeding.records());
+            }
         }
         drop(shares);
         Program { input: Some(input), fed, plan, outside: outside.clone(), view }

@@ -155,6 +155,11 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.shares[place].next.map_or_else(|| self.first.clone(), T::from_epoch)
     }
 
+    /// How many records are in the journal of a share.
+    pub(super) fn records_of(&self, place: usize) -> u64 {
+        self.shares[place].records
+    }
+
     /// Whether a share is closed.
     pub(super) fn is_closed(&self, place: usize) -> bool {
         self.shares[place].closed

@@ -92,7 +92,8 @@ impl<T: FencedTime> Stage<T> {
         self.ports.iter().for_each(|port| port.receive());
         let through = frontiers.iter().map(passed).min().flatten().max(self.resumed());
         let mut refused = None;
-        loop {
+        // Where everything is committed, nothing is left to act on.
+        while self.resumed() < Some(Epoch::END) {
             let (from, bound) = match (self.begun, self.outlet.boundary()) {
                 (Some(begun), Some(boundary)) => (begun, boundary),
                 _ => {

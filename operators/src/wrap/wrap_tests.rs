@@ -400,7 +400,7 @@ fn state_in_a_loop_is_exact_between_its_rounds() {
 #[test]
 fn a_frontier_that_jumps_stops_where_something_is_stashed() {
     // Two records make five answers, each at a time of its own, and the frontier jumps over all of them.
-    let order: Arc<Mutex<Vec<(u64, Vec<u64>)>>> = Arc::default();
+    let order = Arc::new(Mutex::new(Vec::<(u64, Vec<u64>)>::new()));
     let seen = Arc::clone(&order);
     let rows = testing::run(1, move |scope, output| {
         let seen = Arc::clone(&seen);
