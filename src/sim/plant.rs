@@ -76,9 +76,9 @@ plants! {
     /// What waits in a stash is forgotten in a restore.
     StashNotHeld, "stash-not-held", 60, true;
     /// Records on their way from one epoch to the next are left out of the checkpoint.
-    TurnsLeftOut, "turns-left-out", 60, true;
+    TurnsLeftOut, "turns-left-out", 120, true;
     /// A survivor undoes everything but the state inside of a loop.
-    LoopNotRewound, "loop-not-rewound", 60, false;
+    LoopNotRewound, "loop-not-rewound", 120, false;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
