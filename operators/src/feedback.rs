@@ -8,7 +8,7 @@
 //! INVARIANT: the state at a checkpoint holds exactly the records that came at or before it and come back
 //! after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use timely::Container;
 use timely::container::NoopBuilder;
@@ -160,7 +160,9 @@ struct Turning<T: EpochTime, C: Container + Data> {
     states: Partitions<(u64, u64), (T, C)>,
     route: KeyRoute<(u64, u64)>,
     /// The keys of the same, with their partition.
-    kept: BTreeMap<(u64, u64), PartitionId>,
+    ///
+    /// SUBTLE: partitions that came from different workers may have the same keys.
+    kept: BTreeSet<((u64, u64), PartitionId)>,
     /// What has come since and may be on its way across the next one, by the epoch in which it came.
     since: BTreeMap<Epoch, Vec<(T, C)>>,
     next_number: u64,
@@ -171,11 +173,11 @@ struct Turning<T: EpochTime, C: Container + Data> {
 impl<T: EpochTime, C: Container + Data> Turning<T, C> {
     fn restore(fence: &Fence, name: &OperatorName) -> Self {
         let mut states = Partitions::<(u64, u64), (T, C)>::restore(fence, name, &mut |_| {});
-        let (mut kept, mut next_number) = (BTreeMap::new(), 0);
+        let (mut kept, mut next_number) = (BTreeSet::new(), 0);
         for partition in states.owned().to_vec() {
             states.table(partition).for_each(|key, _| {
                 next_number = next_number.max(key.1 + 1);
-                kept.insert(*key, partition);
+                kept.insert((*key, partition));
             });
         }
         Turning {
@@ -226,7 +228,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
     fn seal(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
         let waits = loop {
             let came = self.since.first_key_value().map(|(epoch, _)| *epoch);
-            let back = self.kept.first_key_value().map(|(key, _)| Epoch(key.0));
+            let back = self.kept.first().map(|(key, _)| Epoch(key.0));
             let next = came.into_iter().chain(back).min();
             if !self.begun
                 && let Some(next) = next.filter(|next| Some(*next) <= through)
@@ -249,7 +251,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
 
     /// Makes the state what it is to be at `checkpoint`.
     fn cut(&mut self, checkpoint: Epoch) {
-        while let Some((&key, &partition)) = self.kept.first_key_value()
+        while let Some(&(key, partition)) = self.kept.first()
             && key.0 <= checkpoint.0
         {
             let hash = self.hash(&key, partition);
@@ -272,7 +274,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
                     self.next_number += 1;
                     let hash = self.hash(&key, partition);
                     self.states.table(partition).insert(hash, key, (back, records));
-                    self.kept.insert(key, partition);
+                    self.kept.insert((key, partition));
                 }
             }
         }
