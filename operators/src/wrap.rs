@@ -470,3 +470,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
 #[cfg(test)]
 #[path = "wrap/wrap_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "wrap/container_tests.rs"]
+mod container_tests;
