@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                             if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
                                 continue;
                             }
-                            let mut reached: Vec<_> = queue.drain(..).collect();
+                            let mut reached = Vec::from_iter(queue.drain(..));
                             reached.sort_unstable();
                             let mut session = output.session(capability);
                             for (node, parent) in reached {

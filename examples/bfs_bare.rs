@@ -8,6 +8,8 @@
 //! cargo run --release --example bfs_bare -- -w 2 -- --out DIR
 //! ```
 
+#![allow(clippy::mutable_key_type, reason = "a capability is hashed by its time, which stays")]
+
 mod support;
 
 use std::collections::HashMap;
@@ -65,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                             if frontier1.less_equal(&level) || frontier2.less_equal(&level) {
                                 continue;
                             }
-                            let mut reached: Vec<_> = queue.drain(..).collect();
+                            let mut reached = Vec::from_iter(queue.drain(..));
                             reached.sort_unstable();
                             let mut session = output.session(capability);
                             for (node, parent) in reached {

@@ -8,6 +8,8 @@
 //! cargo run --release --example union_find_bare -- -w 2 -- --out DIR
 //! ```
 
+#![allow(clippy::mutable_key_type, reason = "a capability is hashed by its time, which stays")]
+
 mod support;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,7 +1,7 @@
 //! How many lines of a job change when it is protected: the table of `docs/wrapping.md`.
 //!
-//! Counted is what differs between `NAME_bare.rs` and `NAME.rs`, without `use` lines, comments and blank
-//! lines: of each place that differs the longer side. The feeding is what stands around the dataflow, and
+//! Counted is what differs between `NAME_bare.rs` and `NAME.rs`, without `use` lines, attributes of the
+//! file, comments and blank lines: of each place that differs the longer side. The feeding is what stands around the dataflow, and
 //! what reads a source; a start and an end each job has; the rest are its operators.
 //!
 //! ```text
@@ -63,7 +63,7 @@ fn lines(name: &str) -> Vec<(String, Part)> {
             in_use = !code.ends_with(';');
             continue;
         }
-        if code.is_empty() || code.starts_with("//") {
+        if code.is_empty() || code.starts_with("//") || code.starts_with("#![") {
             continue;
         }
         in_main |= code.starts_with("fn main()");
