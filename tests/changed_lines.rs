@@ -1,8 +1,9 @@
 //! How many lines of a job change when it is protected: the table of `docs/wrapping.md`.
 //!
 //! Counted is what differs between `NAME_bare.rs` and `NAME.rs`, without `use` lines, attributes of the
-//! file, comments and blank lines: of each place that differs the longer side. The feeding is what stands around the dataflow, and
-//! what reads a source; a start and an end each job has; the rest are its operators.
+//! file, comments and blank lines: of each place that differs the longer side. The feeding is what stands
+//! around the dataflow, and what reads a source; a start and an end each job has; the rest are its
+//! operators.
 //!
 //! ```text
 //! cargo test --test changed_lines -- --nocapture

@@ -204,23 +204,47 @@ fn real_data() {
     }
 }
 
+/// Thirty runs with kills for each job: all of them, or one by its name.
+///
 /// ```text
 /// cargo test --release --test classic_jobs -- --ignored --nocapture --test-threads 1
+/// cargo test --release --test classic_jobs -- --ignored --nocapture thirty_runs::bfs
 /// ```
-#[test]
-#[ignore = "30 runs of several seconds for each of 9 jobs"]
-fn each_job_survives_thirty_runs_with_kills() {
-    for job in [BY_HAND, DISTINCT, HASH_JOIN, UNION_FIND, EVENT_DRIVEN, WEATHER, PAGERANK, BFS] {
-        survives(&job, &LONG, job.long, None);
-    }
-}
+mod thirty_runs {
+    use super::*;
 
-#[test]
-#[ignore = "30 runs of several seconds for each of 8 queries"]
-fn each_query_of_nexmark_survives_thirty_runs_with_kills() {
-    for query in 1..=8 {
-        let (job, flag) = nexmark(query);
-        survives(&job, &LONG, &format!("{} {flag}", job.long), None);
+    fn survives_long(job: &Job) {
+        survives(job, &LONG, job.long, None);
+    }
+
+    macro_rules! thirty_runs {
+        ($($name:ident: $job:expr),*) => { $(
+            #[test]
+            #[ignore = "30 runs of several seconds"]
+            fn $name() {
+                survives_long(&$job);
+            }
+        )* };
+    }
+
+    thirty_runs!(
+        word_count_by_hand: BY_HAND,
+        distinct: DISTINCT,
+        hash_join: HASH_JOIN,
+        union_find: UNION_FIND,
+        event_driven: EVENT_DRIVEN,
+        weather: WEATHER,
+        pagerank: PAGERANK,
+        bfs: BFS
+    );
+
+    #[test]
+    #[ignore = "30 runs of several seconds for each of 8 queries"]
+    fn nexmark() {
+        for query in 1..=8 {
+            let (job, flag) = super::nexmark(query);
+            survives(&job, &LONG, &format!("{} {flag}", job.long), None);
+        }
     }
 }
 
