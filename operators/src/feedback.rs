@@ -159,10 +159,9 @@ struct Turning<T: EpochTime, C: Container + Data> {
     /// What is on its way across the last checkpoint, by the epoch in which it comes back.
     states: Partitions<(u64, u64), (T, C)>,
     route: KeyRoute<(u64, u64)>,
-    /// The keys of the same, with their partition.
-    ///
-    /// SUBTLE: partitions that came from different workers may have the same keys.
-    kept: BTreeSet<((u64, u64), PartitionId)>,
+    /// The same in the order in which it comes back. Two partitions may use one number: they were run by
+    /// different workers.
+    kept: BTreeSet<(u64, PartitionId, u64)>,
     /// What has come since and may be on its way across the next one, by the epoch in which it came.
     since: BTreeMap<Epoch, Vec<(T, C)>>,
     next_number: u64,
@@ -177,7 +176,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
         for partition in states.owned().to_vec() {
             states.table(partition).for_each(|key, _| {
                 next_number = next_number.max(key.1 + 1);
-                kept.insert((*key, partition));
+                kept.insert((key.0, partition, key.1));
             });
         }
         Turning {
@@ -228,7 +227,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
     fn seal(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
         let waits = loop {
             let came = self.since.first_key_value().map(|(epoch, _)| *epoch);
-            let back = self.kept.first().map(|(key, _)| Epoch(key.0));
+            let back = self.kept.first().map(|(comes, ..)| Epoch(*comes));
             let next = came.into_iter().chain(back).min();
             if !self.begun
                 && let Some(next) = next.filter(|next| Some(*next) <= through)
@@ -251,9 +250,10 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
 
     /// Makes the state what it is to be at `checkpoint`.
     fn cut(&mut self, checkpoint: Epoch) {
-        while let Some(&(key, partition)) = self.kept.first()
-            && key.0 <= checkpoint.0
+        while let Some(&(comes, partition, number)) = self.kept.first()
+            && comes <= checkpoint.0
         {
+            let key = (comes, number);
             let hash = self.hash(&key, partition);
             self.states.table(partition).remove(hash, &key);
             self.kept.pop_first();
@@ -274,7 +274,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
                     self.next_number += 1;
                     let hash = self.hash(&key, partition);
                     self.states.table(partition).insert(hash, key, (back, records));
-                    self.kept.insert((key, partition));
+                    self.kept.insert((key.0, partition, key.1));
                 }
             }
         }
