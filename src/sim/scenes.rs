@@ -99,6 +99,9 @@ impl Scenes {
     }
 }
 
+/// What is to be told at each epoch, with its key.
+pub(super) type Due<T> = BTreeMap<u64, BTreeSet<(u64, T)>>;
+
 /// What is told of a key, with its number.
 pub(super) struct Numbered<T> {
     pub(super) key: u64,
@@ -110,7 +113,7 @@ pub(super) struct Numbered<T> {
 /// key are 1, 2, 3 and so on in the order of epochs, whatever their order within one.
 pub(super) fn check_numbered<T: Copy + Ord + Debug>(
     sink: &str,
-    wanted: &BTreeMap<u64, BTreeSet<(u64, T)>>,
+    wanted: &Due<T>,
     told: BTreeMap<u64, Vec<Numbered<T>>>,
 ) -> Result<(), String> {
     let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();

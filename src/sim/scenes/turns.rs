@@ -4,7 +4,7 @@
 //! checkpoint between the two nevertheless: left out, it never comes back; sent again without
 //! need, it is counted twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringfence_operators::prelude::*;
@@ -12,7 +12,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::vec::Map;
 
-use super::{Arrived, Numbered, Told, check_numbered};
+use super::{Arrived, Due, Numbered, Told, check_numbered};
 use crate::sim::chance::mix;
 use crate::sim::job::{JobPlan, Record, Row, perhaps_panic};
 
@@ -56,11 +56,8 @@ pub(super) fn rows<'scope>(
 }
 
 /// The turns of each epoch with their keys.
-pub(super) fn turns(
-    plan: &JobPlan,
-    arrived: &Arrived,
-) -> BTreeMap<u64, BTreeSet<(u64, (Record, u64))>> {
-    let mut turns = BTreeMap::<u64, BTreeSet<_>>::new();
+pub(super) fn turns(plan: &JobPlan, arrived: &Arrived) -> Due<(Record, u64)> {
+    let mut turns = Due::new();
     for (epoch, records) in arrived {
         for &record in records {
             for turn in 0..=turns_of(record) {
