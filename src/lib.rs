@@ -54,3 +54,7 @@ pub use runtime::{Outcome, execute, execute_from_args};
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct ReadmeDoctests;
+
+#[doc = include_str!("../docs/wrapping.md")]
+#[cfg(doctest)]
+struct WrappingDoctests;

@@ -108,7 +108,10 @@ fn inner_rooms_do_not_know_outer_ones() {
 fn only_runtime_and_network_have_threads() {
     let words = ["thread::spawn", "thread::Builder", "thread::sleep"].map(str::to_owned);
     for room in ["src/protocol", "src/register", "src/report", "src/chaos", "operators/src"] {
-        assert_free_of(&files(room, "rs"), &words);
+        let mut files = files(room, "rs");
+        // The harness for tests has to wait until it interrupts a job; no job is built with it.
+        files.retain(|(name, _)| name != "operators/src/testing.rs");
+        assert_free_of(&files, &words);
     }
 }
 

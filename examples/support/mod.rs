@@ -1,9 +1,16 @@
-//! What the word count examples share: their options, their words, and the check of their output.
+//! What the examples share: options, inputs, output, and the check of the word count.
 
 #![allow(dead_code, unreachable_pub, reason = "each example uses its own part of this")]
 
+pub mod auction;
+pub mod graph;
+pub mod job;
+pub mod lines;
 pub mod options;
+pub mod random;
+pub mod text;
 pub mod verify;
+pub mod weather;
 
 /// The words of a line: its maximal runs of ASCII letters, in lower case.
 pub fn words(line: &str) -> impl Iterator<Item = String> + '_ {

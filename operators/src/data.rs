@@ -20,6 +20,11 @@ use serde::de::DeserializeOwned;
 /// fn can_be_protected<T: Data>() {}
 /// can_be_protected::<Bid>();
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be protected: it has no encoding, or cannot be copied or sent",
+    note = "records, keys and state of protected operators are `Clone`, `Send` and serializable: \
+            `#[derive(Clone, serde::Serialize, serde::Deserialize)]`"
+)]
 pub trait Data: Clone + Send + Serialize + DeserializeOwned + 'static {}
 
 impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Data for T {}

@@ -165,6 +165,28 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         self.attached().shares.clone()
     }
 
+    /// The number of all shares, wherever they are.
+    ///
+    /// Together with [`send_to`](FencedInput::send_to) it deals records out, as a program does that takes
+    /// every nth of them at each of n workers:
+    ///
+    /// ```
+    /// # use ringfence_operators::prelude::*;
+    /// # use ringfence_operators::testing;
+    /// # let mut numbers = testing::run_workers(2, |worker, output| {
+    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
+    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
+    /// for (number, record) in (0..).zip(10..15) {
+    ///     input.send_to(number % input.share_count(), record);
+    /// }
+    /// # });
+    /// # numbers.sort();
+    /// assert_eq!(numbers, [10, 11, 12, 13, 14]);
+    /// ```
+    pub fn share_count(&self) -> u64 {
+        self.attached().fence.share_count()
+    }
+
     /// Sends a record to the only share of this worker; to none where it has none.
     ///
     /// For programs of one worker, and where every worker feeds what is its own: a worker that has

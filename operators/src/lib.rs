@@ -19,6 +19,7 @@
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
+//! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -30,12 +31,14 @@ pub mod codec;
 mod commit;
 pub mod data;
 pub mod error;
+pub mod feedback;
 pub mod fence;
 mod frames;
 pub mod generation;
 pub mod hash;
 pub mod ids;
 pub mod input;
+pub mod inspect;
 pub mod journal;
 mod panics;
 #[cfg(feature = "planted")]

@@ -30,6 +30,8 @@ pub enum Planted {
     JournalNotReconciled,
     /// What waits in a stash is there again after a failure, but not the right to answer.
     StashNotHeld,
+    /// What is on its way round a loop of epochs is not part of the checkpoint.
+    TurnsLeftOut,
 }
 
 thread_local! {

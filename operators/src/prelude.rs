@@ -1,8 +1,10 @@
 //! What a job imports: the verbs and the few types that go with them.
 
 pub use crate::data::Data;
+pub use crate::feedback::{ConnectLoopFenced as _, FeedbackFenced as _};
 pub use crate::fence::{Fence, HasFence as _};
 pub use crate::input::FencedInput;
+pub use crate::inspect::InspectFenced as _;
 pub use crate::sink::{LineFiles, Sink, SinkFenced as _};
 pub use crate::source::{Reader, Share, Source, TextFiles, ToStreamFenced as _, per_share};
 pub use crate::stateful::{At, Event, Give, Stateful as _};

@@ -100,6 +100,9 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
     /// `fold` gets the key's state (`init` at first), the record, and a place for results, which
     /// keep the record's time. `name` is the identity of the state across failures.
     ///
+    /// In an iterative scope the outermost part of the time is the epoch: an epoch's records are applied
+    /// as they come round, and those of later epochs wait until the loop has come to rest.
+    ///
     /// What survives: the state as of the last committed epoch; records after it are replayed by
     /// the job's sources. `fold` may therefore see a record again, but never on a state that has
     /// already absorbed it.
@@ -377,6 +380,12 @@ where
                     }
                 }
                 flush(&mut output, &capability, &mut results);
+                if !T::NESTED
+                    && let Some(timer) = operator.next_timer()
+                    && held.as_ref().is_none_or(|held| timer.less_than(held.time()))
+                {
+                    held = Some(capability.clone());
+                }
                 if let Some(letters) = &mut letters {
                     letters.flush(&time);
                 }
@@ -390,8 +399,9 @@ where
             }
             operator.fill(done, &mut outlet);
             outlet.advance(done);
+            // Without timers nothing is held: what comes back round a loop would wait for it for ever.
+            advance(&mut held, timer);
             let next = reached(frontier).into_iter().chain(waits).min();
-            advance(&mut held, next);
             if let Some(letters) = &mut letters {
                 letters.advance(next);
             }

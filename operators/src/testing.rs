@@ -16,6 +16,7 @@ use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Set
 use crate::hash::KeyHasher;
 use crate::ids::ViewNumber;
 use crate::sink::{Release, Sink};
+use crate::source::{Reader, Share, Source};
 use crate::vault::{MemoryVault, Role, Vault};
 use crate::worker::{WorkerEnd, run_worker};
 
@@ -340,6 +341,90 @@ impl Trial {
             Err(error) => panic!("a worker thread ended with {error}"),
         };
         guards.join().into_iter().map(ended).collect()
+    }
+}
+
+/// A source like [`per_share`](crate::source::per_share) that gives few items at a time, with a pause before
+/// each few, so that a small input lasts for many epochs.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing;
+///
+/// let numbers = testing::run(2, |scope, output| {
+///     testing::drip(2, Duration::from_millis(1), |share| 5 * share.index..5 * share.index + 5)
+///         .to_stream_fenced(scope, "drops")
+///         .sink_fenced("out", output);
+/// });
+/// assert_eq!(numbers.len(), 10);
+/// ```
+pub fn drip<I, F>(batch: usize, pause: Duration, items: F) -> Drip<F>
+where
+    I: Iterator,
+    F: Fn(Share) -> I,
+{
+    Drip { items, batch, pause }
+}
+
+/// A slow source; see [`drip`].
+pub struct Drip<F> {
+    items: F,
+    batch: usize,
+    pause: Duration,
+}
+
+/// Reads a slow source.
+pub struct DripReader<I> {
+    items: I,
+    position: u64,
+    batch: usize,
+    pause: Duration,
+}
+
+impl<F, I> Source for Drip<F>
+where
+    F: Fn(Share) -> I + 'static,
+    I: Iterator<Item: Data> + 'static,
+{
+    type Item = I::Item;
+    type Position = u64;
+    type Reader = DripReader<I>;
+
+    fn shards(&self, share_count: u32) -> io::Result<Vec<String>> {
+        Ok((0..share_count).map(|index| format!("{index}/{share_count}")).collect())
+    }
+
+    fn open(&self, shard: &str, at: Option<&u64>) -> io::Result<DripReader<I>> {
+        let parts = shard.split_once('/').map(|(i, n)| (i.parse(), n.parse()));
+        let Some((Ok(index), Ok(count))) = parts else {
+            return Err(io::Error::other(format!("\"{shard}\" is no share")));
+        };
+        let position = at.copied().unwrap_or(0);
+        let mut items = (self.items)(Share { index, count });
+        for _ in 0..position {
+            items.next();
+        }
+        Ok(DripReader { items, position, batch: self.batch, pause: self.pause })
+    }
+}
+
+impl<I: Iterator + 'static> Reader for DripReader<I> {
+    type Item = I::Item;
+    type Position = u64;
+
+    fn read(&mut self, batch: &mut Vec<I::Item>) -> io::Result<bool> {
+        std::thread::sleep(self.pause);
+        let before = batch.len();
+        batch.extend(self.items.by_ref().take(self.batch));
+        let read = batch.len() - before;
+        self.position += read as u64;
+        Ok(read == self.batch)
+    }
+
+    fn position(&self) -> u64 {
+        self.position
     }
 }
 

@@ -25,7 +25,7 @@ pub use ordered_map::{OrderedEntry, OrderedMap};
 pub use pact::KeyedPact;
 pub use port::PartitionPuller;
 pub use slot::Guard;
-pub use stash::{Stash, StashEntry};
+pub use stash::{Stash, StashEntry, StashQueue};
 pub use state::State;
 pub use value::Value;
 
@@ -41,7 +41,7 @@ use timely::{Container, ContainerBuilder};
 
 use crate::fence::{Fence, HasFence};
 use crate::frames::Frames;
-use crate::ids::{OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::Outlet;
 use crate::replicate::commit;
 use crate::time::FencedTime;
@@ -446,7 +446,8 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
                 store.turn().set(Some(partition));
                 logics.push(constructor(first.clone(), &mut store.state_of(partition)));
             }
-            if only_names {
+            // Where everything is committed to its end, closures would only hold their times open.
+            if only_names || fence.generation().resume >= Some(Epoch::END) {
                 logics.clear();
             }
             store.turn().set(None);
@@ -470,3 +471,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
 #[cfg(test)]
 #[path = "wrap/wrap_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "wrap/container_tests.rs"]
+mod container_tests;

@@ -82,6 +82,8 @@ pub(super) enum Row {
     Join { key: u64, left: u64, right: u64 },
     /// A visit of a record in a loop, with the count of its key.
     Lap { key: u64, count: u64, record: Record, round: u64 },
+    /// A record that has come back so often, an epoch later each time, with the count of its key.
+    Turn { key: u64, count: u64, record: Record, turn: u64 },
 }
 
 /// What a panic in the middle of an update says.

@@ -75,8 +75,10 @@ plants! {
     JournalNotReconciled, "journal-not-reconciled", 300, true;
     /// What waits in a stash is forgotten in a restore.
     StashNotHeld, "stash-not-held", 60, true;
+    /// Records on their way from one epoch to the next are left out of the checkpoint.
+    TurnsLeftOut, "turns-left-out", 120, true;
     /// A survivor undoes everything but the state inside of a loop.
-    LoopNotRewound, "loop-not-rewound", 60, false;
+    LoopNotRewound, "loop-not-rewound", 120, false;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -103,6 +105,7 @@ impl Plant {
             Plant::AdmittedAtOnce => Some(Planted::AdmittedAtOnce),
             Plant::JournalNotReconciled => Some(Planted::JournalNotReconciled),
             Plant::StashNotHeld => Some(Planted::StashNotHeld),
+            Plant::TurnsLeftOut => Some(Planted::TurnsLeftOut),
             _ => None,
         }
     }

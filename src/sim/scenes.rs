@@ -7,6 +7,7 @@
 mod join;
 mod laps;
 mod stash;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -35,6 +36,8 @@ pub(super) struct Scenes {
     pub(super) join: bool,
     /// Keyed state inside a loop.
     pub(super) laps: bool,
+    /// A loop whose turns are epochs.
+    pub(super) turns: bool,
     /// Whether the scenes are in a dataflow of their own, with a source of its own.
     pub(super) apart: bool,
 }
@@ -47,6 +50,7 @@ impl Scenes {
             stash: chance.one_in(3),
             join: chance.one_in(3),
             laps: chance.one_in(3),
+            turns: chance.one_in(3),
             apart: chance.one_in(4),
         }
     }
@@ -67,6 +71,9 @@ impl Scenes {
         if self.laps {
             laps::rows(records.clone(), plan).sink_fenced(laps::LAPS, sink());
         }
+        if self.turns {
+            turns::rows(records.clone(), plan).sink_fenced(turns::TURNS, sink());
+        }
     }
 
     /// Checks what the scenes told, by the name of each one's sink.
@@ -85,9 +92,15 @@ impl Scenes {
         if self.laps {
             laps::check(plan, arrived, &told(laps::LAPS))?;
         }
+        if self.turns {
+            turns::check(plan, arrived, &told(turns::TURNS))?;
+        }
         Ok(())
     }
 }
+
+/// What is to be told at each epoch, with its key.
+pub(super) type Due<T> = BTreeMap<u64, BTreeSet<(u64, T)>>;
 
 /// What is told of a key, with its number.
 pub(super) struct Numbered<T> {
@@ -100,7 +113,7 @@ pub(super) struct Numbered<T> {
 /// key are 1, 2, 3 and so on in the order of epochs, whatever their order within one.
 pub(super) fn check_numbered<T: Copy + Ord + Debug>(
     sink: &str,
-    wanted: &BTreeMap<u64, BTreeSet<(u64, T)>>,
+    wanted: &Due<T>,
     told: BTreeMap<u64, Vec<Numbered<T>>>,
 ) -> Result<(), String> {
     let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();

@@ -52,9 +52,11 @@ impl Shape {
                 ..MemberLimits::default()
             },
         };
+        // With a clock of checkpoints epochs are short, and a checkpoint is chosen in one to six of them.
         let epoch_ms = chance.between(20, 200);
-        // From one an epoch to one in ten of them.
-        let checkpoint_ms = chance.one_in(3).then(|| chance.between(epoch_ms, 10 * epoch_ms));
+        let is_clocked = chance.one_in(3);
+        let epoch_ms = if is_clocked { epoch_ms / 4 } else { epoch_ms };
+        let checkpoint_ms = is_clocked.then(|| chance.between(epoch_ms, 6 * epoch_ms));
         let mut shape = Shape {
             nodes,
             partitions: chance.between(4, 12) as u32,

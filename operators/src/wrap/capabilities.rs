@@ -1,7 +1,7 @@
 //! Capabilities: the times at which an operator may still send something.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::btree_map::{self, BTreeMap};
 use std::rc::Rc;
 
 use timely::dataflow::operators::Capability;
@@ -103,6 +103,11 @@ impl<T: FencedTime> Capabilities<T> {
     /// The capabilities, in the order of their times.
     pub fn iter(&self) -> impl Iterator<Item = &Capability<T>> {
         self.held.values()
+    }
+
+    /// The times, in order.
+    pub fn keys(&self) -> btree_map::Keys<'_, T, Capability<T>> {
+        self.held.keys()
     }
 
     /// The capability of a time.

@@ -58,6 +58,18 @@ impl<V: Data> List<V> {
         self.slot.get(&(index as u64))
     }
 
+    /// A copy of the item at `index`, which must be there: what `list[index]` is for a vector.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `index` is not below the length.
+    pub fn at(&self, index: usize) -> V {
+        match self.get(index) {
+            Some(item) => item.clone(),
+            None => panic!("index {index} is beyond a list of {} items", self.len()),
+        }
+    }
+
     /// The item at `index`, to be changed.
     pub fn get_mut(&mut self, index: usize) -> Option<RefMut<'_, V>> {
         self.slot.get_mut(&(index as u64))

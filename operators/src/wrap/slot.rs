@@ -165,6 +165,11 @@ impl<K: Data + Eq, V: Data> Slot<K, V> {
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        self.take(key)
+    }
+
+    /// Removes a key where others look at the state, but at none of its values.
+    pub(super) fn take(&self, key: &K) -> Option<V> {
         let hash = self.hash(key);
         self.table().remove(hash, key)
     }

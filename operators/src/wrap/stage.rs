@@ -92,15 +92,17 @@ impl<T: FencedTime> Stage<T> {
         self.ports.iter().for_each(|port| port.receive());
         let through = frontiers.iter().map(passed).min().flatten().max(self.resumed());
         let mut refused = None;
-        loop {
-            let bound = match self.outlet.boundary() {
-                Some(boundary) => boundary,
-                None => {
+        // Where everything is committed, nothing is left to act on.
+        while self.resumed() < Some(Epoch::END) {
+            let (from, bound) = match (self.begun, self.outlet.boundary()) {
+                (Some(begun), Some(boundary)) => (begun, boundary),
+                _ => {
                     let stop = self.next_stop(frontiers, through);
-                    self.fence.checkpoints().at_or_after(stop).unwrap_or(Epoch::END)
+                    let checkpoints = self.fence.checkpoints();
+                    (stop, checkpoints.at_or_after(stop).unwrap_or(Epoch::END))
                 }
             };
-            self.find_epochs(frontiers, through, bound);
+            self.find_epochs(frontiers, through, from, bound);
             if self.epochs.is_empty() && self.begun.is_none() {
                 break;
             }
@@ -154,8 +156,9 @@ impl<T: FencedTime> Stage<T> {
         }
         let held = self.epochs.first().copied();
         let incomplete = match through {
-            // What is done at the end belongs to the first epoch that may still be changed.
-            Some(Epoch::END) => self.floor(),
+            // At the end there are held times to go to, and then what is done belongs to the first epoch
+            // that may still be changed.
+            Some(Epoch::END) => held.unwrap_or(self.floor()),
             // What is done because a frontier has moved belongs to the last epoch that it has passed.
             Some(through)
                 if self.follows_frontier
@@ -170,20 +173,20 @@ impl<T: FencedTime> Stage<T> {
         stops.min().unwrap_or(incomplete).max(self.floor())
     }
 
-    /// Finds the epochs up to `bound` on which the closures are to act.
+    /// Finds the epochs up to `bound` on which the closures are to act; there is nothing before `from`.
     fn find_epochs(
         &mut self,
         frontiers: &[MutableAntichain<T>],
         through: Option<Epoch>,
+        from: Epoch,
         bound: Epoch,
     ) {
         self.epochs.clear();
         if self.follows_frontier {
             let (held, through) = (self.store.held(), through.map_or(Epoch(0), Epoch::next));
             held.complete_epochs(self.floor(), bound.min(through), frontiers, &mut self.epochs);
-            let epoch = self.frontier_epoch(frontiers).min(bound);
-            let limit = self.begun.map_or(epoch, |begun| begun.max(epoch));
-            if self.moves(frontiers, limit) {
+            let epoch = self.frontier_epoch(frontiers).max(from).min(bound);
+            if self.moves(frontiers, epoch) {
                 self.epochs.push(epoch);
             }
         }

@@ -1,6 +1,7 @@
 //! Stash: what waits for its time to be complete, with the capability to answer at that time.
 
 use std::collections::BTreeMap;
+use std::ops::RangeFull;
 use std::rc::Rc;
 
 use timely::dataflow::operators::Capability;
@@ -100,8 +101,69 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         Some((capability, numbers.into_iter().filter_map(item).collect()))
     }
 
+    /// Goes through the times that wait, in order, each with the items that wait for it.
+    ///
+    /// For loops as they stand around a map from capabilities to lists: look at the capability, drain the
+    /// list, and [`retain`](Stash::retain) what is not empty.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::channels::pact::Exchange;
+    ///
+    /// // Tells each epoch's records in order.
+    /// let sorted = testing::run(2, |scope, output| {
+    ///     per_share(|_share| [3u64, 1, 2].into_iter())
+    ///         .to_stream_fenced(scope, "numbers")
+    ///         .unary_frontier_fenced(Exchange::new(|_: &u64| 0), "sorted", |_, state| {
+    ///             let mut queues = state.stash("queues");
+    ///             move |(input, frontier), output| {
+    ///                 input.for_each(|capability, numbers| {
+    ///                     if let Some(capability) = capability.retain_least(0) {
+    ///                         queues.entry(capability).or_default().extend(numbers.drain(..));
+    ///                     }
+    ///                 });
+    ///                 for (capability, queue) in queues.iter_mut() {
+    ///                     if !frontier.less_equal(capability.time()) {
+    ///                         let mut numbers: Vec<u64> = queue.drain(..).collect();
+    ///                         numbers.sort();
+    ///                         output.session(capability).give_iterator(numbers.into_iter());
+    ///                     }
+    ///                 }
+    ///                 queues.retain(|_capability, queue| !queue.is_empty());
+    ///             }
+    ///         })
+    ///         .sink_fenced("out", output);
+    /// });
+    /// assert_eq!(sorted.iter().filter(|n| **n == 3).count(), 2);
+    /// ```
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Capability<T>, StashQueue<'_, T, D>)> {
+        let Stash { slot, times, .. } = self;
+        let slot = &*slot;
+        times.iter_mut().map(move |(time, pending)| {
+            let Pending { capability, numbers } = pending;
+            (&*capability, StashQueue { slot, time, numbers })
+        })
+    }
+
+    /// Drops every time that `keep` does not want, with its items, and lets go of its capability.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Capability<T>, &StashQueue<'_, T, D>) -> bool) {
+        let Stash { slot, times, held } = self;
+        let slot = &*slot;
+        times.retain(|time, pending| {
+            let Pending { capability, numbers } = pending;
+            let mut queue = StashQueue { slot, time, numbers };
+            let wanted = keep(capability, &queue);
+            if !wanted {
+                queue.take();
+                held.release(time);
+            }
+            wanted
+        });
+    }
+
     /// Drops every item that `keep` does not want; a time without items lets go of its capability.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T, &D) -> bool) {
+    pub fn retain_items(&mut self, mut keep: impl FnMut(&T, &D) -> bool) {
         let Stash { slot, times, held } = self;
         times.retain(|time, pending| {
             pending.numbers.retain(|&number| {
@@ -155,6 +217,11 @@ pub struct StashEntry<'a, T: FencedTime, D: Data> {
 }
 
 impl<T: FencedTime, D: Data> StashEntry<'_, T, D> {
+    /// These items: where there are none, the list is empty. As for a map's entry, which needs it.
+    pub fn or_default(self) -> Self {
+        self
+    }
+
     /// Adds an item.
     pub fn push(&mut self, item: D) {
         let Stash { slot, times, held } = &mut *self.stash;
@@ -172,5 +239,34 @@ impl<T: FencedTime, D: Data> StashEntry<'_, T, D> {
 impl<T: FencedTime, D: Data> Extend<D> for StashEntry<'_, T, D> {
     fn extend<I: IntoIterator<Item = D>>(&mut self, items: I) {
         items.into_iter().for_each(|item| self.push(item));
+    }
+}
+
+/// The items that wait for one time, as [`Stash::iter_mut`] shows them.
+pub struct StashQueue<'a, T: FencedTime, D: Data> {
+    slot: &'a Slot<(T, u64), D>,
+    time: &'a T,
+    numbers: &'a mut Vec<u64>,
+}
+
+impl<T: FencedTime, D: Data> StashQueue<'_, T, D> {
+    /// Takes the items, in the order in which they came; takes `..`, as they are taken all or none.
+    pub fn drain(mut self, _all: RangeFull) -> std::vec::IntoIter<D> {
+        self.take().into_iter()
+    }
+
+    /// The number of items.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    fn take(&mut self) -> Vec<D> {
+        let take = |number| self.slot.take(&(self.time.clone(), number));
+        self.numbers.drain(..).filter_map(take).collect()
     }
 }

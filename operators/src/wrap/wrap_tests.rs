@@ -1,15 +1,19 @@
 //! What wrapped operators promise, each claim against the same job on bare timely or on a plain iterator.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter::StepBy;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Map as _;
 
 use crate::prelude::*;
+use crate::source::Share;
 use crate::testing::Interruption::{Panic, Stop};
-use crate::testing::{self, Interruption};
+use crate::testing::{self, Collected, Interruption, Trial};
 
 /// Interruptions at moments that depend on `seed`.
 fn interruptions(seed: u64) -> Vec<(Duration, Interruption)> {
@@ -21,12 +25,27 @@ fn interruptions(seed: u64) -> Vec<(Duration, Interruption)> {
     (0..6).map(one).collect()
 }
 
-/// A share's part of the numbers below `end`, slow enough to be interrupted.
-fn slowly(share: crate::source::Share, end: u64) -> impl Iterator<Item = u64> {
-    (share.index..end).step_by(share.count as usize).inspect(|n| {
-        if (n / 3).is_multiple_of(64) {
-            std::thread::sleep(Duration::from_micros(200));
-        }
+/// Runs a job with interruptions; in every other run with a clock for checkpoints.
+fn interrupted<D, F>(seed: u64, job: F) -> Vec<D>
+where
+    D: Data,
+    F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
+{
+    let trial = Trial::new(3).epoch(Duration::from_millis(1));
+    let trial = match seed.is_multiple_of(2) {
+        true => trial,
+        false => trial.checkpoint(Duration::from_millis(6)),
+    };
+    trial.run_interrupted(&interruptions(seed), move |worker, sink| {
+        worker.dataflow(|scope| job(scope, sink));
+    })
+}
+
+/// The numbers below `end`, some at a time, so that they last for many epochs.
+fn numbers(end: u64) -> testing::Drip<impl Fn(Share) -> StepBy<Range<u64>>> {
+    let batch = (end / 300) as usize + 1;
+    testing::drip(batch, Duration::from_micros(300), move |share| {
+        (share.index..end).step_by(share.count as usize)
     })
 }
 
@@ -50,8 +69,8 @@ fn a_map_is_what_it_would_be_without_failures() {
         }
     }
     for seed in 0..4 {
-        let rows = testing::run_interrupted(3, &interruptions(seed), |scope, output| {
-            per_share(|share| slowly(share, NUMBERS))
+        let rows = interrupted(seed, |scope, output| {
+            numbers(NUMBERS)
                 .to_stream_fenced(scope, "numbers")
                 .unary_fenced(Exchange::new(|n: &u64| n % 997), "sums", |_, state| {
                     let mut sums = state.map::<u64, (u64, u64)>("sums");
@@ -78,8 +97,8 @@ fn a_map_is_what_it_would_be_without_failures() {
 #[test]
 fn what_is_stashed_is_answered_once_and_for_its_time() {
     for seed in 10..14 {
-        let rows = testing::run_interrupted(3, &interruptions(seed), |scope, output| {
-            per_share(|share| slowly(share, NUMBERS))
+        let rows = interrupted(seed, |scope, output| {
+            numbers(NUMBERS)
                 .to_stream_fenced(scope, "numbers")
                 .unary_frontier_fenced(Exchange::new(|n: &u64| *n), "stash", |_, state| {
                     let mut stash = state.stash::<u64>("stash");
@@ -111,7 +130,7 @@ fn a_closure_is_called_once_a_partition_and_sees_only_its_records() {
     let seen = Arc::clone(&calls);
     let rows = testing::run(2, move |scope, output| {
         let seen = Arc::clone(&seen);
-        per_share(|share| slowly(share, 1000))
+        numbers(1000)
             .to_stream_fenced(scope, "numbers")
             .unary_fenced(Exchange::new(|n: &u64| *n), "calls", move |_, state| {
                 let (seen, partition) = (Arc::clone(&seen), state.partition());
@@ -138,8 +157,8 @@ fn a_closure_is_called_once_a_partition_and_sees_only_its_records() {
 #[test]
 fn records_in_a_pipeline_stay_and_count() {
     for seed in 20..23 {
-        let rows = testing::run_interrupted(3, &interruptions(seed), |scope, output| {
-            per_share(|share| slowly(share, NUMBERS))
+        let rows = interrupted(seed, |scope, output| {
+            numbers(NUMBERS)
                 .to_stream_fenced(scope, "numbers")
                 .unary_frontier_fenced(Pipeline, "pairs", |_, state| {
                     let mut list = state.list::<u64>("list");
@@ -163,9 +182,9 @@ fn records_in_a_pipeline_stay_and_count() {
 #[test]
 fn two_inputs_meet_as_often_as_they_would() {
     for seed in 30..33 {
-        let rows = testing::run_interrupted(3, &interruptions(seed), |scope, output| {
-            let left = per_share(|share| slowly(share, 6_000)).to_stream_fenced(scope, "left");
-            let right = per_share(|share| slowly(share, 6_000)).to_stream_fenced(scope, "right");
+        let rows = interrupted(seed, |scope, output| {
+            let left = numbers(6_000).to_stream_fenced(scope, "left");
+            let right = numbers(6_000).to_stream_fenced(scope, "right");
             let by = || Exchange::new(|n: &u64| n % 2_000);
             left.binary_fenced(right, by(), by(), "join", |_, state| {
                 let mut lefts = state.map::<u64, Vec<u64>>("lefts");
@@ -202,4 +221,278 @@ fn two_inputs_meet_as_often_as_they_would() {
         }
         assert_eq!(sorted(rows), expected, "seed {seed}");
     }
+}
+
+#[test]
+fn all_kinds_of_state_agree_with_their_kin_of_std() {
+    // Each partition mirrors its states in plain ones, which are remade from the states after a failure.
+    for seed in 40..44 {
+        let rows = interrupted(seed, |scope, output| {
+            numbers(NUMBERS)
+                .to_stream_fenced(scope, "numbers")
+                .unary_fenced(Exchange::new(|n: &u64| *n), "kinds", |_, state| {
+                    let mut map = state.map::<u64, u64>("map");
+                    let mut ordered = state.ordered_map::<u64, u64>("ordered");
+                    let mut list = state.list::<u64>("list");
+                    let mut value = state.value::<u64>("value", 7);
+                    let mut plain_map: BTreeMap<u64, u64> = map.iter().collect();
+                    let mut plain_ordered: BTreeMap<u64, u64> = ordered.iter().collect();
+                    let mut plain_list: Vec<u64> = list.iter().collect();
+                    let mut plain_value = *value.get();
+                    move |input, output| {
+                        input.for_each(|capability, numbers| {
+                            for n in numbers.iter().copied() {
+                                let key = n % 50;
+                                match n / 16 % 8 {
+                                    0 => assert_eq!(map.remove(&key), plain_map.remove(&key)),
+                                    1 => {
+                                        *map.entry(key).or_insert(1) += n;
+                                        *plain_map.entry(key).or_insert(1) += n;
+                                    }
+                                    2 => {
+                                        assert_eq!(ordered.pop_first(), plain_ordered.pop_first());
+                                        map.retain(|key, _| key % 3 != n % 3);
+                                        plain_map.retain(|key, _| key % 3 != n % 3);
+                                    }
+                                    3 => {
+                                        list.retain(|item| item % 5 != n % 5);
+                                        plain_list.retain(|item| item % 5 != n % 5);
+                                        let range = ordered.range(key..).next();
+                                        let plain = plain_ordered.range(key..).next();
+                                        assert_eq!(range, plain.map(|(key, value)| (*key, *value)));
+                                    }
+                                    4 => {
+                                        assert_eq!(list.pop(), plain_list.pop());
+                                        value.set(n);
+                                        plain_value = n;
+                                    }
+                                    _ => {
+                                        let old = ordered.insert(key, n);
+                                        assert_eq!(old, plain_ordered.insert(key, n));
+                                        assert_eq!(map.insert(key, n), plain_map.insert(key, n));
+                                        list.push(n);
+                                        plain_list.push(n);
+                                        *value.get_mut() += n;
+                                        plain_value += n;
+                                    }
+                                }
+                                assert_eq!(map.get(&key).as_deref(), plain_map.get(&key));
+                                assert_eq!(list.len(), plain_list.len());
+                                let first = ordered.first_key_value();
+                                let plain = plain_ordered.first_key_value();
+                                assert_eq!(
+                                    first.map(|(k, v)| (k, *v)),
+                                    plain.map(|(k, v)| (*k, *v))
+                                );
+                                assert_eq!(*value.get(), plain_value);
+                            }
+                            let (all, plain) = (map.iter().collect(), plain_map.clone());
+                            assert_eq!(
+                                (BTreeMap::from_iter::<Vec<_>>(all), map.len()),
+                                (plain, plain_map.len())
+                            );
+                            assert!(list.iter().eq(plain_list.iter().copied()));
+                            assert!(ordered.iter().eq(plain_ordered.iter().map(|(k, v)| (*k, *v))));
+                            output.session(&capability).give_container(numbers);
+                        });
+                    }
+                })
+                .sink_fenced("out", output);
+        });
+        assert_eq!(sorted(rows), (0..NUMBERS).collect::<Vec<_>>(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_held_capability_sends_at_its_time_after_a_failure_too() {
+    // Each partition counts, and tells its count once, when everything has come.
+    for seed in 50..54 {
+        let rows = interrupted(seed, |scope, output| {
+            numbers(NUMBERS)
+                .to_stream_fenced(scope, "numbers")
+                .unary_frontier_fenced(
+                    Exchange::new(|n: &u64| *n),
+                    "counts",
+                    |capability, state| {
+                        let mut held = state.capabilities("held").starting_with(capability);
+                        let mut count = state.value("count", 0_u64);
+                        move |(input, frontier), output| {
+                            input.for_each(|_, numbers| {
+                                *count.get_mut() += numbers.drain(..).len() as u64;
+                            });
+                            if frontier.is_empty()
+                                && let Some(capability) = held.iter().next()
+                            {
+                                output.session(capability).give(*count.get());
+                            }
+                            held.downgrade_all(frontier.frontier().iter());
+                        }
+                    },
+                )
+                .sink_fenced("out", output);
+        });
+        assert_eq!((rows.len(), rows.iter().sum::<u64>()), (16, NUMBERS), "seed {seed}");
+    }
+}
+
+#[test]
+fn state_in_a_loop_is_exact_between_its_rounds() {
+    use timely::dataflow::operators::{Concat, ConnectLoop, Enter, Feedback, Leave};
+    use timely::order::Product;
+
+    const LAST: u64 = 90;
+    fn next(number: u64) -> u64 {
+        if number.is_multiple_of(2) { number / 2 } else { 3 * number + 1 }
+    }
+    let mut expected = 0;
+    for mut number in 1..=LAST {
+        while number != 1 {
+            number = next(number);
+            expected += 1;
+        }
+        expected += 1;
+    }
+    for seed in 60..62 {
+        let rows = interrupted(seed, |scope, output| {
+            let numbers = numbers(LAST).to_stream_fenced(scope, "numbers").map(|n| n + 1);
+            let seen = scope.scoped::<Product<u64, u64>, _, _>("loop", |inner| {
+                let (handle, again) = inner.feedback(Product::new(Default::default(), 1));
+                let seen = numbers.enter(inner).concat(again).unary_frontier_fenced(
+                    Exchange::new(|number: &u64| *number),
+                    "seen",
+                    |_, state| {
+                        let mut seen = state.map::<u64, u64>("seen");
+                        // What comes in one round is answered when the round is complete.
+                        let mut stash = state.stash::<u64>("stash");
+                        move |(input, frontier), output| {
+                            input.for_each(|capability, numbers| {
+                                let time = capability.stamp().iter().next().unwrap();
+                                let mut entry = stash.entry(capability.delayed(time, 0));
+                                entry.extend(numbers.drain(..));
+                            });
+                            for (capability, numbers) in stash.ready(frontier) {
+                                let mut session = output.session(&capability);
+                                for number in numbers {
+                                    let mut count = seen.entry(number).or_default();
+                                    *count += 1;
+                                    session.give((number, *count));
+                                }
+                            }
+                        }
+                    },
+                );
+                use timely::dataflow::operators::vec::Filter;
+                seen.clone()
+                    .filter(|(number, _)| *number != 1)
+                    .map(|(number, _)| next(number))
+                    .connect_loop(handle);
+                seen.leave(scope)
+            });
+            seen.sink_fenced("out", output);
+        });
+        assert_eq!(rows.len(), expected, "seed {seed}");
+        let distinct: BTreeSet<(u64, u64)> = rows.iter().copied().collect();
+        assert_eq!(distinct.len(), expected, "each number is counted from one on, seed {seed}");
+        assert!(distinct.contains(&(1, LAST)));
+    }
+}
+
+#[test]
+fn a_frontier_that_jumps_stops_where_something_is_stashed() {
+    // Two records make five answers, each at a time of its own, and the frontier jumps over all of them.
+    let order = Arc::new(Mutex::new(Vec::<(u64, Vec<u64>)>::new()));
+    let seen = Arc::clone(&order);
+    let rows = testing::run(1, move |scope, output| {
+        let seen = Arc::clone(&seen);
+        per_share(|_| 0..2_u64)
+            .to_stream_fenced(scope, "two")
+            .unary_frontier_fenced(Exchange::new(|_: &u64| 3), "jump", move |_, state| {
+                let (seen, partition) = (Arc::clone(&seen), state.partition());
+                let mut stash = state.stash::<u64>("stash");
+                move |(input, frontier), output| {
+                    input.for_each(|capability, numbers| {
+                        for n in numbers.drain(..) {
+                            for later in [100, 1_000_000, 50, 5_000_000_000] {
+                                let time = capability.least().unwrap() + later + n;
+                                stash.push(capability.delayed(&time, 0), later + n);
+                            }
+                        }
+                    });
+                    for (capability, answers) in stash.ready(frontier) {
+                        assert_eq!(partition, 3);
+                        seen.lock().unwrap().push((*capability.time(), answers.clone()));
+                        output.session(&capability).give_iterator(answers.into_iter());
+                    }
+                }
+            })
+            .sink_fenced("out", output);
+    });
+    assert_eq!(rows.len(), 8);
+    let order = order.lock().unwrap();
+    assert_eq!(order.len(), 8);
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+/// The error that a job of one operator ends with, as text.
+fn error_of(build: impl Fn(Scope<'_, u64>, Collected<u64>) + Send + Sync + 'static) -> String {
+    let job = std::panic::AssertUnwindSafe(move || testing::run(1, build));
+    let payload = std::panic::catch_unwind(job).unwrap_err();
+    crate::worker::message_of(payload.as_ref())
+}
+
+#[test]
+fn state_that_is_misused_ends_the_job_with_its_name() {
+    let twice = error_of(|scope, output| {
+        per_share(|_| 0..2_u64)
+            .to_stream_fenced(scope, "two")
+            .unary_fenced(Pipeline, "twice", |_, state| {
+                let _one = state.map::<u64, u64>("same");
+                let _two = state.list::<u64>("same");
+                |input, output| {
+                    input.for_each(|capability, numbers| {
+                        output.session(&capability).give_container(numbers);
+                    });
+                }
+            })
+            .sink_fenced("out", output);
+    });
+    assert!(twice.contains("DuplicateName") && twice.contains("twice.same"), "{twice}");
+    let types = error_of(|scope, output| {
+        per_share(|_| 0..2_u64)
+            .to_stream_fenced(scope, "two")
+            .unary_fenced(Pipeline, "types", |_, state| {
+                if state.partition() == 0 {
+                    let _one = state.map::<u64, u64>("same");
+                } else {
+                    let _two = state.map::<u64, String>("same");
+                }
+                |input, output| {
+                    input.for_each(|capability, numbers| {
+                        output.session(&capability).give_container(numbers);
+                    });
+                }
+            })
+            .sink_fenced("out", output);
+    });
+    assert!(types.contains("StateType") && types.contains("types.same"), "{types}");
+    let outside = error_of(|scope, output| {
+        let stolen = std::rc::Rc::new(std::cell::RefCell::new(None));
+        let to = std::rc::Rc::clone(&stolen);
+        per_share(|_| 0..2_u64)
+            .to_stream_fenced(scope, "two")
+            .unary_fenced(Pipeline, "outside", move |_, state| {
+                *to.borrow_mut() = Some(state.map::<u64, u64>("map"));
+                |input, output| {
+                    input.for_each(|capability, numbers| {
+                        output.session(&capability).give_container(numbers);
+                    });
+                }
+            })
+            .map(move |n| {
+                stolen.borrow_mut().as_mut().unwrap().insert(n, n);
+                n
+            })
+            .sink_fenced("out", output);
+    });
+    assert!(outside.contains("OutsideOperator") && outside.contains("outside.map"), "{outside}");
 }

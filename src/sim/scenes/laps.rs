@@ -4,7 +4,7 @@
 //! state is inside of it: it counts an epoch's visits before those of the next, although the loop's times
 //! are only partly ordered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringfence_operators::prelude::*;
@@ -12,7 +12,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Concat, ConnectLoop, Enter, Leave, LoopVariable};
 
-use super::{Arrived, Numbered, Told, check_numbered};
+use super::{Arrived, Due, Numbered, Told, check_numbered};
 use crate::sim::chance::mix;
 use crate::sim::job::{JobPlan, Record, Row, perhaps_panic};
 
@@ -64,10 +64,7 @@ pub(super) fn rows<'scope>(
 }
 
 /// The visits of each epoch with their keys.
-pub(super) fn visits(
-    plan: &JobPlan,
-    arrived: &Arrived,
-) -> BTreeMap<u64, BTreeSet<(u64, (Record, u64))>> {
+pub(super) fn visits(plan: &JobPlan, arrived: &Arrived) -> Due<(Record, u64)> {
     let of = |record: Record| {
         let visit = move |round| (key_of(plan, record, round), (record, round));
         (0..=laps_of(record)).map(visit)

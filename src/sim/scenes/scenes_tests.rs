@@ -94,6 +94,27 @@ fn a_visit_in_the_loop_is_counted_once_in_the_order_of_epochs() {
 }
 
 #[test]
+fn a_record_comes_back_one_epoch_later_each_time() {
+    let (plan, arrived) = (plan(Scenes::default()), arrived());
+    let turns = turns::turns(&plan, &arrived);
+    let all: Vec<(u64, u64, (Record, u64))> = turns
+        .iter()
+        .flat_map(|(epoch, of)| of.iter().map(|(key, turn)| (*epoch, *key, *turn)))
+        .collect();
+    assert!(all.iter().all(|(epoch, _, (record, turn))| *epoch == record.index + turn));
+    assert!(all.iter().any(|(.., (_, turn))| *turn > 0));
+    let told = told(all.iter().map(|(epoch, key, _)| (*epoch, *key)), |index, key, count| {
+        let (record, turn) = all[index].2;
+        Row::Turn { key, count, record, turn }
+    });
+    let check = |told: &Told| turns::check(&plan, &arrived, told);
+    assert_strict(&told, check, |row| match row {
+        Row::Turn { count, .. } => *count += 1,
+        _ => unreachable!("only turns are told here"),
+    });
+}
+
+#[test]
 fn both_sides_of_the_join_are_counted() {
     let (plan, arrived) = (plan(Scenes::default()), arrived());
     let told = join::expected(&plan, &arrived);
@@ -113,10 +134,11 @@ fn both_sides_of_the_join_are_counted() {
 fn each_scene_has_its_share_of_the_runs_and_they_combine() {
     let all: Vec<Scenes> = (0..900).map(Scenes::of).collect();
     let count = |has: fn(&Scenes) -> bool| all.iter().filter(|scenes| has(scenes)).count();
-    for has in [|s: &Scenes| s.stash, |s: &Scenes| s.join, |s: &Scenes| s.laps] {
+    let each: [fn(&Scenes) -> bool; 4] = [|s| s.stash, |s| s.join, |s| s.laps, |s| s.turns];
+    for has in each {
         assert!((250..350).contains(&count(has)), "{}", count(has));
     }
     assert!((150..300).contains(&count(|s| s.apart)));
-    assert!(count(|s| s.stash && s.laps && s.join) > 10);
+    assert!(count(|s| s.stash && s.laps && s.turns) > 10);
     assert!(count(|s| *s == Scenes::default()) > 100);
 }
