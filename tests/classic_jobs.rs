@@ -67,7 +67,8 @@ fn random(seed: u64, place: u64) -> u64 {
 }
 
 /// The flags of a run: three nodes, and what fails. Every fourth time two nodes are killed, and every
-/// fourth time a worker panics before one is.
+/// fourth time a worker panics before one is. Two failures in a row take two backups: the copies that the
+/// first one cost may not be rebuilt yet.
 fn faults(seed: u64, run: u64, latest_ms: u64) -> String {
     let number = |place: u64| random(seed ^ (run << 32), place);
     let moment = |place: u64| 20 + number(place) % latest_ms;
@@ -79,7 +80,7 @@ fn faults(seed: u64, run: u64, latest_ms: u64) -> String {
             moment(3)
         ),
         3 => format!(
-            "--local 3 --fault panic:{next}@{}ms --fault kill:{node}@{}ms",
+            "--local 3 --backups 2 --fault panic:{next}@{}ms --fault kill:{node}@{}ms",
             moment(2) / 2,
             moment(2) / 2 + 1 + moment(3) / 2
         ),
