@@ -14,7 +14,7 @@ use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Settings};
 use crate::hash::KeyHasher;
-use crate::ids::ViewNumber;
+use crate::ids::{OperatorName, ViewNumber};
 use crate::sink::{Release, Sink};
 use crate::source::{Reader, Share, Source};
 use crate::vault::{MemoryVault, Role, Vault};
@@ -26,7 +26,7 @@ const PARTITIONS: u32 = 16;
 /// A sink that keeps what is released, once, in memory shared by its clones.
 pub struct Collected<D> {
     rows: Arc<Mutex<Vec<D>>>,
-    seen: Arc<Mutex<BTreeSet<(u32, u64)>>>,
+    seen: Arc<Mutex<BTreeSet<(OperatorName, u32, u64)>>>,
 }
 
 impl<D> Clone for Collected<D> {
@@ -60,7 +60,7 @@ impl<D: Data> Sink<D> for Collected<D> {
 
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.insert((id.shard.0, id.epoch.0)) {
+        if seen.insert((id.sink.clone(), id.shard.0, id.epoch.0)) {
             let rows: Vec<D> = Postcard::decode(prepared).map_err(io::Error::other)?;
             self.rows.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
         }
