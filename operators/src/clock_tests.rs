@@ -99,6 +99,15 @@ impl Vault for Spy {
     ) -> Result<u64, VaultError> {
         self.vault.register(operator, fingerprint, partitions)
     }
+    fn register_chunks(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Arc<dyn ChunkMerger>,
+    ) -> Result<u64, VaultError> {
+        self.vault.register_chunks(operator, fingerprint, partitions, merger)
+    }
     fn unclaimed(&self) -> Vec<OperatorName> {
         self.vault.unclaimed()
     }
