@@ -13,6 +13,7 @@ use crate::generation::{Notice, Observer};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
+use crate::state::ChunkMerger;
 use crate::testing::Trial;
 use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
 
