@@ -125,14 +125,16 @@ where
                 Diff = R,
                 KeyContainer = Vec<K>,
             >,
-        for<'a> BatchCursor<Tr2>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V2, Time = Tr::Time, Diff = R2>,
+        for<'a> BatchCursor<Tr2>:
+            Cursor<Key<'a> = &'a K, Val<'a> = &'a V2, Time = Tr::Time, Diff = R2>,
         R: Multiply<R2, Output: Clone + Semigroup + 'static> + Clone,
         I: IntoIterator<Item: differential_dataflow::Data>,
     {
-        let joined = self.arranged.join_core::<Tr2, I, _, R, R2, Vec<K>>(
-            other.arranged,
-            move |key, left, right| result(key, left, right),
-        );
+        let joined = self
+            .arranged
+            .join_core::<Tr2, I, _, R, R2, Vec<K>>(other.arranged, move |key, left, right| {
+                result(key, left, right)
+            });
         FencedCollection::of(joined)
     }
 
@@ -162,8 +164,10 @@ where
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
         let input = self.arranged;
-        let arranged =
-            protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(&fence, &name, || {
+        let arranged = protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(
+            &fence,
+            &name,
+            || {
                 input.reduce_abelian::<_, ValBuilder<K, V2, Tr::Time, R2>, Restored<ValSpine<K, V2, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
                     logic,
@@ -172,7 +176,8 @@ where
                         built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
                     },
                 )
-            });
+            },
+        );
         FencedArranged { arranged }
     }
 
@@ -198,8 +203,10 @@ where
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
         let input = self.arranged;
-        let arranged =
-            protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(&fence, &name, || {
+        let arranged = protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(
+            &fence,
+            &name,
+            || {
                 input.reduce_abelian::<_, KeyBuilder<K, Tr::Time, R2>, Restored<KeySpine<K, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
                     move |key, input, output| output.push(((), threshold(key, &input[0].1))),
@@ -208,7 +215,8 @@ where
                         built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
                     },
                 )
-            });
+            },
+        );
         FencedArranged { arranged }
     }
 

@@ -39,9 +39,7 @@ pub struct FencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone +
     pub(super) updates: VecCollection<'scope, T, D, R>,
 }
 
-impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone
-    for FencedCollection<'_, T, D, R>
-{
+impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone for FencedCollection<'_, T, D, R> {
     fn clone(&self) -> Self {
         FencedCollection { updates: self.updates.clone() }
     }
@@ -288,9 +286,9 @@ where
         move |(input, frontier), output| {
             input.for_each(|capability, updates| {
                 for update in updates.drain(..) {
-                    let (_, updates) = waiting.entry(update.1.clone()).or_insert_with(|| {
-                        (capability.delayed(&update.1, 0), Vec::new())
-                    });
+                    let (_, updates) = waiting
+                        .entry(update.1.clone())
+                        .or_insert_with(|| (capability.delayed(&update.1, 0), Vec::new()));
                     updates.push(update);
                 }
             });
@@ -518,7 +516,10 @@ where
     R: Data + Semigroup + Ord + std::fmt::Debug,
 {
     /// Arranges the collection by its records, as differential's `arrange_by_self`: protected.
-    pub fn arrange_by_self_fenced(self, name: &str) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
+    pub fn arrange_by_self_fenced(
+        self,
+        name: &str,
+    ) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
         FencedArranged {
             arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, KeyBuilder<K, T, R>, _>(
                 self.updates.map(|key| (key, ())).inner,

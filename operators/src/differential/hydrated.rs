@@ -19,7 +19,8 @@ use crate::time::FencedTime;
 /// differential's verbs may be used, which then compute again what they kept. It cannot be mixed with a
 /// [`FencedCollection`], of which only what is new comes: together they would be wrong. Either protect the
 /// other's edge, too, or take only what is new of this one, by [`into_fenced`](Self::into_fenced).
-pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize> {
+pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize>
+{
     pub(super) updates: VecCollection<'scope, T, D, R>,
 }
 
