@@ -195,7 +195,7 @@ fn what_cancels_needs_no_memory() {
     for compact_each in [true, false] {
         let mut node = Node::begin(OWNER);
         for epoch in 1..=10_000 {
-            node.add(epoch, &[(epoch / 2, if epoch % 2 == 0 { 1 } else { -1 })]);
+            node.add(epoch, &[(epoch / 2, if epoch.is_multiple_of(2) { 1 } else { -1 })]);
             node.record(epoch);
             if compact_each {
                 node.vault.compact(usize::MAX).unwrap();
@@ -637,7 +637,7 @@ impl Cluster {
         if let (Some(left), Some(resume)) = (&mut self.filling, self.resume) {
             let some = left.split_off(left.len().saturating_sub(filling * 100));
             // Names that nobody has, and some that the owner's own copy may have.
-            let name = id(resume - resume.min(u64::from(epoch % 3 == 0)), epoch as u32);
+            let name = id(resume - resume.min(u64::from(epoch.is_multiple_of(3))), epoch as u32);
             chunks.push((name, encode(&some)));
             completes = left.is_empty();
         }
