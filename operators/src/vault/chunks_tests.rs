@@ -293,6 +293,27 @@ fn a_merger_that_makes_more_of_less_is_an_error() {
     assert_eq!(node.sum(), Some(Sum::from([(1, 4)])));
 }
 
+/// A merger that changes nothing.
+struct Idler;
+
+impl ChunkMerger for Idler {
+    fn merge(&self, chunks: &[&[u8]], _since: Epoch) -> Result<Vec<Vec<u8>>, CodecError> {
+        Ok(chunks.iter().map(|chunk| chunk.to_vec()).collect())
+    }
+}
+
+#[test]
+fn a_merger_that_merges_nothing_does_not_keep_the_compactor_busy() {
+    let node = Node::begin(OWNER);
+    node.vault.register_chunks(&name("trace"), PRINT, 1, Arc::new(Idler)).unwrap();
+    for epoch in 1..=4 {
+        node.add(epoch, &[(1, 1)]);
+    }
+    node.record(4);
+    let worked = (0..100).take_while(|_| node.vault.compact(1).unwrap() > 0).count();
+    assert!(worked <= 5, "{worked} times");
+}
+
 /// A base that live state reads is neither merged nor changed, and what came meanwhile is merged later.
 #[test]
 fn an_opened_base_stays_what_it_is() {
