@@ -46,7 +46,7 @@ pub(super) struct Step<'a> {
     /// How many bytes they have.
     pub(super) bytes: usize,
     /// The class; `None` if these are all chunks that there are.
-    class: Option<usize>,
+    pub(super) class: Option<usize>,
 }
 
 /// What becomes of chunks: a new one in the place of an old one, or none.
@@ -121,11 +121,6 @@ impl Merged {
 }
 
 impl Step<'_> {
-    /// Returns the class; `None` if these are all chunks that there are.
-    pub(super) fn class(&self) -> Option<usize> {
-        self.class
-    }
-
     /// Merges the chunks: the first names go to what is left, and the others are gone.
     pub(super) fn merge(
         &self,

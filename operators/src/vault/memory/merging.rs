@@ -34,7 +34,7 @@ impl MemoryVault {
             let Some(since) = base.epoch() else { break };
             let step = merged.next(&base).and_then(|step| {
                 let Some(step) = step else { return Ok(None) };
-                Ok(Some((step.bytes, step.class(), step.merge(merger, since)?)))
+                Ok(Some((step.bytes, step.class, step.merge(merger, since)?)))
             });
             let mut cell = lock(cell);
             let Cell { replica: Some(replica), merged, .. } = &mut *cell else { break };
