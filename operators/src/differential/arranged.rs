@@ -32,6 +32,9 @@ impl<Tr: TraceReader + Clone> Clone for FencedArranged<'_, Tr> {
     }
 }
 
+/// The arrangement of a reduction's output.
+pub type Reduced<'scope, K, V, T, R> = FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>>;
+
 /// A protected arrangement outside of any dataflow, to be brought into others of the same worker.
 pub struct SharedTrace<Tr: Trace<Time: FencedTime> + 'static> {
     trace: FencedTrace<Tr>,
@@ -145,7 +148,7 @@ where
         self,
         name: &str,
         logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
-    ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V2, Tr::Time, R2>>>
+    ) -> Reduced<'scope, K, V2, Tr::Time, R2>
     where
         Tr::Time: FencedTime + Data,
         K: Data + Ord + std::fmt::Debug,

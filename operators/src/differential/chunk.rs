@@ -196,7 +196,7 @@ where
 }
 
 /// Merges chunks of updates of these types, on whichever node keeps them.
-pub(super) struct UpdateMerger<K, V, T, R>(PhantomData<fn() -> Update<K, V, T, R>>);
+pub(super) struct UpdateMerger<K, V, T, R>(PhantomData<fn(K, V, T, R)>);
 
 impl<K, V, T, R> UpdateMerger<K, V, T, R> {
     pub(super) fn new() -> Self {
@@ -262,7 +262,7 @@ mod tests {
             let merger = UpdateMerger::<String, u8, Time, i64>::new();
             let mut merged = Vec::new();
             for chunk in merger.merge(&views, Epoch(5)).unwrap() {
-                decode(&chunk, &mut merged).unwrap();
+                decode::<String, u8, Time, i64>(&chunk, &mut merged).unwrap();
             }
             prop_assert!(merged.iter().all(|(_, time, _)| time.outer == 5));
             prop_assert_eq!(sum(&merged, since), sum(&all, since));

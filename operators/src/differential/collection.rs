@@ -45,6 +45,9 @@ impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone for FencedColle
     }
 }
 
+/// What a join makes of two records with the same key.
+pub type Joined<K, V, V2> = (K, (V, V2));
+
 /// Makes a collection of a stream of updates.
 pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
     /// The collection of which these are the changes.
@@ -68,6 +71,7 @@ pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone 
     /// let last: isize = counts.iter().map(|((_, count), _, diff)| count * diff).sum();
     /// assert_eq!(last, 12);
     /// ```
+    #[expect(clippy::wrong_self_convention, reason = "the name is differential's")]
     fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R>;
 }
 
@@ -427,7 +431,7 @@ where
         self,
         name: &str,
         other: FencedCollection<'scope, T, (K, V2), R2>,
-    ) -> FencedCollection<'scope, T, (K, (V, V2)), <R as Multiply<R2>>::Output>
+    ) -> FencedCollection<'scope, T, Joined<K, V, V2>, <R as Multiply<R2>>::Output>
     where
         V2: Data + Ord + std::fmt::Debug,
         R2: Data + Semigroup + Ord + std::fmt::Debug,

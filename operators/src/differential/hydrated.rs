@@ -9,7 +9,7 @@ use timely::dataflow::operators::vec::Filter;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::Refines;
 
-use super::collection::FencedCollection;
+use super::collection::{FencedCollection, Joined};
 use crate::fence::HasFence;
 use crate::time::FencedTime;
 
@@ -88,7 +88,7 @@ where
     pub fn join<V2, R2>(
         self,
         other: HydratedCollection<'scope, T, (K, V2), R2>,
-    ) -> HydratedCollection<'scope, T, (K, (V, V2)), <R as Multiply<R2>>::Output>
+    ) -> HydratedCollection<'scope, T, Joined<K, V, V2>, <R as Multiply<R2>>::Output>
     where
         V2: ExchangeData,
         R2: ExchangeData + Semigroup,
