@@ -46,7 +46,7 @@ const PAGERANK: Job = Job {
     long: "--rounds 150 --pace-ms 15",
 };
 const BFS: Job =
-    Job { name: "bfs", short: "--nodes 600 --pace-ms 1", long: "--nodes 4000 --pace-ms 1" };
+    Job { name: "bfs", short: "--nodes 600 --pace-ms 1", long: "--nodes 4000 --pace-ms 5" };
 
 /// A query of NEXMark, by its flag.
 fn nexmark(query: u64) -> (Job, String) {
