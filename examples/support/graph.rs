@@ -75,7 +75,8 @@ impl Graph {
         Ok(Graph { nodes, edges })
     }
 
-    fn generate(shape: Shape, seed: u64) -> Self {
+    /// The graph of a shape and a seed.
+    pub fn generate(shape: Shape, seed: u64) -> Self {
         let (nodes, degree) = match shape {
             Shape::Long { nodes, degree } | Shape::Mixed { nodes, degree } => (nodes, degree),
         };
