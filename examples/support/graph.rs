@@ -75,8 +75,7 @@ impl Graph {
         Ok(Graph { nodes, edges })
     }
 
-    /// The graph of a shape and a seed.
-    pub fn generate(shape: Shape, seed: u64) -> Self {
+    fn generate(shape: Shape, seed: u64) -> Self {
         let (nodes, degree) = match shape {
             Shape::Long { nodes, degree } | Shape::Mixed { nodes, degree } => (nodes, degree),
         };

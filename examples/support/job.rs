@@ -60,7 +60,8 @@ impl Job {
         job
     }
 
-    fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, String> {
+    /// The job that these arguments ask for, of which the first is the program's name.
+    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut args = args.into_iter();
         let program = args.next().unwrap_or_else(|| "job".to_owned());
         let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
