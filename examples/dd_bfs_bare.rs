@@ -42,7 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                     levels
                         .join_map(edges, |_node, level, next| (*next, level + 1))
                         .concat(roots)
-                        .reduce(|_node, levels, least| least.push((*levels[0].0, 1)))
+                        .reduce(|_node, levels, least| {
+                            least.push((*levels[0].0, 1));
+                        })
                 })
                 .probe_with(&probe)
                 .write_lines(&out);

@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         worker.dataflow::<u64, _, _>(|scope| {
             let edges = edges.to_collection(scope);
             let edges = edges.clone().map(|(from, to)| (to, from)).concat(edges);
-            let nodes = edges.clone().map(|(node, _)| node).distinct().map(|node| (node, node));
+            let nodes = edges.clone().map(|(node, _)| node).distinct();
+            let nodes = nodes.map(|node| (node, node));
             nodes
                 .clone()
                 .iterate(|inner, labels| {
@@ -39,7 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                     labels
                         .join_map(edges, |_node, label, next| (*next, *label))
                         .concat(nodes)
-                        .reduce(|_node, labels, least| least.push((*labels[0].0, 1)))
+                        .reduce(|_node, labels, least| {
+                            least.push((*labels[0].0, 1));
+                        })
                 })
                 .probe_with(&probe)
                 .write_lines(&out);

@@ -32,8 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let orders = orders.to_collection(scope).map(|(order, customer)| (customer, order));
             let items = items.to_collection(scope);
             customers
-                .join_map(orders, |_customer, segment, order| (*order, segment.clone()))
-                .join_map(items, |_order, segment, cents| (segment.clone(), *cents))
+                .join_map(orders, |_, segment, order| (*order, segment.clone()))
+                .join_map(items, |_, segment, cents| (segment.clone(), *cents))
                 .explode(|(segment, cents)| Some((segment, cents as isize)))
                 .count()
                 .probe_with(&probe)
