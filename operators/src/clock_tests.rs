@@ -13,6 +13,7 @@ use crate::generation::{Notice, Observer};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
+use crate::state::ChunkMerger;
 use crate::testing::Trial;
 use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
 
@@ -98,6 +99,15 @@ impl Vault for Spy {
         partitions: u32,
     ) -> Result<u64, VaultError> {
         self.vault.register(operator, fingerprint, partitions)
+    }
+    fn register_chunks(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Arc<dyn ChunkMerger>,
+    ) -> Result<u64, VaultError> {
+        self.vault.register_chunks(operator, fingerprint, partitions, merger)
     }
     fn unclaimed(&self) -> Vec<OperatorName> {
         self.vault.unclaimed()

@@ -19,6 +19,7 @@
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
+//! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
@@ -30,6 +31,7 @@ mod clock;
 pub mod codec;
 mod commit;
 pub mod data;
+pub mod differential;
 pub mod error;
 pub mod feedback;
 pub mod fence;

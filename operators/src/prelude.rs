@@ -1,6 +1,9 @@
 //! What a job imports: the verbs and the few types that go with them.
 
 pub use crate::data::Data;
+pub use crate::differential::{
+    AsFencedCollection as _, FencedCollection, FencedSession, HydratedCollection,
+};
 pub use crate::feedback::{ConnectLoopFenced as _, FeedbackFenced as _};
 pub use crate::fence::{Fence, HasFence as _};
 pub use crate::input::FencedInput;

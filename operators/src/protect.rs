@@ -21,7 +21,7 @@ use crate::state::{FILLED, KeyedTable};
 use crate::time::FencedTime;
 
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
-const FRAME_BYTES: usize = 256 << 10;
+pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
 /// The keyed state of one protected operator at one worker: a table for each partition it runs.
 ///
@@ -53,6 +53,16 @@ struct Filling {
 
 /// What a key is taken to need before any was sealed.
 const KEY_BYTES: u64 = 32;
+
+/// State that is sealed: its changes are sent to its backups, as of the end of an epoch.
+pub(crate) trait Seal {
+    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
+    /// where there will be no later seal.
+    fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames));
+
+    /// Whether there are copies to be filled, and nothing was sealed at or after `epoch`.
+    fn wants_seal(&mut self, epoch: Epoch) -> bool;
+}
 
 /// A surviving table, before it is undone to the resume epoch.
 pub(crate) type Before<'a, K, V> = &'a mut dyn FnMut(&mut KeyedTable<K, V>);
@@ -170,9 +180,60 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         self.tables[partition.0 as usize].get_or_insert_with(|| KeyedTable::new(hasher));
     }
 
-    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
-    /// where there will be no later seal.
-    pub(crate) fn seal(&mut self, epoch: Epoch, last: bool, mut send: impl FnMut(Frames)) {
+    /// Counts some more keys of the partitions to be filled as changed, as many as the allowance has
+    /// room for, or all of them; returns the partitions of which that were the last.
+    fn fill_some(&mut self, all: bool) -> Vec<PartitionId> {
+        let Filling { open, key_bytes } = &mut self.filling;
+        let mut filled = Vec::new();
+        if open.is_empty() {
+            return filled;
+        }
+        let generation = self.fence.generation();
+        let mut keys_left = match all {
+            true => u64::MAX,
+            false => generation.refill_allowance() / *key_bytes,
+        };
+        open.retain_mut(|(partition, from)| {
+            let Some(table) = &mut self.tables[partition.0 as usize] else { return false };
+            if keys_left == 0 {
+                return true;
+            }
+            if all {
+                table.decode_some(usize::MAX);
+            }
+            let dirty = table.dirty();
+            *from = table.touch_some(*from, usize::try_from(keys_left).unwrap_or(usize::MAX));
+            let touched = (table.dirty() - dirty) as u64;
+            keys_left = keys_left.saturating_sub(touched.max(1));
+            generation.refill_spend(touched.max(1).saturating_mul(*key_bytes));
+            if *from >= FILLED {
+                filled.push(*partition);
+            }
+            *from < FILLED
+        });
+        filled
+    }
+
+    /// Decodes some keys of opened replicas; returns whether all are decoded.
+    pub(crate) fn decode_some(&mut self, keys_max: usize) -> bool {
+        while let Some(&partition) = self.owned.get(self.undecoded) {
+            if !self.table(partition).decode_some(keys_max) {
+                return false;
+            }
+            self.fence.generation().vault.close_replica(self.id, partition);
+            self.undecoded += 1;
+        }
+        true
+    }
+
+    /// Ends the job: the state of a partition cannot be used.
+    pub(crate) fn refuse(&self, partition: PartitionId, what: String) -> ! {
+        self.fence.fail(JobError::State { operator: self.name.clone(), partition, what })
+    }
+}
+
+impl<K: Data + Eq, V: Data> Seal for Partitions<K, V> {
+    fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames)) {
         let filled = self.fill_some(last);
         let (mut sealed_bytes, mut sealed_keys) = (0, 0);
         let recorded = self.fence.commit().recorded();
@@ -232,61 +293,9 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
         }
     }
 
-    /// Counts some more keys of the partitions to be filled as changed, as many as the allowance has
-    /// room for, or all of them; returns the partitions of which that were the last.
-    fn fill_some(&mut self, all: bool) -> Vec<PartitionId> {
-        let Filling { open, key_bytes } = &mut self.filling;
-        let mut filled = Vec::new();
-        if open.is_empty() {
-            return filled;
-        }
-        let generation = self.fence.generation();
-        let mut keys_left = match all {
-            true => u64::MAX,
-            false => generation.refill_allowance() / *key_bytes,
-        };
-        open.retain_mut(|(partition, from)| {
-            let Some(table) = &mut self.tables[partition.0 as usize] else { return false };
-            if keys_left == 0 {
-                return true;
-            }
-            if all {
-                table.decode_some(usize::MAX);
-            }
-            let dirty = table.dirty();
-            *from = table.touch_some(*from, usize::try_from(keys_left).unwrap_or(usize::MAX));
-            let touched = (table.dirty() - dirty) as u64;
-            keys_left = keys_left.saturating_sub(touched.max(1));
-            generation.refill_spend(touched.max(1).saturating_mul(*key_bytes));
-            if *from >= FILLED {
-                filled.push(*partition);
-            }
-            *from < FILLED
-        });
-        filled
-    }
-
-    /// Whether there are copies to be filled, and nothing was sealed at or after `epoch`.
     fn wants_seal(&mut self, epoch: Epoch) -> bool {
         let Some(&(partition, _)) = self.filling.open.first() else { return false };
         self.table(partition).sealed() < Some(epoch)
-    }
-
-    /// Decodes some keys of opened replicas; returns whether all are decoded.
-    pub(crate) fn decode_some(&mut self, keys_max: usize) -> bool {
-        while let Some(&partition) = self.owned.get(self.undecoded) {
-            if !self.table(partition).decode_some(keys_max) {
-                return false;
-            }
-            self.fence.generation().vault.close_replica(self.id, partition);
-            self.undecoded += 1;
-        }
-        true
-    }
-
-    /// Ends the job: the state of a partition cannot be used.
-    pub(crate) fn refuse(&self, partition: PartitionId, what: String) -> ! {
-        self.fence.fail(JobError::State { operator: self.name.clone(), partition, what })
     }
 }
 
@@ -457,51 +466,34 @@ impl<T: FencedTime> Outlet<T> {
         Some(T::first_of(if boundary == Epoch::END { unsealed.last } else { boundary }))
     }
 
-    /// Seals `partitions` at the end of `time` and sends what changed on its way.
-    pub(crate) fn seal<K: Data + Eq, V: Data>(
-        &mut self,
-        time: &T,
-        partitions: &mut Partitions<K, V>,
-    ) {
-        self.send(time, partitions, false);
+    /// Seals `state` at the end of `time` and sends what changed on its way.
+    pub(crate) fn seal(&mut self, time: &T, state: &mut impl Seal) {
+        self.send(time, state, false);
     }
 
     /// As [`seal`](Outlet::seal), where no later one will come: all that is to be filled is.
-    pub(crate) fn seal_last<K: Data + Eq, V: Data>(
-        &mut self,
-        time: &T,
-        partitions: &mut Partitions<K, V>,
-    ) {
+    pub(crate) fn seal_last(&mut self, time: &T, state: &mut impl Seal) {
         self.unsealed = None;
-        self.send(time, partitions, true);
+        self.send(time, state, true);
     }
 
     /// Goes on with the filling of copies, at the last checkpoint at or before `through`, where nothing
-    /// else makes `partitions` be sealed. To be called when all epochs through `through` are complete.
-    pub(crate) fn fill<K: Data + Eq, V: Data>(
-        &mut self,
-        through: Option<Epoch>,
-        partitions: &mut Partitions<K, V>,
-    ) {
+    /// else makes `state` be sealed. To be called when all epochs through `through` are complete.
+    pub(crate) fn fill(&mut self, through: Option<Epoch>, state: &mut impl Seal) {
         let Some(epoch) = through.filter(|through| *through < Epoch::END) else { return };
         let Some(epoch) = self.fence.checkpoints().at_or_before(epoch) else { return };
         let Some(capability) = &self.capability else { return };
-        if self.unsealed.is_none() && capability.epoch() <= epoch && partitions.wants_seal(epoch) {
-            self.send(&T::first_of(epoch), partitions, false);
+        if self.unsealed.is_none() && capability.epoch() <= epoch && state.wants_seal(epoch) {
+            self.send(&T::first_of(epoch), state, false);
         }
     }
 
-    fn send<K: Data + Eq, V: Data>(
-        &mut self,
-        time: &T,
-        partitions: &mut Partitions<K, V>,
-        last: bool,
-    ) {
+    fn send(&mut self, time: &T, state: &mut impl Seal, last: bool) {
         let Some(capability) = &self.capability else { return };
         let capability = capability.delayed(time);
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(&capability);
-        partitions.seal(time.epoch(), last, |mut frames| session.give_container(&mut frames));
+        state.seal(time.epoch(), last, &mut |mut frames| session.give_container(&mut frames));
     }
 
     /// Lets go of what is sealed, where all epochs through `through` are complete.

@@ -3,15 +3,21 @@
 //! One vault serves all workers of a node and outlives every generation. What it holds above the
 //! resume epoch of a view is gone once that view is installed, except for journals; what it calls a copy is complete: every
 //! delta of every operator up to the epoch it says. A copy that is still being filled is none.
+//!
+//! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner
+//! of a trace sends each delta to its own vault as well, and opens from there in the next view: so of
+//! operators [of chunks](Vault::register_chunks) an owner has a copy of its own.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::codec::CodecError;
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::snapshot::SnapshotError;
-use crate::state::ReplicaBase;
+use crate::state::{ChunkMerger, ReplicaBase};
 
+mod chunks;
 mod journals;
 mod memory;
 
@@ -58,7 +64,7 @@ pub struct Span {
 pub struct Copies {
     /// The replica, if it is complete.
     pub replica: Option<Span>,
-    /// Whether the live state of every known operator lies here.
+    /// Whether the live state of every known operator lies here, and of those of chunks the owner's copy.
     pub live: bool,
 }
 
@@ -155,6 +161,38 @@ pub enum VaultError {
         /// Fingerprint and partitions of the operator as it is now.
         actual: (u32, u32),
     },
+    /// An operator kept a table and now keeps a trace, or the other way round.
+    #[error("operator {operator} has changed: it kept {}", kept(.chunks))]
+    StateChanged {
+        /// The operator.
+        operator: OperatorName,
+        /// Whether it keeps a trace now.
+        chunks: bool,
+    },
+    /// Chunks of a trace cannot be merged. They are all still there.
+    #[error("chunks of partition {partition} of operator {operator} cannot be merged: {cause}")]
+    Chunks {
+        /// The operator.
+        operator: OperatorName,
+        /// The partition.
+        partition: PartitionId,
+        /// What the merger said.
+        cause: CodecError,
+    },
+    /// A merger breaks its contract. The chunks are all still there.
+    #[error(
+        "the merger of operator {operator} made {actual} chunks of {given} in partition {partition}"
+    )]
+    MoreChunks {
+        /// The operator.
+        operator: OperatorName,
+        /// The partition.
+        partition: PartitionId,
+        /// How many chunks it was given.
+        given: usize,
+        /// How many it returned.
+        actual: usize,
+    },
     /// What came for a journal does not follow what is there.
     #[error(
         "the journal of share {share} of input {operator} is continued to {next} after {actual:?}, \
@@ -181,6 +219,10 @@ pub enum VaultError {
         /// The limit.
         limit_bytes: usize,
     },
+}
+
+fn kept(chunks: &bool) -> &'static str {
+    if *chunks { "a table, and now keeps a trace" } else { "a trace, and now keeps a table" }
 }
 
 impl VaultError {
@@ -215,6 +257,11 @@ pub trait Vault: Send + Sync {
     /// Damage in any of them refuses all. A delta that does not follow its predecessor is an error, of
     /// which those before it are stored. Frames of partitions of which this node has no complete copy
     /// are dropped and counted.
+    ///
+    /// Of operators of chunks, an owner is sent the deltas, too: once each, be it a backup besides or not.
+    /// A copy that is complete since the view began takes only the chunks whose names are above the view's
+    /// resume epoch, and leaves out those by which other copies are filled. A chunk that is new is named
+    /// after the delta's predecessor and not after the delta.
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
     /// Notes that every delta of `operator` up to `through` has been stored, for all partitions held.
@@ -237,7 +284,8 @@ pub trait Vault: Send + Sync {
 
     /// Opens the replica of a partition at the resume epoch; `None` if there is no complete copy.
     ///
-    /// A partition that never had a delta opens empty.
+    /// A partition that never had a delta opens empty. Of an operator of chunks the owner's own copy
+    /// opens, in each view anew.
     fn open_replica(
         &self,
         operator: u64,
@@ -245,6 +293,8 @@ pub trait Vault: Send + Sync {
     ) -> Result<Option<Opened>, VaultError>;
 
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
+    ///
+    /// A copy of an operator of chunks never goes by this, since it is fed.
     fn close_replica(&self, operator: u64, partition: PartitionId);
 
     /// Returns the number of an input, which the job has in this view, with so many shares.
@@ -281,11 +331,24 @@ pub trait Vault: Send + Sync {
         partitions: u32,
     ) -> Result<u64, VaultError>;
 
+    /// Registers an operator, as [`register`](Self::register) does, whose state is a log of chunks.
+    ///
+    /// Its chunks are merged by the `merger` that came last.
+    fn register_chunks(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Arc<dyn ChunkMerger>,
+    ) -> Result<u64, VaultError>;
+
     /// Returns the operators that have state here, and that nobody registered in this view.
     fn unclaimed(&self) -> Vec<OperatorName>;
 
-    /// Folds pending deltas up to the recorded epoch, about `budget_bytes` of them, and returns how many
-    /// bytes were folded.
+    /// Folds pending deltas up to the recorded epoch and merges chunks of what is folded, about
+    /// `budget_bytes` of both, and returns how many bytes were folded or merged.
+    ///
+    /// Chunks that cannot be merged are an error only once all else is done.
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError>;
 
     /// Returns how much is here.

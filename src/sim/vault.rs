@@ -1,10 +1,11 @@
 //! Vault: a node's own vault, with faults on the way in and a witness of what goes through.
 
 use std::any::Any;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use ringfence_operators::snapshot;
+use ringfence_operators::state::ChunkMerger;
 use ringfence_operators::vault::{
     Inventory, Journal, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
 };
@@ -211,6 +212,16 @@ impl Vault for WatchedVault {
             *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
         }
         Ok(id)
+    }
+
+    fn register_chunks(
+        &self,
+        operator: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Arc<dyn ChunkMerger>,
+    ) -> Result<u64, VaultError> {
+        self.inner.register_chunks(operator, fingerprint, partitions, merger)
     }
 
     fn unclaimed(&self) -> Vec<OperatorName> {

@@ -190,10 +190,45 @@ impl ReplicaBase {
             }
         }
         self.epoch = Some(epoch);
+        self.compact_if_dead();
+        Ok(())
+    }
+
+    /// Gives some keys other values, or none, after which the base stands where it stood.
+    ///
+    /// For what is another form of the same state. On an error nothing has changed.
+    pub(super) fn rewrite<'a, I>(&mut self, entries: I) -> Result<(), SnapshotError>
+    where
+        I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
+    {
+        let entry_bytes = |(key, value): (&[u8], Option<&[u8]>)| {
+            // Both lengths are varints.
+            value.map_or(0, |value| key.len() + value.len() + 20 + ALIGNMENT)
+        };
+        let bytes: usize = entries.clone().map(entry_bytes).sum();
+        if self.arena.len() as u64 + bytes as u64 > ARENA_BYTES_MAX {
+            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
+        }
+        // What goes makes room first, so that old and new are not both in the arena for long.
+        entries.clone().for_each(|(key, _)| self.remove(key));
+        self.compact_if_dead();
+        for (key, value) in entries {
+            if let Some(value) = value {
+                self.put(key, value);
+            }
+        }
+        let wanted = (self.len * 2).next_power_of_two().max(CAPACITY_MIN);
+        if wanted * 4 < self.index.len() {
+            self.resize(wanted);
+        }
+        Ok(())
+    }
+
+    /// Holds the invariant that less than half of the arena is dead.
+    fn compact_if_dead(&mut self) {
         if self.dead_bytes > DEAD_BYTES_MIN && self.dead_bytes * 2 > self.arena.len() {
             self.compact();
         }
-        Ok(())
     }
 
     #[inline]

@@ -131,6 +131,39 @@ impl Replica {
         Ok(folded)
     }
 
+    /// Returns the base to be read elsewhere for a [rewrite](Self::rewrite), unless live state reads it.
+    pub(crate) fn unshared(&mut self) -> Option<Arc<ReplicaBase>> {
+        Arc::get_mut(&mut self.base)?;
+        Some(Arc::clone(&self.base))
+    }
+
+    /// Whether this is the base as it is now.
+    pub(crate) fn is_base(&self, base: &Arc<ReplicaBase>) -> bool {
+        Arc::ptr_eq(&self.base, base)
+    }
+
+    /// Gives entries of the base other values, or none, which leave the state what it is; returns whether
+    /// it did, which it does not if the base has moved since it was `read` or is being read again.
+    pub(crate) fn rewrite<'a, I>(
+        &mut self,
+        read: Arc<ReplicaBase>,
+        entries: I,
+    ) -> Result<bool, SnapshotError>
+    where
+        I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
+    {
+        // SUBTLE: a base that is shared, as it was with `read`, is never changed in its place.
+        if !self.is_base(&read) {
+            return Ok(false);
+        }
+        drop(read);
+        let Some(base) = Arc::get_mut(&mut self.base) else {
+            return Ok(false);
+        };
+        base.rewrite(entries)?;
+        Ok(true)
+    }
+
     /// Drops the deltas above `resume`. On an error, which says that they are folded, nothing changes.
     pub fn truncate_above(&mut self, resume: Option<Epoch>) -> Result<(), SnapshotError> {
         if self.base.epoch() > resume {

@@ -3,6 +3,11 @@
 //! INVARIANT: a partition's copy is `Fed` only if this node was sent every delta of it since the run
 //! began, or since the epoch at which all of it was known to be complete here.
 //!
+//! INVARIANT: what an owner holds of an operator of chunks is exact at every resume epoch R. No R exceeds
+//! what some node recorded, and an epoch is recorded only once all to whom its deltas were sent have
+//! stored them, the owner itself among them. So all up to R is here, whatever this node last heard, and
+//! what is above R is cut off. It does not matter whether a worker panicked: nothing of it is live state.
+//!
 //! Locks are taken in the order view, cells, cell, journals. Storing a delta takes the first two for reading
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
 
@@ -11,12 +16,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::chunks::{Merged, without_filling};
 use super::journals::{JOURNAL_BYTES_MAX, Journal, Journals};
 use super::{Copies, Inventory, Live, Opened, Role, Span, Usage, Vault, VaultError};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::journal::journal_frames;
 use crate::snapshot::{DeltaRef, Subject, frames, operator_id};
-use crate::state::{Replica, ReplicaBase};
+use crate::state::{ChunkMerger, Replica, ReplicaBase};
+
+mod merging;
 
 /// The default for the bytes of pending deltas above which storing folds some itself.
 pub const PENDING_BYTES_MAX: usize = 256 << 20;
@@ -40,18 +48,34 @@ enum Completeness {
 struct Holding {
     role: Role,
     completeness: Completeness,
+    /// Whether this node owns the partition and has of operators of chunks all there was when it began
+    /// to. An owner without that has nothing to go on from.
+    owns_chunks: bool,
 }
 
-#[derive(Debug)]
+impl Holding {
+    /// Whether what is kept of an operator is complete and goes on from one view to the next.
+    fn is_copy(&self, is_chunks: bool) -> bool {
+        let is_copy = matches!(self.completeness, Completeness::Fed | Completeness::Frozen { .. });
+        is_copy || (is_chunks && self.owns_chunks)
+    }
+
+    /// Whether a copy that is complete since the view began is sent the deltas of an operator.
+    fn is_fed(&self, is_chunks: bool) -> bool {
+        self.completeness == Completeness::Fed || (is_chunks && self.owns_chunks)
+    }
+}
+
 struct Operator {
     name: OperatorName,
     fingerprint: u32,
     partitions: u32,
     registered: bool,
     through: Option<Epoch>,
+    /// What merges its chunks, if its state is a log of them.
+    merger: Option<Arc<dyn ChunkMerger>>,
 }
 
-#[derive(Debug)]
 struct View {
     number: Option<ViewNumber>,
     resume: Option<Epoch>,
@@ -72,6 +96,8 @@ struct Cell {
     replica: Option<Replica>,
     /// The epoch from which on a replica that is being filled is complete.
     filled: Option<Epoch>,
+    /// How far its chunks are merged, if it has any.
+    merged: Merged,
     live: Option<Deposit>,
 }
 
@@ -126,15 +152,24 @@ impl View {
         self.operators.get(&operator).ok_or(VaultError::UnknownOperator(operator))
     }
 
-    /// Returns how many cells belong to the view's partition `index`, over all operators.
-    fn cells_wanted(&self, index: usize) -> u64 {
-        // An operator has as many partitions here as are congruent to this one.
-        let partitions = self.operators.values().map(|operator| operator.partitions);
-        partitions
-            .map(|count| {
-                u64::from(count).saturating_sub(index as u64).div_ceil(self.holdings.len() as u64)
-            })
-            .sum()
+    fn is_chunks(&self, operator: u64) -> bool {
+        self.operators.get(&operator).is_some_and(|operator| operator.merger.is_some())
+    }
+
+    /// Returns how many cells belong to the view's partition `index`, over the operators of tables and
+    /// over those of chunks.
+    fn cells_wanted(&self, index: usize) -> (u64, u64) {
+        let mut wanted = (0, 0);
+        for operator in self.operators.values() {
+            // An operator has as many partitions here as are congruent to this one.
+            let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
+            let count = beyond.div_ceil(self.holdings.len() as u64);
+            match operator.merger {
+                None => wanted.0 += count,
+                Some(_) => wanted.1 += count,
+            }
+        }
+        wanted
     }
 
     /// Returns for each partition that is being filled the epoch from which on all of it is here.
@@ -155,18 +190,21 @@ impl View {
                 *latest = epoch.max(*latest);
             }
         }
-        filled.retain(|&index, (count, _)| *count == self.cells_wanted(index));
+        filled.retain(|&index, (count, _)| {
+            let (tables, chunks) = self.cells_wanted(index);
+            *count == tables + chunks
+        });
         filled.into_iter().map(|(index, (_, latest))| (index, latest)).collect()
     }
 
-    /// Returns the completeness of a partition's replicas in the next view.
+    /// Returns what is held of a partition in the next view.
     fn next(
         &self,
         holding: Holding,
         filled: Option<Epoch>,
         role: Role,
         resume: Option<Epoch>,
-    ) -> Completeness {
+    ) -> Holding {
         let frozen = Completeness::Frozen { through: resume, whole: true };
         let complete = match holding.completeness {
             // What is committed was stored by every backup, whatever this node last heard of it.
@@ -176,12 +214,15 @@ impl View {
             Completeness::None => false,
         };
         // Before the first commit there is nothing to have.
-        match (complete || resume.is_none(), role) {
+        let complete = complete || resume.is_none();
+        let completeness = match (complete, role) {
             (true, Role { backup: true, .. }) => Completeness::Fed,
             (true, Role { owner: true, .. }) => frozen,
             (false, Role { backup: true, .. }) => Completeness::Filling,
             _ => Completeness::None,
-        }
+        };
+        let owns_chunks = role.owner && (complete || holding.owns_chunks);
+        Holding { role, completeness, owns_chunks }
     }
 }
 
@@ -254,20 +295,30 @@ impl MemoryVault {
                 partition: subject.partition,
             });
         }
-        let completeness = view.holding(subject.partition).completeness;
-        if !matches!(completeness, Completeness::Fed | Completeness::Filling) {
+        let holding = view.holding(subject.partition);
+        let is_chunks = operator.merger.is_some();
+        let is_fed = holding.is_fed(is_chunks);
+        let is_filling = holding.completeness == Completeness::Filling;
+        if !is_fed && !is_filling {
             self.dropped_frames.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
         let expected = Subject { fingerprint: operator.fingerprint, ..subject };
-        let empty = || match completeness {
-            Completeness::Filling => Replica::filling(expected, delta.header().previous),
-            _ => Replica::new(expected),
+        let empty = || match is_fed {
+            true => Replica::new(expected),
+            false => Replica::filling(expected, delta.header().previous),
         };
+        let rewritten = match is_chunks {
+            true => without_filling(delta, view.resume, is_fed)?,
+            false => None,
+        };
+        let rewritten = rewritten.as_deref().map(DeltaRef::parse).transpose()?;
+        let delta = rewritten.as_ref().map_or(delta, |(delta, _)| delta);
         let cell = self.cell_or_new(subject.operator, subject.partition);
         let mut cell = lock(&cell);
         cell.count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
-        if delta.header().completes && completeness == Completeness::Filling {
+        // An owner's own copy of chunks is whole, and yet the filling ends only with that of each operator.
+        if delta.header().completes && is_filling {
             cell.filled.get_or_insert(delta.header().epoch);
         }
         if self.pending_bytes.load(Ordering::Relaxed) > self.pending_bytes_max
@@ -281,6 +332,40 @@ impl MemoryVault {
             })?;
         }
         Ok(true)
+    }
+
+    fn register_any(
+        &self,
+        name: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Option<Arc<dyn ChunkMerger>>,
+    ) -> Result<u64, VaultError> {
+        let mut state = write(&self.view);
+        let number = operator_id(name);
+        let operator = state.operators.entry(number).or_insert_with(|| Operator {
+            name: name.clone(),
+            fingerprint,
+            partitions,
+            registered: false,
+            through: None,
+            merger: merger.clone(),
+        });
+        if operator.name != *name {
+            return Err(VaultError::Collision { there: operator.name.clone(), new: name.clone() });
+        }
+        let (expected, actual) =
+            ((operator.fingerprint, operator.partitions), (fingerprint, partitions));
+        if expected != actual {
+            return Err(VaultError::Changed { operator: name.clone(), expected, actual });
+        }
+        if operator.merger.is_some() != merger.is_some() {
+            let chunks = merger.is_some();
+            return Err(VaultError::StateChanged { operator: name.clone(), chunks });
+        }
+        operator.merger = merger;
+        operator.registered = true;
+        Ok(number)
     }
 }
 
@@ -305,28 +390,28 @@ impl Vault for MemoryVault {
             .map(|(partition, before)| {
                 let role = role(PartitionId(partition));
                 let filled = filled.get(&(partition as usize)).copied();
-                Holding { role, completeness: state.next(*before, filled, role, resume) }
+                state.next(*before, filled, role, resume)
             })
             .collect();
 
-        let kept = |partition: PartitionId| {
+        // SUBTLE: an owner that becomes a backup only, and is no complete one, drops its copy of chunks
+        // with all else: it is filled as a whole partition, and chunks that are there would count twice.
+        let kept = |operator: u64, partition: PartitionId| {
             let holding = holdings[state.index(partition)];
-            let is_copy =
-                matches!(holding.completeness, Completeness::Fed | Completeness::Frozen { .. });
-            (holding.role.owner, is_copy)
+            (holding.role.owner, holding.is_copy(state.is_chunks(operator)))
         };
         // Nothing folds above what is recorded, and no view resumes below it.
-        for (&(_, partition), cell) in cells.iter() {
+        for (&(operator, partition), cell) in cells.iter() {
             let base = lock(cell).replica.as_ref().and_then(Replica::base_epoch);
             assert!(
-                !kept(partition).1 || base <= resume,
+                !kept(operator, partition).1 || base <= resume,
                 "partition {partition} is folded to {base:?}, and view {view} resumes from {resume:?}"
             );
         }
         let mut discarded = lock(&self.discarded);
-        cells.retain(|&(_, partition), cell| {
+        cells.retain(|&(operator, partition), cell| {
             let mut cell = lock(cell);
-            let (live_kept, replica_kept) = kept(partition);
+            let (live_kept, replica_kept) = kept(operator, partition);
             let mut gone = Cell::default();
             if !live_kept {
                 gone.live = cell.live.take();
@@ -346,8 +431,12 @@ impl Vault for MemoryVault {
                 }
                 _ => gone.replica = replica.take(),
             });
-            if cell.replica.is_none() {
+            let holding = holdings[state.index(partition)];
+            if cell.replica.is_none() || holding.completeness == Completeness::Filling {
                 cell.filled = None;
+            }
+            if cell.replica.is_none() {
+                cell.merged = Merged::default();
             }
             if gone.live.is_some() || gone.replica.is_some() {
                 discarded.push(gone);
@@ -403,7 +492,8 @@ impl Vault for MemoryVault {
 
     fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
         let state = read(&self.view);
-        if state.holding(partition).role.owner {
+        // The owner's copy of a trace is its replica, and nothing live is to be rewound.
+        if state.holding(partition).role.owner && !state.is_chunks(operator) {
             let cell = self.cell_or_new(operator, partition);
             lock(&cell).live = Some(Deposit { state: live, rewind_to: None });
         }
@@ -424,8 +514,7 @@ impl Vault for MemoryVault {
     ) -> Result<Option<Opened>, VaultError> {
         let state = read(&self.view);
         let known = state.operator(operator)?;
-        let completeness = state.holding(partition).completeness;
-        if matches!(completeness, Completeness::None | Completeness::Filling) {
+        if !state.holding(partition).is_copy(known.merger.is_some()) {
             return Ok(None);
         }
         let empty = || {
@@ -444,6 +533,9 @@ impl Vault for MemoryVault {
 
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         let mut state = write(&self.view);
+        if state.is_chunks(operator) {
+            return;
+        }
         let index = state.index(partition);
         if let Completeness::Frozen { whole, .. } = &mut state.holdings[index].completeness {
             *whole = false;
@@ -527,15 +619,26 @@ impl Vault for MemoryVault {
             let (cell, index) = (lock(cell), state.index(partition));
             // One that was filled had no earlier state, though its base may say so.
             let base = cell.replica.as_ref().and_then(Replica::base_epoch).max(cell.filled);
-            if let Some(span) = &mut partitions[index].replica {
+            let is_chunks = state.is_chunks(operator);
+            // SUBTLE: what an owner opened and is not fed is a copy at that epoch alone, which an owner's
+            // copy of chunks has left behind only where something is recorded that the rest has not.
+            let is_frozen =
+                matches!(state.holdings[index].completeness, Completeness::Frozen { .. });
+            if let Some(span) = &mut partitions[index].replica
+                && !(is_chunks && is_frozen)
+            {
                 span.from = span.from.max(base);
             }
-            if state.operators.contains_key(&operator) && cell.live.is_some() {
+            if state.operators.contains_key(&operator) && !is_chunks && cell.live.is_some() {
                 *deposits.entry(index).or_default() += 1;
             }
         }
-        for (index, count) in deposits {
-            partitions[index].live = count == state.cells_wanted(index);
+        for (index, copies) in partitions.iter_mut().enumerate() {
+            let (tables, chunks) = state.cells_wanted(index);
+            let deposited = deposits.get(&index).copied().unwrap_or(0);
+            // Of chunks an owner has all there is, a cell or not: what never had a delta is empty.
+            let owns_chunks = chunks == 0 || state.holdings[index].owns_chunks;
+            copies.live = tables + chunks > 0 && deposited == tables && owns_chunks;
         }
         if state.operators.is_empty() && has_journals {
             // There is no state but the journals, which outlive every worker.
@@ -562,25 +665,17 @@ impl Vault for MemoryVault {
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        let mut state = write(&self.view);
-        let number = operator_id(name);
-        let operator = state.operators.entry(number).or_insert_with(|| Operator {
-            name: name.clone(),
-            fingerprint,
-            partitions,
-            registered: false,
-            through: None,
-        });
-        if operator.name != *name {
-            return Err(VaultError::Collision { there: operator.name.clone(), new: name.clone() });
-        }
-        let (expected, actual) =
-            ((operator.fingerprint, operator.partitions), (fingerprint, partitions));
-        if expected != actual {
-            return Err(VaultError::Changed { operator: name.clone(), expected, actual });
-        }
-        operator.registered = true;
-        Ok(number)
+        self.register_any(name, fingerprint, partitions, None)
+    }
+
+    fn register_chunks(
+        &self,
+        name: &OperatorName,
+        fingerprint: u32,
+        partitions: u32,
+        merger: Arc<dyn ChunkMerger>,
+    ) -> Result<u64, VaultError> {
+        self.register_any(name, fingerprint, partitions, Some(merger))
     }
 
     fn unclaimed(&self) -> Vec<OperatorName> {
@@ -609,6 +704,13 @@ impl Vault for MemoryVault {
         let Some(recorded) = self.recorded() else {
             return Ok(0);
         };
+        let mergers: BTreeMap<u64, Arc<dyn ChunkMerger>> = {
+            let state = read(&self.view);
+            let operators = state.operators.iter();
+            operators
+                .filter_map(|(number, o)| Some((*number, Arc::clone(o.merger.as_ref()?))))
+                .collect()
+        };
         #[cfg(feature = "planted")]
         let recorded = match crate::planted::is(crate::planted::Planted::FoldStored) {
             true => Epoch::END,
@@ -623,6 +725,7 @@ impl Vault for MemoryVault {
                 .partition(|(key, _)| Some(*key) >= *next)
         };
         let mut folded = 0;
+        let mut refused = None;
         for (key, cell) in first.into_iter().chain(last) {
             *next = Some(key);
             if folded >= budget_bytes {
@@ -632,8 +735,17 @@ impl Vault for MemoryVault {
                 Some(replica) => replica.fold(recorded, budget_bytes - folded),
                 None => Ok(0),
             })?;
+            if let Some(merger) = mergers.get(&key.0) {
+                // At least one step, or folding might leave no room for any.
+                let room = budget_bytes.saturating_sub(folded).max(1);
+                match self.merge(key, &cell, merger.as_ref(), room) {
+                    Ok(merged) => folded += merged,
+                    // The others shall not wait for it.
+                    Err(error) => drop(refused.get_or_insert(error)),
+                }
+            }
         }
-        Ok(folded)
+        refused.map_or(Ok(folded), Err)
     }
 
     fn usage(&self) -> Usage {

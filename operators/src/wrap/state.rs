@@ -137,11 +137,11 @@ impl<T: FencedTime, K: Data + Eq, V: Data> Kept<T> for RefCell<Partitions<K, V>>
     }
 
     fn seal(&self, time: &T, outlet: &mut Outlet<T>) {
-        outlet.seal(time, &mut self.borrow_mut());
+        outlet.seal(time, &mut *self.borrow_mut());
     }
 
     fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        outlet.fill(through, &mut self.borrow_mut());
+        outlet.fill(through, &mut *self.borrow_mut());
     }
 
     fn decode_some(&self) -> bool {

@@ -1,0 +1,147 @@
+//! Arrange: traces that survive, and what seals them.
+
+use differential_dataflow::batcher::Batcher;
+use differential_dataflow::difference::Semigroup;
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::{
+    BatchCursor, Builder, Cursor, Navigable, Span, Trace,
+};
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Stream, StreamVec};
+
+use super::chunk::Update;
+use super::log::Log;
+use super::restored::{Beginning, Restored, with_beginning};
+use crate::data::Data;
+use crate::fence::{Fence, HasFence};
+use crate::frames::Frames;
+use crate::ids::OperatorName;
+use crate::protect::Outlet;
+use crate::replicate::commit;
+use crate::route::to_owner;
+use crate::time::{FencedTime, passed};
+
+/// A protected trace, as operators read it.
+pub type FencedTrace<Tr> = TraceAgent<Restored<Tr>>;
+
+/// The bounds of a protected trace of type `Tr`: its batches can be read as updates, and built of them.
+pub(super) trait Kept<K, V, T, R>: Trace<Time = T, Batch: Navigable> + 'static {
+    /// Calls `visit` with each update of a batch, in order.
+    fn for_each(batch: &Self::Batch, visit: impl FnMut(&K, &V, T, R));
+}
+
+impl<K: 'static, V: 'static, T: FencedTime + Lattice, R: 'static, Tr> Kept<K, V, T, R> for Tr
+where
+    Tr: Trace<Time = T, Batch: Navigable> + 'static,
+    for<'a> BatchCursor<Tr>:
+        Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = T, Diff = R>,
+{
+    fn for_each(batch: &Tr::Batch, mut visit: impl FnMut(&K, &V, T, R)) {
+        let mut cursor = batch.cursor();
+        while let Some(key) = cursor.get_key(batch) {
+            while let Some(val) = cursor.get_val(batch) {
+                cursor.map_times(batch, |time, diff| {
+                    let time = <BatchCursor<Tr> as Cursor>::owned_time(time);
+                    visit(key, val, time, <BatchCursor<Tr> as Cursor>::owned_diff(diff));
+                });
+                cursor.step_val(batch);
+            }
+            cursor.step_key(batch);
+        }
+    }
+}
+
+/// Restores a trace, makes the operator that maintains it, and seals what that adds to it.
+pub(super) fn protect<'scope, K, V, T, R, Bu, Tr>(
+    fence: &Fence,
+    name: &OperatorName,
+    build: impl FnOnce() -> Arranged<'scope, FencedTrace<Tr>>,
+) -> Arranged<'scope, FencedTrace<Tr>>
+where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+    Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
+    Tr: Kept<K, V, T, R>,
+{
+    let (log, mut updates) = Log::<K, V, T, R>::restore(fence, name);
+    let beginning = fence.generation().resume.map(|through| {
+        let mut builder = Bu::default();
+        builder.push(&mut updates);
+        Beginning::<Tr> { through, batch: builder.done().map(Into::into) }
+    });
+    let arranged = with_beginning(beginning, build);
+    seal::<K, V, T, R, Tr>(arranged.stream.clone(), fence, name, log);
+    arranged
+}
+
+/// Arranges updates by the key that decides their partition.
+pub(super) fn arrange<'scope, K, V, T, R, Ba, Bu, Tr>(
+    updates: StreamVec<'scope, T, Update<K, V, T, R>>,
+    name: &str,
+    batcher: impl FnOnce(Option<differential_dataflow::logging::Logger>, usize) -> Ba,
+) -> Arranged<'scope, FencedTrace<Tr>>
+where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+    Ba: Batcher<Vec<Update<K, V, T, R>>, Time = T, Output: Into<Tr::Batch>> + 'static,
+    Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
+    Tr: Kept<K, V, T, R>,
+{
+    let fence = updates.fence();
+    let name = fence.admit(name);
+    let pact = to_owner(&fence, &name, |update: &Update<K, V, T, R>| update.0.0.clone());
+    protect::<K, V, T, R, Bu, Tr>(&fence, &name, || {
+        arrange_core::<_, _, Ba, Restored<Tr>>(updates, pact, &name.to_string(), batcher)
+    })
+}
+
+/// Seals what a protected trace's batches add to it.
+fn seal<'scope, K, V, T, R, Tr>(
+    batches: Stream<'scope, T, Vec<Span<T, Tr::Batch>>>,
+    fence: &Fence,
+    name: &OperatorName,
+    mut log: Log<K, V, T, R>,
+) where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+    Tr: Kept<K, V, T, R>,
+{
+    let scope = batches.scope();
+    let ids = vec![log.id()];
+    let mut builder = OperatorBuilder::new(format!("Seal: {name}"), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    fence.checkpoints().wake_on_decision(activator);
+    let mut input = builder.new_input(batches, Pipeline);
+    let (output, frames) = builder.new_output::<Frames>();
+    let (inner_fence, inner_name) = (fence.clone(), name.clone());
+    builder.build(move |capabilities| {
+        let (fence, name) = (inner_fence, inner_name);
+        let mut outlet = capabilities.into_iter().next().map(|mut held| {
+            held.downgrade(&fence.resume_time::<T>());
+            Outlet::new(&fence, output, held)
+        });
+        move |frontiers| {
+            let _active = fence.check(&name);
+            input.for_each(|_capability, spans| {
+                for batch in spans.drain(..).filter_map(|span| span.inner) {
+                    Tr::for_each(&batch, |key, val, time, diff| {
+                        log.add(((key.clone(), val.clone()), time, diff));
+                    });
+                }
+            });
+            if let Some(outlet) = &mut outlet {
+                log.advance(passed(&frontiers[0]), outlet);
+            }
+        }
+    });
+    commit(frames, fence, name, ids);
+}

@@ -1,0 +1,233 @@
+//! Arrangements that survive.
+
+use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::operators::count::CountTotal;
+use differential_dataflow::trace::implementations::{KeyBuilder, KeySpine, ValBuilder, ValSpine};
+use differential_dataflow::trace::wrappers::enter::TraceEnter;
+use differential_dataflow::trace::{BatchCursor, Cursor, Navigable, Trace, TraceReader};
+use timely::dataflow::Scope;
+use timely::order::TotalOrder;
+use timely::progress::timestamp::Refines;
+
+use super::arrange::{FencedTrace, protect};
+use super::collection::FencedCollection;
+use super::restored::Restored;
+use crate::data::Data;
+use crate::fence::HasFence;
+use crate::time::FencedTime;
+
+/// A protected arrangement, to be read by several operators and dataflows.
+///
+/// It is made by [`arrange_by_key_fenced`](FencedCollection::arrange_by_key_fenced) and its kin. After a
+/// failure it holds what was committed, and only later changes come by.
+pub struct FencedArranged<'scope, Tr: TraceReader> {
+    pub(super) arranged: Arranged<'scope, Tr>,
+}
+
+impl<Tr: TraceReader + Clone> Clone for FencedArranged<'_, Tr> {
+    fn clone(&self) -> Self {
+        FencedArranged { arranged: self.arranged.clone() }
+    }
+}
+
+/// A protected arrangement outside of any dataflow, to be brought into others of the same worker.
+pub struct SharedTrace<Tr: Trace<Time: FencedTime> + 'static> {
+    trace: FencedTrace<Tr>,
+}
+
+impl<Tr: Trace<Time: FencedTime> + 'static> SharedTrace<Tr> {
+    /// Brings the arrangement into a dataflow, as differential's `import`.
+    ///
+    /// All dataflows are to be built before the worker's first step, as with all that is protected.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let mut rows = testing::run_workers(2, |worker, output| {
+    ///     let mut words = FencedSession::<u64, (u8, char)>::new("words");
+    ///     let mut trace = worker.dataflow(|scope| {
+    ///         words.to_collection(scope).arrange_by_key_fenced("by key").trace()
+    ///     });
+    ///     worker.dataflow(|scope| {
+    ///         let words = trace.import(scope);
+    ///         words.as_collection(|key, word| (*key, *word)).sink_fenced("out", output);
+    ///     });
+    ///     words.insert_to(0, (1, 'a'));
+    /// });
+    /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
+    /// ```
+    pub fn import<'scope>(
+        &mut self,
+        scope: Scope<'scope, Tr::Time>,
+    ) -> FencedArranged<'scope, FencedTrace<Tr>> {
+        FencedArranged { arranged: self.trace.import(scope) }
+    }
+}
+
+impl<Tr: Trace<Time: FencedTime> + 'static> FencedArranged<'_, FencedTrace<Tr>> {
+    /// The arrangement without its dataflow: see [`SharedTrace::import`].
+    pub fn trace(self) -> SharedTrace<Tr> {
+        SharedTrace { trace: self.arranged.trace }
+    }
+}
+
+impl<'scope, Tr> FencedArranged<'scope, Tr>
+where
+    Tr: TraceReader<Batch: Navigable> + Clone + 'static,
+{
+    /// Brings the arrangement into an iterative scope, as differential's `enter`.
+    pub fn enter<'inner, TInner>(
+        self,
+        child: Scope<'inner, TInner>,
+    ) -> FencedArranged<'inner, TraceEnter<Tr, TInner>>
+    where
+        TInner: Refines<Tr::Time> + Lattice,
+    {
+        FencedArranged { arranged: self.arranged.enter(child) }
+    }
+
+    /// The collection that is arranged, as differential's `as_collection`.
+    pub fn as_collection<K, V, R, D>(
+        self,
+        mut logic: impl FnMut(&K, &V) -> D + 'static,
+    ) -> FencedCollection<'scope, Tr::Time, D, R>
+    where
+        K: 'static,
+        V: 'static,
+        R: Clone + Semigroup + 'static,
+        D: differential_dataflow::Data,
+        for<'a> BatchCursor<Tr>:
+            Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
+    {
+        FencedCollection::of(self.arranged.as_collection(move |key, val| logic(key, val)))
+    }
+
+    /// Joins two arrangements, as differential's `join_core`.
+    ///
+    /// It keeps nothing but the arrangements, which are protected.
+    pub fn join_core<Tr2, K, V, V2, R, R2, I>(
+        self,
+        other: FencedArranged<'scope, Tr2>,
+        mut result: impl FnMut(&K, &V, &V2) -> I + 'static,
+    ) -> FencedCollection<'scope, Tr::Time, I::Item, <R as Multiply<R2>>::Output>
+    where
+        K: Ord + Clone + 'static,
+        V: 'static,
+        V2: 'static,
+        Tr2: TraceReader<Batch: Navigable, Time = Tr::Time> + Clone + 'static,
+        for<'a> BatchCursor<Tr>: Cursor<
+                Key<'a> = &'a K,
+                Val<'a> = &'a V,
+                Time = Tr::Time,
+                Diff = R,
+                KeyContainer = Vec<K>,
+            >,
+        for<'a> BatchCursor<Tr2>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V2, Time = Tr::Time, Diff = R2>,
+        R: Multiply<R2, Output: Clone + Semigroup + 'static> + Clone,
+        I: IntoIterator<Item: differential_dataflow::Data>,
+    {
+        let joined = self.arranged.join_core::<Tr2, I, _, R, R2, Vec<K>>(
+            other.arranged,
+            move |key, left, right| result(key, left, right),
+        );
+        FencedCollection::of(joined)
+    }
+
+    /// Makes of all values of a key others, as differential's `reduce_abelian`: protected.
+    ///
+    /// What survives is the arrangement of the output, which is what it returns.
+    pub fn reduce_fenced<K, V, R, V2, R2>(
+        self,
+        name: &str,
+        logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
+    ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V2, Tr::Time, R2>>>
+    where
+        Tr::Time: FencedTime + Data,
+        K: Data + Ord + std::fmt::Debug,
+        V: 'static,
+        V2: Data + Ord + std::fmt::Debug,
+        R: 'static,
+        R2: Data + Abelian + Ord,
+        for<'a> BatchCursor<Tr>: Cursor<
+                Key<'a> = &'a K,
+                Val<'a> = &'a V,
+                Time = Tr::Time,
+                Diff = R,
+                KeyContainer = Vec<K>,
+            >,
+    {
+        let fence = self.arranged.stream.fence();
+        let name = fence.admit(name);
+        let input = self.arranged;
+        let arranged =
+            protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(&fence, &name, || {
+                input.reduce_abelian::<_, ValBuilder<K, V2, Tr::Time, R2>, Restored<ValSpine<K, V2, Tr::Time, R2>>, Vec<K>, _>(
+                    &name.to_string(),
+                    logic,
+                    |built, key, updates| {
+                        built.clear();
+                        built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
+                    },
+                )
+            });
+        FencedArranged { arranged }
+    }
+
+    /// Makes of each key's multiplicity another: protected.
+    pub(super) fn threshold_fenced<K, R, R2>(
+        self,
+        name: &str,
+        mut threshold: impl FnMut(&K, &R) -> R2 + 'static,
+    ) -> FencedArranged<'scope, FencedTrace<KeySpine<K, Tr::Time, R2>>>
+    where
+        Tr::Time: FencedTime + Data,
+        K: Data + Ord + std::fmt::Debug,
+        R: 'static,
+        R2: Data + Abelian + Ord,
+        for<'a> BatchCursor<Tr>: Cursor<
+                Key<'a> = &'a K,
+                Val<'a> = &'a (),
+                Time = Tr::Time,
+                Diff = R,
+                KeyContainer = Vec<K>,
+            >,
+    {
+        let fence = self.arranged.stream.fence();
+        let name = fence.admit(name);
+        let input = self.arranged;
+        let arranged =
+            protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(&fence, &name, || {
+                input.reduce_abelian::<_, KeyBuilder<K, Tr::Time, R2>, Restored<KeySpine<K, Tr::Time, R2>>, Vec<K>, _>(
+                    &name.to_string(),
+                    move |key, input, output| output.push(((), threshold(key, &input[0].1))),
+                    |built, key, updates| {
+                        built.clear();
+                        built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
+                    },
+                )
+            });
+        FencedArranged { arranged }
+    }
+
+    /// Counts how often each record is there, where times are totally ordered, as differential's
+    /// `count_total`: it keeps nothing but the arrangement.
+    pub fn count_total<K, R>(self) -> FencedCollection<'scope, Tr::Time, (K, R), isize>
+    where
+        Tr::Time: TotalOrder,
+        K: differential_dataflow::ExchangeData,
+        R: differential_dataflow::ExchangeData + Semigroup,
+        for<'a> BatchCursor<Tr>: Cursor<
+                Key<'a> = &'a K,
+                Val<'a> = &'a (),
+                Time = Tr::Time,
+                Diff = R,
+                DiffGat<'a> = &'a R,
+            >,
+        R: for<'a> Semigroup<&'a R>,
+    {
+        FencedCollection::of(self.arranged.count_total())
+    }
+}

@@ -1,0 +1,289 @@
+//! Chunk: encoded updates, the unit in which traces and hydrated edges travel and are kept.
+//!
+//! The state of one partition is the sum of its chunks, in any order: that is what lets a replica merge
+//! them by itself, and a copy be filled while new ones come in. Updates stand back to back; each begins
+//! with a byte that tells which of its parts are those of the update before, and are left out.
+
+use std::marker::PhantomData;
+
+use differential_dataflow::consolidation::consolidate_updates;
+use differential_dataflow::difference::Semigroup;
+use differential_dataflow::lattice::Lattice;
+
+use crate::codec::{Codec, CodecError, Postcard};
+use crate::data::Data;
+use crate::ids::Epoch;
+use crate::time::FencedTime;
+use crate::state::{CHUNK_BYTES_MAX, ChunkMerger};
+
+const SAME_KEY: u8 = 1;
+const SAME_VAL: u8 = 2;
+const SAME_TIME: u8 = 4;
+
+/// An update, in the form in which differential's batches are built.
+pub(super) type Update<K, V, T, R> = ((K, V), T, R);
+
+/// Writes one chunk.
+pub(super) struct ChunkWriter<T> {
+    bytes: Vec<u8>,
+    /// The places of key and value of the last update, as their caller counts them.
+    last: Option<(usize, usize)>,
+    last_time: Option<T>,
+}
+
+impl<T> Default for ChunkWriter<T> {
+    fn default() -> Self {
+        ChunkWriter { bytes: Vec::new(), last: None, last_time: None }
+    }
+}
+
+impl<T: Data + Eq> ChunkWriter<T> {
+    /// Appends an update. Its `place` tells keys and values apart without comparing them: those of equal
+    /// numbers are equal.
+    #[inline]
+    pub(super) fn push<K: Data, V: Data, R: Data>(
+        &mut self,
+        place: (usize, usize),
+        (key, val): (&K, &V),
+        time: &T,
+        diff: &R,
+    ) -> Result<(), CodecError> {
+        let same_key = self.last.is_some_and(|(key, _)| key == place.0);
+        let same_val = self.last == Some(place);
+        let same_time = self.last_time.as_ref() == Some(time);
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        self.bytes.push(
+            flag(same_key, SAME_KEY) | flag(same_val, SAME_VAL) | flag(same_time, SAME_TIME),
+        );
+        if !same_key {
+            Postcard::encode(key, &mut self.bytes)?;
+        }
+        if !same_val {
+            Postcard::encode(val, &mut self.bytes)?;
+        }
+        if !same_time {
+            Postcard::encode(time, &mut self.bytes)?;
+            self.last_time = Some(time.clone());
+        }
+        self.last = Some(place);
+        Postcard::encode(diff, &mut self.bytes)
+    }
+
+    /// Makes the next update be written whole, but for its time: places are counted anew.
+    pub(super) fn forget_place(&mut self) {
+        self.last = None;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// Appends the updates of a chunk.
+pub(super) fn decode<K: Data, V: Data, T: Data, R: Data>(
+    mut bytes: &[u8],
+    updates: &mut Vec<Update<K, V, T, R>>,
+) -> Result<(), CodecError> {
+    let begin = updates.len();
+    while let Some((&flags, rest)) = bytes.split_first() {
+        bytes = rest;
+        let has = |flag: u8| flags & flag != 0;
+        // Parts that are left out are those of the update before, in this chunk.
+        let last = match updates[begin..].last() {
+            Some(last) => Some(last),
+            None if flags == 0 => None,
+            None => return Err(malformed::<K>(bytes.len())),
+        };
+        let key = match last {
+            Some(((key, _), _, _)) if has(SAME_KEY) => key.clone(),
+            _ => take(&mut bytes)?,
+        };
+        let val = match last {
+            Some(((_, val), _, _)) if has(SAME_VAL) => val.clone(),
+            _ => take(&mut bytes)?,
+        };
+        let time = match last {
+            Some((_, time, _)) if has(SAME_TIME) => time.clone(),
+            _ => take(&mut bytes)?,
+        };
+        let diff = take(&mut bytes)?;
+        updates.push(((key, val), time, diff));
+    }
+    Ok(())
+}
+
+fn take<V: Data>(bytes: &mut &[u8]) -> Result<V, CodecError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, rest)) => {
+            *bytes = rest;
+            Ok(value)
+        }
+        Err(error) => Err(CodecError::Decode {
+            format: <Postcard as Codec<V>>::FORMAT,
+            type_name: std::any::type_name::<V>(),
+            length: bytes.len(),
+            cause: error.to_string(),
+        }),
+    }
+}
+
+fn malformed<K: Data>(length: usize) -> CodecError {
+    CodecError::Decode {
+        format: <Postcard as Codec<K>>::FORMAT,
+        type_name: std::any::type_name::<K>(),
+        length,
+        cause: "the first update of a chunk leaves parts out".to_owned(),
+    }
+}
+
+/// Advances times to the beginning of `since`, as far as later times can tell, and sums equal updates.
+pub(super) fn advance<K, V, T, R>(updates: &mut Vec<Update<K, V, T, R>>, since: Epoch)
+where
+    K: Ord,
+    V: Ord,
+    T: FencedTime + Lattice,
+    R: Semigroup,
+{
+    let first = T::first_of(since);
+    for (_, time, _) in updates.iter_mut() {
+        time.join_assign(&first);
+    }
+    // Chunks are sorted, so what comes from several is a few runs, which a stable sort merges.
+    updates.sort_by(|(data, time, _), (other, other_time, _)| {
+        data.cmp(other).then_with(|| time.cmp(other_time))
+    });
+    consolidate_updates(updates);
+}
+
+/// Encodes sorted updates.
+pub(super) fn encode<K, V, T, R>(
+    updates: &[Update<K, V, T, R>],
+) -> Result<Vec<Vec<u8>>, CodecError>
+where
+    K: Data + Eq,
+    V: Data + Eq,
+    T: Data + Eq,
+    R: Data,
+{
+    let mut chunks = Vec::new();
+    let mut writer = ChunkWriter::default();
+    let (mut place, mut last) = ((0, 0), None::<&(K, V)>);
+    for (data, time, diff) in updates {
+        place = match last {
+            Some(last) if last.0 == data.0 && last.1 == data.1 => place,
+            Some(last) if last.0 == data.0 => (place.0, place.1 + 1),
+            _ => (place.0 + 1, 0),
+        };
+        last = Some(data);
+        writer.push(place, (&data.0, &data.1), time, diff)?;
+        if writer.len() >= CHUNK_BYTES_MAX {
+            chunks.push(std::mem::take(&mut writer).into_bytes());
+        }
+    }
+    if !writer.is_empty() {
+        chunks.push(writer.into_bytes());
+    }
+    Ok(chunks)
+}
+
+/// Merges chunks of updates of these types, on whichever node keeps them.
+pub(super) struct UpdateMerger<K, V, T, R>(PhantomData<fn() -> Update<K, V, T, R>>);
+
+impl<K, V, T, R> UpdateMerger<K, V, T, R> {
+    pub(super) fn new() -> Self {
+        UpdateMerger(PhantomData)
+    }
+}
+
+impl<K, V, T, R> ChunkMerger for UpdateMerger<K, V, T, R>
+where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+{
+    fn merge(&self, chunks: &[&[u8]], since: Epoch) -> Result<Vec<Vec<u8>>, CodecError> {
+        let mut updates = Vec::new();
+        for chunk in chunks {
+            decode::<K, V, T, R>(chunk, &mut updates)?;
+        }
+        advance(&mut updates, since);
+        encode(&updates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use timely::order::Product;
+
+    type Time = Product<u64, u32>;
+
+    fn sum(updates: &[Update<String, u8, Time, i64>], since: u64) -> Vec<Update<String, u8, Time, i64>> {
+        let mut updates = updates.to_vec();
+        advance(&mut updates, Epoch(since));
+        updates
+    }
+
+    proptest! {
+        #[test]
+        fn merging_changes_no_sum(
+            all in proptest::collection::vec(("[a-c]{1,2}", 0u8..3, 0u64..6, 0u32..3, -2i64..3), 0..60),
+            cuts in proptest::collection::vec(0usize..60, 0..4),
+            since in 6u64..9,
+        ) {
+            let all: Vec<_> = all
+                .into_iter()
+                .map(|(key, val, outer, inner, diff)| ((key, val), Time::new(outer, inner), diff))
+                .collect();
+            let mut chunks = Vec::new();
+            let mut begin = 0;
+            for end in cuts.into_iter().chain([all.len()]) {
+                let (end, mut part) = (end.clamp(begin, all.len()), Vec::new());
+                part.extend_from_slice(&all[begin..end]);
+                part.sort();
+                chunks.extend(encode(&part).unwrap());
+                begin = end;
+            }
+            let views: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+            let merger = UpdateMerger::<String, u8, Time, i64>::new();
+            let mut merged = Vec::new();
+            for chunk in merger.merge(&views, Epoch(5)).unwrap() {
+                decode(&chunk, &mut merged).unwrap();
+            }
+            prop_assert!(merged.iter().all(|(_, time, _)| time.outer == 5));
+            prop_assert_eq!(sum(&merged, since), sum(&all, since));
+        }
+
+        #[test]
+        fn any_bytes_are_updates_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut updates: Vec<Update<String, u64, Time, i64>> = Vec::new();
+            let _ = decode(&bytes, &mut updates);
+        }
+    }
+
+    #[test]
+    fn equal_parts_are_left_out() {
+        let updates: Vec<Update<u64, u64, u64, i64>> =
+            (0..100).map(|n| ((u64::MAX, n / 2), 7, 1)).collect();
+        let chunks = encode(&updates).unwrap();
+        assert_eq!(chunks.len(), 1);
+        assert!(chunks[0].len() < 100 * 4, "{} bytes", chunks[0].len());
+        let mut decoded = Vec::new();
+        decode(&chunks[0], &mut decoded).unwrap();
+        assert_eq!(decoded, updates);
+    }
+}

@@ -1,0 +1,577 @@
+//! Collections that are exact after a failure: their changes come once, each at its time.
+
+use differential_dataflow::collection::AsCollection;
+use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::iterate::Variable;
+use differential_dataflow::trace::implementations::{
+    KeyBatcher, KeyBuilder, KeySpine, ValBatcher, ValBuilder, ValSpine,
+};
+use differential_dataflow::{VecCollection, consolidation};
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::probe;
+use timely::dataflow::scope::Iterative;
+use timely::dataflow::{Scope, StreamVec};
+use timely::order::Product;
+use timely::progress::Timestamp;
+use timely::progress::timestamp::Refines;
+
+use super::arrange::{FencedTrace, arrange};
+use super::arranged::FencedArranged;
+use super::hydrate::hydrate;
+use super::hydrated::HydratedCollection;
+use crate::data::Data;
+use crate::fence::HasFence;
+use crate::route::to_owner;
+use crate::sink::{Sink, SinkFenced};
+use crate::time::{EpochTime, FencedTime};
+
+/// A collection of which only changes after the last commit come after a failure, and those all.
+///
+/// It comes from input that is played again ([`FencedSession`](super::FencedSession),
+/// [`AsFencedCollection`]), and from protected verbs, whose names end in `_fenced`. Verbs that keep nothing
+/// from one epoch to the next are as differential's. Verbs that do keep something and are not protected
+/// are missing on purpose: after a failure they would begin with nothing. To use them, go through
+/// [`fenced`](FencedCollection::fenced), an edge that brings back all it has carried.
+pub struct FencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize> {
+    pub(super) updates: VecCollection<'scope, T, D, R>,
+}
+
+impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone
+    for FencedCollection<'_, T, D, R>
+{
+    fn clone(&self) -> Self {
+        FencedCollection { updates: self.updates.clone() }
+    }
+}
+
+/// Makes a collection of a stream of updates.
+pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
+    /// The collection of which these are the changes.
+    ///
+    /// The stream must be exact itself: from a fenced source, or a protected operator, with nothing
+    /// between that keeps anything from one epoch to the next. Timely cannot tell; this is where a job
+    /// vouches for it.
+    ///
+    /// ```
+    /// use ringfence_operators::differential::AsFencedCollection;
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let counts = testing::run(2, |scope, output| {
+    ///     per_share(|_share| (0..6u64).map(|n| (n % 3, 0, 1isize)))
+    ///         .to_stream_fenced(scope, "numbers")
+    ///         .as_fenced_collection()
+    ///         .count_fenced("counts")
+    ///         .sink_fenced("out", output);
+    /// });
+    /// let last: isize = counts.iter().map(|((_, count), _, diff)| count * diff).sum();
+    /// assert_eq!(last, 12);
+    /// ```
+    fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R>;
+}
+
+impl<'scope, T, D, R> AsFencedCollection<'scope, T, D, R> for StreamVec<'scope, T, (D, T, R)>
+where
+    T: FencedTime + Lattice,
+    D: Clone + 'static,
+    R: Clone + Semigroup + 'static,
+{
+    fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R> {
+        // An update may name a time before that of its batch, which would be seen too late.
+        let updates = self.unary(Pipeline, "AsFencedCollection", |_, _| {
+            |input, output| {
+                input.for_each(|capability, updates| {
+                    for (_, time, _) in updates.iter_mut() {
+                        if let Some(least) = capability.stamp().iter().min() {
+                            time.join_assign(least);
+                        }
+                    }
+                    output.session(&capability).give_container(updates);
+                });
+            }
+        });
+        FencedCollection { updates: updates.as_collection() }
+    }
+}
+
+/// What both kinds of collections offer as differential does: verbs that keep nothing.
+macro_rules! stateless {
+    ($collection:ident) => {
+        impl<'scope, T, D, R> $collection<'scope, T, D, R>
+        where
+            T: Timestamp,
+            D: Clone + 'static,
+            R: Clone + Semigroup + 'static,
+        {
+            pub(super) fn of(updates: VecCollection<'scope, T, D, R>) -> Self {
+                $collection { updates }
+            }
+
+            /// The scope of the collection.
+            pub fn scope(&self) -> Scope<'scope, T> {
+                self.updates.inner.scope()
+            }
+
+            /// Applies a function to each record, as differential's `map`.
+            pub fn map<D2: Clone + 'static>(
+                self,
+                logic: impl FnMut(D) -> D2 + 'static,
+            ) -> $collection<'scope, T, D2, R> {
+                $collection::of(self.updates.map(logic))
+            }
+
+            /// Makes any number of records of each, as differential's `flat_map`.
+            pub fn flat_map<I>(
+                self,
+                logic: impl FnMut(D) -> I + 'static,
+            ) -> $collection<'scope, T, I::Item, R>
+            where
+                I: IntoIterator<Item: Clone + 'static>,
+            {
+                $collection::of(self.updates.flat_map(logic))
+            }
+
+            /// Keeps the records that a predicate holds for, as differential's `filter`.
+            pub fn filter(self, logic: impl FnMut(&D) -> bool + 'static) -> Self {
+                $collection::of(self.updates.filter(logic))
+            }
+
+            /// Puts collections together, as differential's `concat`.
+            pub fn concat(self, other: Self) -> Self {
+                $collection::of(self.updates.concat(other.updates))
+            }
+
+            /// Negates all multiplicities, as differential's `negate`.
+            pub fn negate(self) -> Self
+            where
+                R: Abelian,
+            {
+                $collection::of(self.updates.negate())
+            }
+
+            /// Makes records with multiplicities of each, as differential's `explode`.
+            pub fn explode<D2, R2, I>(
+                self,
+                logic: impl FnMut(D) -> I + 'static,
+            ) -> $collection<'scope, T, D2, <R2 as Multiply<R>>::Output>
+            where
+                D2: Clone + 'static,
+                R2: Semigroup + Multiply<R, Output: Clone + Semigroup + 'static> + 'static,
+                I: IntoIterator<Item = (D2, R2)>,
+            {
+                $collection::of(self.updates.explode(logic))
+            }
+
+            /// Looks at each change as it passes; after a failure at some of them again.
+            pub fn inspect(self, look: impl FnMut(&(D, T, R)) + 'static) -> Self {
+                $collection::of(self.updates.inspect(look))
+            }
+
+            /// Tells how far the collection is.
+            pub fn probe(self) -> (probe::Handle<T>, Self) {
+                let (handle, updates) = self.updates.inner.probe();
+                (handle, $collection::of(updates.as_collection()))
+            }
+
+            /// Brings the collection into an iterative scope, as differential's `enter`.
+            pub fn enter<'inner, TInner>(
+                self,
+                child: Scope<'inner, TInner>,
+            ) -> $collection<'inner, TInner, D, R>
+            where
+                TInner: Timestamp + Refines<T>,
+            {
+                $collection::of(self.updates.enter(child))
+            }
+
+            /// Iterates to a fixed point, as differential's `iterate`: `logic` makes of the collection of
+            /// one round that of the next.
+            ///
+            /// What the loop keeps is kept by its verbs, as outside of it.
+            pub fn iterate<F>(self, logic: F) -> Self
+            where
+                T: Lattice,
+                R: Abelian,
+                F: for<'inner> FnOnce(
+                    Iterative<'inner, T, u64>,
+                    $collection<'inner, Product<T, u64>, D, R>,
+                ) -> $collection<'inner, Product<T, u64>, D, R>,
+            {
+                let outer = self.scope();
+                outer.scoped("Iterate", |scope| {
+                    let (variable, round) = Variable::new_from(
+                        self.updates.enter(scope),
+                        Product::new(Default::default(), 1),
+                    );
+                    let result = logic(scope, $collection::of(round)).updates;
+                    variable.set(result.clone());
+                    $collection::of(result.leave(outer))
+                })
+            }
+        }
+
+        impl<'scope, T, D, R> $collection<'scope, T, D, R>
+        where
+            T: FencedTime + Lattice,
+            D: differential_dataflow::ExchangeData + differential_dataflow::Hashable,
+            R: differential_dataflow::ExchangeData + Semigroup,
+        {
+            /// Sums up the changes of each record and time, as differential's `consolidate`.
+            pub fn consolidate(self) -> Self {
+                $collection::of(self.updates.consolidate())
+            }
+        }
+
+        impl<'scope, T, D, R> $collection<'scope, T, D, R>
+        where
+            T: EpochTime + Lattice + Data,
+            D: Data + Ord,
+            R: Data + Semigroup + Ord,
+        {
+            /// Releases the changes of each epoch to a sink, exactly once: `(data, time, diff)`, with one
+            /// row for each record and time that has changed.
+            ///
+            /// As the `sink_fenced` of streams, whose description holds.
+            ///
+            /// ```
+            /// # use ringfence_operators::prelude::*;
+            /// # use ringfence_operators::testing;
+            /// let mut changes = testing::run_workers(2, |worker, output| {
+            ///     let mut words = FencedSession::<u64, String>::new("words");
+            ///     worker.dataflow(|scope| {
+            ///         words.to_collection(scope).sink_fenced("out", output);
+            ///     });
+            ///     for round in words.resume()..2 {
+            ///         for share in words.shares() {
+            ///             words.update_to(share.index, "word".to_owned(), 1 - 2 * round as isize);
+            ///         }
+            ///         words.advance_to(round + 1);
+            ///         worker.step();
+            ///     }
+            /// });
+            /// changes.sort();
+            /// // Two shares put the word in and took it out again.
+            /// assert_eq!(changes, [("word".to_owned(), 0, 2), ("word".to_owned(), 1, -2)]);
+            /// ```
+            pub fn sink_fenced<S: Sink<(D, T, R)>>(
+                self,
+                name: &str,
+                sink: S,
+            ) -> StreamVec<'scope, T, ()> {
+                changes(self.exact().updates, name).sink_fenced(name, sink)
+            }
+        }
+    };
+}
+
+stateless!(FencedCollection);
+stateless!(HydratedCollection);
+
+/// The changes of a collection: those of a record and a time summed up, and out once the time is complete.
+fn changes<'scope, T, D, R>(
+    collection: VecCollection<'scope, T, D, R>,
+    name: &str,
+) -> StreamVec<'scope, T, (D, T, R)>
+where
+    T: EpochTime + Lattice + Data,
+    D: Data + Ord,
+    R: Data + Semigroup + Ord,
+{
+    let fence = collection.inner.fence();
+    let name = crate::ids::OperatorName::new(name);
+    let pact = to_owner(&fence, &name, |(data, _, _): &(D, T, R)| data.clone());
+    collection.inner.unary_frontier(pact, &format!("Changes: {name}"), |_, _| {
+        let mut waiting = std::collections::BTreeMap::new();
+        move |(input, frontier), output| {
+            input.for_each(|capability, updates| {
+                for update in updates.drain(..) {
+                    let (_, updates) = waiting.entry(update.1.clone()).or_insert_with(|| {
+                        (capability.delayed(&update.1, 0), Vec::new())
+                    });
+                    updates.push(update);
+                }
+            });
+            while let Some(entry) = waiting.first_entry()
+                && !frontier.less_equal(entry.key())
+            {
+                let (capability, mut updates) = entry.remove();
+                consolidation::consolidate_updates(&mut updates);
+                output.session(&capability).give_iterator(updates.drain(..));
+            }
+        }
+    })
+}
+
+impl<'scope, T, D, R> FencedCollection<'scope, T, D, R>
+where
+    T: Timestamp,
+    D: Clone + 'static,
+    R: Clone + Semigroup + 'static,
+{
+    fn exact(self) -> Self {
+        self
+    }
+
+    /// The stream of changes, for timely's operators and the protected ones among them.
+    pub fn into_stream(self) -> StreamVec<'scope, T, (D, T, R)> {
+        self.updates.inner
+    }
+}
+
+impl<'scope, T, D, R> FencedCollection<'scope, T, D, R>
+where
+    T: EpochTime + Lattice + Data,
+    D: Data + Ord,
+    R: Data + Semigroup,
+{
+    /// Protects this edge: what follows may be any of differential's verbs, unmodified.
+    ///
+    /// What survives is the contents of the collection. After a failure it comes again, at the epoch that
+    /// the job resumes from, and what follows is computed anew; sinks release only what is new. That
+    /// takes as long as to compute it from the edge's contents: to have it there at once, use the
+    /// protected verbs in place of this.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let mut counts = testing::run_workers(2, |worker, output| {
+    ///     let mut words = FencedSession::<u64, String>::new("words");
+    ///     worker.dataflow(|scope| {
+    ///         words
+    ///             .to_collection(scope)
+    ///             .fenced("words seen")
+    ///             .count()
+    ///             .sink_fenced("counts", output);
+    ///     });
+    ///     for round in words.resume()..2 {
+    ///         words.insert_to(0, "word".to_owned());
+    ///         words.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// counts.sort();
+    /// let word = || "word".to_owned();
+    /// assert_eq!(counts, [((word(), 1), 0, 1), ((word(), 1), 1, -1), ((word(), 2), 1, 1)]);
+    /// ```
+    pub fn fenced(self, name: &str) -> HydratedCollection<'scope, T, D, R> {
+        HydratedCollection::of(hydrate(self.updates, name))
+    }
+}
+
+impl<'scope, T, K, V, R> FencedCollection<'scope, T, (K, V), R>
+where
+    T: FencedTime + Lattice + Data,
+    K: Data + Ord + std::fmt::Debug,
+    V: Data + Ord + std::fmt::Debug,
+    R: Data + Semigroup + Ord,
+{
+    /// Arranges the collection by key, as differential's `arrange_by_key`: protected.
+    ///
+    /// What survives is the arrangement; after a failure it is there again without a record having passed.
+    pub fn arrange_by_key_fenced(
+        self,
+        name: &str,
+    ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>> {
+        FencedArranged {
+            arranged: arrange::<K, V, T, R, ValBatcher<K, V, T, R>, ValBuilder<K, V, T, R>, _>(
+                self.updates.inner,
+                name,
+                ValBatcher::<K, V, T, R>::new,
+            ),
+        }
+    }
+
+    /// Makes of all values of a key others, as differential's `reduce`: protected.
+    ///
+    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let greatest = testing::run_workers(1, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, (u8, u64)>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .reduce_fenced("greatest", |_key, values, out| {
+    ///                 out.extend(values.last().map(|(value, _)| (**value, 1isize)));
+    ///             })
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     if let Some(mut share) = numbers.share(0) {
+    ///         [3, 9, 4].map(|n| share.insert((0, n)));
+    ///     }
+    /// });
+    /// assert_eq!(greatest, [((0, 9), 0, 1)]);
+    /// ```
+    pub fn reduce_fenced<V2, R2>(
+        self,
+        name: &str,
+        logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
+    ) -> FencedCollection<'scope, T, (K, V2), R2>
+    where
+        V2: Data + Ord + std::fmt::Debug,
+        R2: Data + Abelian + Ord,
+    {
+        let input = self.arrange_by_key_fenced(&format!("{name}/input"));
+        input.reduce_fenced(name, logic).as_collection(|key, val| (key.clone(), val.clone()))
+    }
+
+    /// Joins two collections by key, as differential's `join`: protected.
+    ///
+    /// What survives is the arrangements of both, `NAME/left` and `NAME/right`.
+    pub fn join_fenced<V2, R2>(
+        self,
+        name: &str,
+        other: FencedCollection<'scope, T, (K, V2), R2>,
+    ) -> FencedCollection<'scope, T, (K, (V, V2)), <R as Multiply<R2>>::Output>
+    where
+        V2: Data + Ord + std::fmt::Debug,
+        R2: Data + Semigroup + Ord + std::fmt::Debug,
+        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
+    {
+        self.join_map_fenced(name, other, |key, left, right| {
+            (key.clone(), (left.clone(), right.clone()))
+        })
+    }
+
+    /// Joins two collections by key and makes a record of each match, as differential's `join_map`:
+    /// protected.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let mut both = testing::run_workers(2, |worker, output| {
+    ///     let mut left = FencedSession::<u64, (u8, char)>::new("left");
+    ///     let mut right = FencedSession::<u64, (u8, char)>::new("right");
+    ///     worker.dataflow(|scope| {
+    ///         let right = right.to_collection(scope);
+    ///         left.to_collection(scope)
+    ///             .join_map_fenced("both", right, |_key, left, right| (*left, *right))
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     left.insert_to(0, (1, 'l'));
+    ///     right.insert_to(1, (1, 'r'));
+    ///     right.insert_to(1, (2, 'r'));
+    /// });
+    /// assert_eq!(both, [(('l', 'r'), 0, 1)]);
+    /// ```
+    pub fn join_map_fenced<V2, R2, D>(
+        self,
+        name: &str,
+        other: FencedCollection<'scope, T, (K, V2), R2>,
+        mut logic: impl FnMut(&K, &V, &V2) -> D + 'static,
+    ) -> FencedCollection<'scope, T, D, <R as Multiply<R2>>::Output>
+    where
+        V2: Data + Ord + std::fmt::Debug,
+        R2: Data + Semigroup + Ord + std::fmt::Debug,
+        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
+        D: differential_dataflow::Data,
+    {
+        let left = self.arrange_by_key_fenced(&format!("{name}/left"));
+        let right = other.arrange_by_key_fenced(&format!("{name}/right"));
+        left.join_core(right, move |key, left, right| Some(logic(key, left, right)))
+    }
+
+    /// Keeps the records whose keys are in another collection, as differential's `semijoin`: protected.
+    pub fn semijoin_fenced<R2>(
+        self,
+        name: &str,
+        other: FencedCollection<'scope, T, K, R2>,
+    ) -> FencedCollection<'scope, T, (K, V), <R as Multiply<R2>>::Output>
+    where
+        R2: Data + Semigroup + Ord + std::fmt::Debug,
+        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
+    {
+        let left = self.arrange_by_key_fenced(&format!("{name}/left"));
+        let right = other.arrange_by_self_fenced(&format!("{name}/right"));
+        left.join_core(right, |key, val, ()| Some((key.clone(), val.clone())))
+    }
+
+    /// Keeps the records whose keys are not in another collection, as differential's `antijoin`:
+    /// protected.
+    ///
+    /// The keys of the other must be distinct.
+    pub fn antijoin_fenced<R2>(
+        self,
+        name: &str,
+        other: FencedCollection<'scope, T, K, R2>,
+    ) -> FencedCollection<'scope, T, (K, V), R>
+    where
+        R2: Data + Semigroup + Ord + std::fmt::Debug,
+        R: Multiply<R2, Output = R> + Abelian,
+    {
+        self.clone().concat(self.semijoin_fenced(name, other).negate())
+    }
+}
+
+impl<'scope, T, K, R> FencedCollection<'scope, T, K, R>
+where
+    T: FencedTime + Lattice + Data,
+    K: Data + Ord + std::fmt::Debug,
+    R: Data + Semigroup + Ord + std::fmt::Debug,
+{
+    /// Arranges the collection by its records, as differential's `arrange_by_self`: protected.
+    pub fn arrange_by_self_fenced(self, name: &str) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
+        FencedArranged {
+            arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, KeyBuilder<K, T, R>, _>(
+                self.updates.map(|key| (key, ())).inner,
+                name,
+                KeyBatcher::<K, T, R>::new,
+            ),
+        }
+    }
+
+    /// Counts how often each record is there, as differential's `count`: protected.
+    ///
+    /// What survives is the arrangement of the input, `NAME/input`, and that of the counts.
+    pub fn count_fenced(self, name: &str) -> FencedCollection<'scope, T, (K, R), isize> {
+        self.arrange_by_self_fenced(&format!("{name}/input"))
+            .reduce_fenced(name, |_key, values, out| out.push((values[0].1.clone(), 1)))
+            .as_collection(|key, count| (key.clone(), count.clone()))
+    }
+
+    /// Keeps one of each record that is there, as differential's `distinct`: protected.
+    pub fn distinct_fenced(self, name: &str) -> FencedCollection<'scope, T, K, isize> {
+        self.threshold_fenced(name, |_key, _count| 1)
+    }
+
+    /// Makes of each record's multiplicity another, as differential's `threshold`: protected.
+    pub fn threshold_fenced<R2>(
+        self,
+        name: &str,
+        mut threshold: impl FnMut(&K, &R) -> R2 + 'static,
+    ) -> FencedCollection<'scope, T, K, R2>
+    where
+        R2: Data + Abelian + Ord,
+    {
+        self.arrange_by_self_fenced(&format!("{name}/input"))
+            .threshold_fenced(name, move |key, count| threshold(key, count))
+            .as_collection(|key, ()| key.clone())
+    }
+}
+
+impl<'outer, T, D, R> FencedCollection<'outer, T, D, R>
+where
+    T: Timestamp,
+    D: Clone + 'static,
+    R: Clone + Semigroup + 'static,
+{
+    /// Brings a collection out of an iterative scope, as differential's `leave`.
+    pub fn leave<'scope, TOuter>(
+        self,
+        outer: Scope<'scope, TOuter>,
+    ) -> FencedCollection<'scope, TOuter, D, R>
+    where
+        TOuter: Timestamp,
+        T: Refines<TOuter>,
+    {
+        FencedCollection::of(self.updates.leave(outer))
+    }
+}

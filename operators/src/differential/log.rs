@@ -1,0 +1,317 @@
+//! Log: the updates of one protected trace or edge at one worker, on their way to the replicas.
+//!
+//! What a replica holds is the sum of all that was sealed, so nothing but new updates is ever sent. The
+//! owner keeps a copy, too, in its own vault: a trace cannot be handed to the next generation's threads,
+//! and is built again from there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use differential_dataflow::difference::Semigroup;
+use differential_dataflow::lattice::Lattice;
+
+use super::chunk::{self, ChunkWriter, Update, UpdateMerger};
+use crate::codec::{CodecError, Postcard, fingerprint};
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::Fence;
+use crate::frames::Frames;
+use crate::generation::Notice;
+use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::protect::{FRAME_BYTES, Outlet, Seal, complete};
+use crate::route::KeyRoute;
+use crate::snapshot::{DeltaWriter, Subject};
+use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
+use crate::time::FencedTime;
+
+/// The updates of one partition that no seal has taken.
+struct Slot<T> {
+    partition: PartitionId,
+    /// The epoch of the last delta: the predecessor of the next.
+    sealed: Option<Epoch>,
+    open: Vec<ChunkWriter<T>>,
+    /// Where copies are to be filled: what they lack.
+    filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
+}
+
+/// The log of one protected trace or edge at one worker.
+pub(super) struct Log<K, V, T, R> {
+    fence: Fence,
+    name: OperatorName,
+    id: u64,
+    fingerprint: u32,
+    slots: Vec<Slot<T>>,
+    /// For each partition the place of its slot.
+    places: Vec<Option<usize>>,
+    /// What came of epochs that are not begun, in the order of its encoding.
+    waiting: BTreeMap<Epoch, Vec<Update<K, V, T, R>>>,
+    route: KeyRoute<K>,
+    buffers: BTreeMap<usize, Vec<u8>>,
+}
+
+impl<K, V, T, R> Log<K, V, T, R>
+where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+{
+    /// Opens the log, and returns the updates through the resume epoch of the partitions that this
+    /// worker owns: sorted, consolidated, and with times advanced to it.
+    pub(super) fn restore(fence: &Fence, name: &OperatorName) -> (Self, Vec<Update<K, V, T, R>>) {
+        let begun = Instant::now();
+        let generation = fence.generation();
+        let fingerprint = fingerprint::<(K, V), (T, R), Postcard>();
+        let partition_count = generation.routes.partitions();
+        let merger = Arc::new(UpdateMerger::<K, V, T, R>::new());
+        let registered =
+            generation.vault.register_chunks(name, fingerprint, partition_count, merger);
+        let id = registered.unwrap_or_else(|error| {
+            fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
+        });
+        let owned = fence.owned();
+        let mut places = vec![None; partition_count as usize];
+        let (mut slots, mut updates) = (Vec::new(), Vec::new());
+        let (mut opened, mut bytes_opened) = (0, 0);
+        for partition in owned {
+            let mut slot = Slot { partition, sealed: None, open: Vec::new(), filling: None };
+            let mut lacking = VecDeque::new();
+            if let Some(resume) = generation.resume {
+                let refuse = |what: String| -> ! {
+                    fence.fail(JobError::State { operator: name.clone(), partition, what })
+                };
+                let replica = match generation.vault.open_replica(id, partition) {
+                    Ok(Some(replica)) => replica,
+                    Ok(None) => {
+                        fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
+                    }
+                    Err(error) => refuse(error.to_string()),
+                };
+                let chunks = replica.base.chunks().unwrap_or_else(|error| refuse(error.to_string()));
+                for (id, chunk) in chunks {
+                    if let Err(error) = chunk::decode(chunk, &mut updates) {
+                        refuse(error.to_string());
+                    }
+                    lacking.push_back((id, Arc::clone(&replica.base)));
+                }
+                slot.sealed = replica.last;
+                opened += 1;
+                bytes_opened += replica.base.encoded_bytes();
+                generation.vault.close_replica(id, partition);
+            }
+            if generation.routes.filling[partition.0 as usize] {
+                slot.filling = Some(lacking);
+            }
+            places[partition.0 as usize] = Some(slots.len());
+            slots.push(slot);
+        }
+        if let Some(resume) = generation.resume {
+            chunk::advance(&mut updates, resume);
+        }
+        if !fence.is_first_view() {
+            fence.notice(Notice::Restored {
+                worker: fence.worker(),
+                operator: name.clone(),
+                rewound: 0,
+                opened,
+                bytes_opened,
+                keys_rewound: 0,
+                elapsed: begun.elapsed(),
+            });
+        }
+        let log = Log {
+            fence: fence.clone(),
+            name: name.clone(),
+            id,
+            fingerprint,
+            slots,
+            places,
+            waiting: BTreeMap::new(),
+            route: KeyRoute::new(generation.settings.hasher),
+            buffers: BTreeMap::new(),
+        };
+        (log, updates)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Takes an update in; its epoch need not be complete.
+    #[inline]
+    pub(super) fn add(&mut self, update: Update<K, V, T, R>) {
+        self.waiting.entry(update.1.epoch()).or_default().push(update);
+    }
+
+    /// Seals what is complete, where all epochs through `through` are.
+    pub(super) fn advance(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
+        while let Some(epoch) = self.first_waiting()
+            && Some(epoch) <= through
+        {
+            self.fence.leave_if_stopping();
+            if let Some(time) = outlet.due(Epoch::before(Some(epoch))) {
+                outlet.seal(&time, self);
+            }
+            if !outlet.begin(epoch) {
+                break;
+            }
+            self.fence.whereabouts().set_epoch(epoch);
+            self.encode(epoch);
+        }
+        let done = complete(through, self.first_waiting());
+        if let Some(time) = outlet.due(done) {
+            outlet.seal(&time, self);
+        }
+        outlet.fill(done, self);
+        outlet.advance(done);
+    }
+
+    fn first_waiting(&self) -> Option<Epoch> {
+        self.waiting.first_key_value().map(|(epoch, _)| *epoch)
+    }
+
+    /// Encodes the updates of an epoch, each for its partition.
+    fn encode(&mut self, epoch: Epoch) {
+        let updates = self.waiting.remove(&epoch).unwrap_or_default();
+        let (mut place, mut last, mut slot) = ((0, 0), None::<&(K, V)>, 0);
+        for (data, time, diff) in &updates {
+            match last {
+                Some(last) if last.0 == data.0 && last.1 == data.1 => {}
+                Some(last) if last.0 == data.0 => place.1 += 1,
+                _ => {
+                    place = (place.0 + 1, 0);
+                    slot = match self.slot_of(&data.0) {
+                        Ok(slot) => slot,
+                        Err(what) => self
+                            .fence
+                            .fail(JobError::Misplaced { operator: self.name.clone(), what }),
+                    };
+                }
+            }
+            last = Some(data);
+            let open = &mut self.slots[slot].open;
+            if open.last().is_none_or(|writer| writer.len() >= CHUNK_BYTES_MAX) {
+                open.push(ChunkWriter::default());
+            }
+            let Some(writer) = open.last_mut() else { continue };
+            if let Err(error) = writer.push(place, (&data.0, &data.1), time, diff) {
+                let partition = self.slots[slot].partition;
+                self.refuse(partition, &error);
+            }
+        }
+        // The places of the next epoch begin anew, and must not be taken for those of this one.
+        for slot in &mut self.slots {
+            slot.open.iter_mut().for_each(ChunkWriter::forget_place);
+        }
+    }
+
+    fn slot_of(&mut self, key: &K) -> Result<usize, String> {
+        let hash = self.route.hash(key).map_err(|error| format!("a key cannot be encoded: {error}"))?;
+        let partition = crate::hash::partition_of(hash, self.places.len() as u32);
+        self.places[partition.0 as usize].ok_or_else(|| {
+            format!("partition {partition} is not run by worker {}", self.fence.worker())
+        })
+    }
+
+    fn refuse(&self, partition: PartitionId, error: &CodecError) -> ! {
+        let (operator, what) = (self.name.clone(), error.to_string());
+        self.fence.fail(JobError::State { operator, partition, what })
+    }
+}
+
+impl<K, V, T, R> Seal for Log<K, V, T, R>
+where
+    K: Data + Ord,
+    V: Data + Ord,
+    T: FencedTime + Lattice + Data,
+    R: Data + Semigroup,
+{
+    fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames)) {
+        let generation = self.fence.generation();
+        let routes = &generation.routes;
+        let workers_per_node = generation.settings.workers_per_node.max(1);
+        let here = self.fence.worker();
+        let mut allowance = match last {
+            true => u64::MAX,
+            false => generation.refill_allowance(),
+        };
+        for slot in &mut self.slots {
+            let partition = slot.partition;
+            let fills = slot.filling.is_some() && allowance > 0;
+            if slot.open.is_empty() && !fills {
+                continue;
+            }
+            let backups = &routes.backups[partition.0 as usize];
+            // One that its own node backs up is stored there once.
+            let is_here = |worker: &usize| worker / workers_per_node == here / workers_per_node;
+            let owner = (!backups.iter().any(is_here)).then_some(here);
+            let mut targets = owner.into_iter().chain(backups.iter().copied());
+            let Some(first) = targets.next() else { continue };
+            let buffer = self.buffers.entry(first).or_default();
+            let begin = buffer.len();
+            let subject =
+                Subject { operator: self.id, fingerprint: self.fingerprint, partition };
+            let mut delta = DeltaWriter::new(buffer, subject, epoch, slot.sealed);
+            let mut put = |id: ChunkId, chunk: &[u8]| {
+                let key = |bytes: &mut Vec<u8>| {
+                    bytes.extend_from_slice(&id.encode());
+                    Ok(())
+                };
+                delta.put(key, |bytes: &mut Vec<u8>| {
+                    bytes.extend_from_slice(chunk);
+                    Ok(())
+                })
+            };
+            let mut sealed = Ok(());
+            for (index, writer) in (0u32..).zip(slot.open.drain(..)) {
+                sealed = sealed.and(put(ChunkId { epoch, index }, writer.bytes()));
+            }
+            if let Some(lacking) = slot.filling.as_mut().filter(|_| fills) {
+                while allowance > 0
+                    && let Some((id, base)) = lacking.pop_front()
+                {
+                    let Some(chunk) = base.get(&id.encode()) else { continue };
+                    sealed = sealed.and(put(id, chunk));
+                    let bytes = chunk.len() as u64;
+                    allowance = allowance.saturating_sub(bytes);
+                    generation.refill_spend(bytes);
+                }
+                if lacking.is_empty() {
+                    slot.filling = None;
+                    delta.completes();
+                }
+            }
+            if let Err(error) = sealed {
+                self.fence.fail(JobError::State {
+                    operator: self.name.clone(),
+                    partition,
+                    what: error.to_string(),
+                });
+            }
+            delta.finish();
+            slot.sealed = Some(epoch);
+            let frame = buffer[begin..].to_vec();
+            let others: Vec<usize> = targets.collect();
+            for other in &others {
+                self.buffers.entry(*other).or_default().extend_from_slice(&frame);
+            }
+            for target in others.into_iter().chain([first]) {
+                if let Some(buffer) = self.buffers.get_mut(&target)
+                    && buffer.len() >= FRAME_BYTES
+                {
+                    send(Frames::Built { target, bytes: std::mem::take(buffer) });
+                }
+            }
+        }
+        for (&target, buffer) in &mut self.buffers {
+            if !buffer.is_empty() {
+                send(Frames::Built { target, bytes: std::mem::take(buffer) });
+            }
+        }
+    }
+
+    fn wants_seal(&mut self, epoch: Epoch) -> bool {
+        self.slots.iter().any(|slot| slot.filling.is_some() && slot.sealed < Some(epoch))
+    }
+}

@@ -1,0 +1,270 @@
+//! Differential's collections, protected, against the same without protection.
+//!
+//! A program of one seed changes its inputs by hand, is interrupted at random moments and goes on with
+//! another number of workers. What it releases in all is, for each record and time, what bare
+//! differential computes without interruption.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use differential_dataflow::VecCollection;
+use differential_dataflow::input::InputSession;
+use ringfence_operators::differential::{FencedCollection, FencedSession};
+use ringfence_operators::prelude::*;
+use ringfence_operators::testing::{Collected, Interruption, Trial};
+use timely::dataflow::operators::Probe;
+
+type Edge = (u32, u32);
+
+/// The number of a place in the sequence of a seed: splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+fn random(seed: u64, place: u64) -> u64 {
+    let z = seed.wrapping_add((place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+const ROUNDS: u64 = 14;
+const NODES: u64 = 12;
+const SHARES: u64 = 3;
+
+/// The edge that a share puts in at a round, of several.
+fn edge(seed: u64, share: u64, round: u64, index: u64) -> Edge {
+    let number = random(seed, (round * SHARES + share) * 64 + index);
+    ((number % NODES) as u32, ((number >> 20) % NODES) as u32)
+}
+
+/// What a share changes at a round: some edges come, and those of three rounds ago go.
+fn changes(seed: u64, share: u64, round: u64) -> Vec<(Edge, isize)> {
+    let count = random(seed, 7_777 + round) % 5;
+    let mut changes: Vec<_> =
+        (0..count).map(|index| (edge(seed, share, round, index), 1)).collect();
+    if let Some(before) = round.checked_sub(3) {
+        let count = random(seed, 7_777 + before) % 5;
+        changes.extend((0..count).map(|index| (edge(seed, share, before, index), -1)));
+    }
+    changes
+}
+
+/// All rows, summed up for each record and time.
+fn summed<D: Ord>(rows: Vec<(D, u64, isize)>) -> BTreeMap<(D, u64), isize> {
+    let mut sums = BTreeMap::new();
+    for (data, time, diff) in rows {
+        *sums.entry((data, time)).or_default() += diff;
+    }
+    sums.retain(|_, diff| *diff != 0);
+    sums
+}
+
+/// What bare differential makes of the changes of a seed.
+fn bare<D, F>(seed: u64, job: F) -> BTreeMap<(D, u64), isize>
+where
+    D: differential_dataflow::Data + Send,
+    F: for<'scope> Fn(VecCollection<'scope, u64, Edge, isize>) -> VecCollection<'scope, u64, D, isize>
+        + Send
+        + Sync
+        + 'static,
+{
+    let rows = timely::execute_directly(move |worker| {
+        let mut input = InputSession::<u64, Edge, isize>::new();
+        let (probe, rows) = worker.dataflow(|scope| {
+            use timely::dataflow::operators::capture::Capture;
+            let (probe, stream) = job(input.to_collection(scope)).inner.probe();
+            (probe, stream.capture())
+        });
+        for round in 0..ROUNDS {
+            for (edge, diff) in (0..SHARES).flat_map(|share| changes(seed, share, round)) {
+                input.update(edge, diff);
+            }
+            input.advance_to(round + 1);
+            input.flush();
+            worker.step_while(|| probe.less_than(&(round + 1)));
+        }
+        input.close();
+        while worker.step() {}
+        rows
+    });
+    use timely::dataflow::operators::capture::Extract;
+    summed(rows.extract().into_iter().flat_map(|(_, rows)| rows).collect())
+}
+
+/// What the protected form makes of them, interrupted again and again.
+fn fenced<D, F>(seed: u64, interruptions: u64, job: F) -> BTreeMap<(D, u64), isize>
+where
+    D: Data + Ord + Debug,
+    F: for<'scope> Fn(
+            FencedCollection<'scope, u64, Edge, isize>,
+            Collected<(D, u64, isize)>,
+        ) -> timely::dataflow::StreamVec<'scope, u64, ()>
+        + Send
+        + Sync
+        + 'static,
+{
+    let stops: Vec<_> = (0..interruptions)
+        .map(|stop| {
+            let number = random(seed, 99_000 + stop);
+            let kind = match number % 3 {
+                0 => Interruption::Panic,
+                _ => Interruption::Stop,
+            };
+            (Duration::from_micros(500 + (number >> 8) % 12_000), kind)
+        })
+        .collect();
+    let rows = Trial::new(SHARES as usize).run_interrupted(&stops, move |worker, output| {
+        let mut input = FencedSession::<u64, Edge>::new("edges");
+        let probe = worker.dataflow(|scope| {
+            let edges = input.to_collection(scope);
+            let (probe, edges) = edges.probe();
+            job(edges, output);
+            probe
+        });
+        for round in input.resume()..ROUNDS {
+            for share in input.shares() {
+                for (edge, diff) in changes(seed, share.index, round) {
+                    input.update_to(share.index, edge, diff);
+                }
+            }
+            input.advance_to(round + 1);
+            while probe.less_than(input.time()) {
+                worker.step();
+            }
+            std::thread::sleep(Duration::from_micros(random(seed, 50_000 + round) % 900));
+        }
+    });
+    summed(rows)
+}
+
+/// Compares both forms for some seeds.
+macro_rules! equal {
+    ($name:ident, $long:ident, $bare:expr, $fenced:expr) => {
+        fn $name(seed: u64) {
+            let expected = bare(seed, $bare);
+            let actual = fenced(seed, seed % 4, $fenced);
+            assert_eq!(actual, expected, "seed {seed}");
+        }
+
+        mod $long {
+            #[test]
+            fn briefly() {
+                (0..12).for_each(super::$name);
+            }
+
+            #[test]
+            #[ignore = "some minutes"]
+            fn long() {
+                (0..300).for_each(super::$name);
+            }
+        }
+    };
+}
+
+equal!(
+    degrees,
+    restored_counts,
+    |edges| edges.map(|(from, _)| from).count().map(|(node, count)| (node, count as i64)),
+    |edges, output| edges
+        .map(|(from, _)| from)
+        .count_fenced("degrees")
+        .map(|(node, count)| (node, count as i64))
+        .sink_fenced("out", output)
+);
+
+equal!(
+    paths,
+    restored_joins,
+    |edges| edges.clone().map(|(from, to)| (to, from)).join_map(edges, |via, from, to| (
+        *from,
+        i64::from(via * 100 + to)
+    )),
+    |edges, output| edges
+        .clone()
+        .map(|(from, to)| (to, from))
+        .join_map_fenced("paths", edges, |via, from, to| (*from, i64::from(via * 100 + to)))
+        .sink_fenced("out", output)
+);
+
+equal!(
+    farthest,
+    restored_reductions,
+    |edges| edges.reduce(|_, to, out| out.extend(to.last().map(|(to, _)| (i64::from(**to), 1)))),
+    |edges, output| edges
+        .reduce_fenced("farthest", |_, to, out| {
+            out.extend(to.last().map(|(to, _)| (i64::from(**to), 1)));
+        })
+        .sink_fenced("out", output)
+);
+
+equal!(
+    reach,
+    restored_loops,
+    |edges: VecCollection<'_, u64, Edge, isize>| {
+        use differential_dataflow::operators::iterate::Iterate;
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from).distinct();
+        roots
+            .iterate(|scope, reached| {
+                let edges = edges.enter(scope);
+                let next = edges.semijoin(reached.clone()).map(|(_, to)| to);
+                next.concat(reached).distinct()
+            })
+            .map(|node| (node, 0))
+    },
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from);
+        roots
+            .distinct_fenced("roots")
+            .iterate(|scope, reached| {
+                let edges = edges.enter(scope);
+                let next = edges.semijoin_fenced("step", reached.clone()).map(|(_, to)| to);
+                next.concat(reached).distinct_fenced("reached")
+            })
+            .map(|node| (node, 0))
+            .sink_fenced("out", output)
+    }
+);
+
+equal!(
+    hydrated,
+    hydrated_edges,
+    |edges: VecCollection<'_, u64, Edge, isize>| {
+        use differential_dataflow::operators::iterate::Iterate;
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from).distinct();
+        roots
+            .iterate(|scope, reached| {
+                let edges = edges.enter(scope);
+                let next = edges.semijoin(reached.clone()).map(|(_, to)| to);
+                next.concat(reached).distinct()
+            })
+            .count()
+            .map(|(node, count)| (node, count as i64))
+    },
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        let edges = edges.fenced("edges seen");
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from).distinct();
+        roots
+            .iterate(|scope, reached| {
+                let edges = edges.enter(scope);
+                let next = edges.semijoin(reached.clone()).map(|(_, to)| to);
+                next.concat(reached).distinct()
+            })
+            .count()
+            .map(|(node, count)| (node, count as i64))
+            .sink_fenced("out", output)
+    }
+);
+
+equal!(
+    mixed,
+    both_ways,
+    |edges: VecCollection<'_, u64, Edge, isize>| {
+        let degrees = edges.clone().map(|(from, _)| from).count();
+        edges.join_map(degrees, |_from, to, degree| (*to, *degree as i64)).consolidate()
+    },
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        let degrees = edges.clone().map(|(from, _)| from).fenced("sources").count().into_fenced();
+        edges
+            .join_map_fenced("joined", degrees, |_from, to, degree| (*to, *degree as i64))
+            .consolidate()
+            .sink_fenced("out", output)
+    }
+);
