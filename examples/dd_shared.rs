@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .as_collection(|node, _neighbour| *node)
                 .count_fenced("degrees")
                 .probe_with(&probe)
-                .sink_fenced("degrees out", LineFiles::new(&out.join("degrees")));
+                .sink_fenced("degrees out", LineFiles::new(out.join("degrees")));
         });
         worker.dataflow::<u64, _, _>(|scope| {
             let nodes = nodes.to_collection(scope).arrange_by_self_fenced("asked");
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .import(scope)
                 .join_core(nodes, |node, neighbour, ()| Some((*node, *neighbour)))
                 .probe_with(&probe)
-                .sink_fenced("asked out", LineFiles::new(&out.join("asked")));
+                .sink_fenced("asked out", LineFiles::new(out.join("asked")));
         });
         // The arrangement need not keep what only a later reader would want to see.
         drop(trace);

@@ -8,7 +8,7 @@ use super::random::random;
 pub type Edge = (u32, u32);
 
 /// Of how many edges one is replaced in each round.
-const STEP_SHARE: usize = 200;
+const STEP_SHARE: usize = 100;
 
 /// Edges that come and go, the same in every round for the same seed.
 ///
