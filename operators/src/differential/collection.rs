@@ -178,6 +178,11 @@ macro_rules! stateless {
                 (handle, $collection::of(updates.as_collection()))
             }
 
+            /// As [`probe`](Self::probe), with a handle that is there already.
+            pub fn probe_with(self, handle: &probe::Handle<T>) -> Self {
+                $collection::of(self.updates.probe_with(handle))
+            }
+
             /// Brings the collection into an iterative scope, as differential's `enter`.
             pub fn enter<'inner, TInner>(
                 self,
