@@ -9,8 +9,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::Stamp;
 
-use crate::codec::{Postcard, fingerprint};
-use crate::data::Data;
+use crate::codec::{Codec, Postcard, fingerprint_of};
+use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::Frames;
@@ -23,16 +23,17 @@ use crate::time::FencedTime;
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
 const FRAME_BYTES: usize = 256 << 10;
 
-/// The keyed state of one protected operator at one worker: a table for each partition it runs.
+/// The keyed state of one protected operator at one worker: a table for each partition it runs, with
+/// values in the encoding of `C`.
 ///
 /// It is restored when it is made and goes back to the vault when it is dropped, whatever made the
 /// generation end, unless its worker panicked.
-pub(crate) struct Partitions<K: Data + Eq, V: Data> {
+pub(crate) struct Partitions<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     fence: Fence,
     name: OperatorName,
     id: u64,
     fingerprint: u32,
-    tables: Vec<Option<KeyedTable<K, V>>>,
+    tables: Vec<Option<KeyedTable<K, V, Postcard, C>>>,
     owned: Vec<PartitionId>,
     /// The lowest partition that may still have keys to decode.
     undecoded: usize,
@@ -55,16 +56,17 @@ struct Filling {
 const KEY_BYTES: u64 = 32;
 
 /// A surviving table, before it is undone to the resume epoch.
-pub(crate) type Before<'a, K, V> = &'a mut dyn FnMut(&mut KeyedTable<K, V>);
+pub(crate) type Before<'a, K, V, C = Postcard> =
+    &'a mut dyn FnMut(&mut KeyedTable<K, V, Postcard, C>);
 
-impl<K: Data + Eq, V: Data> Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Brings the operator's state to the resume epoch: survivors undo, successors open replicas.
     ///
     /// `before` sees each surviving table as the last generation left it.
-    pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V>) -> Self {
+    pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V, C>) -> Self {
         let begun = Instant::now();
         let generation = fence.generation();
-        let fingerprint = fingerprint::<K, V, Postcard>();
+        let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
         let id = match generation.vault.register(name, fingerprint, partition_count) {
             Ok(id) => id,
@@ -94,7 +96,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
             if let Some(live) = generation.vault.take_live(id, partition) {
-                table = match live.state.downcast::<KeyedTable<K, V>>() {
+                table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
                     Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
                 };
@@ -145,7 +147,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
     /// The table of a partition that this worker runs.
     #[inline]
-    pub(crate) fn table(&mut self, partition: PartitionId) -> &mut KeyedTable<K, V> {
+    pub(crate) fn table(&mut self, partition: PartitionId) -> &mut KeyedTable<K, V, Postcard, C> {
         match &mut self.tables[partition.0 as usize] {
             Some(table) => table,
             None => {
@@ -160,7 +162,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
     /// The table of a partition, if this worker runs it.
     #[inline]
-    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V>> {
+    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V, Postcard, C>> {
         self.tables[partition.0 as usize].as_ref()
     }
 
@@ -290,13 +292,13 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
     }
 }
 
-impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Drop for Partitions<K, V, C> {
     fn drop(&mut self) {
         self.deposit();
     }
 }
 
-impl<K: Data + Eq, V: Data> Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Hands all state to the vault, once: none is left.
     pub(crate) fn deposit(&mut self) {
         if self.fence.is_tainted() || std::thread::panicking() {
@@ -458,19 +460,19 @@ impl<T: FencedTime> Outlet<T> {
     }
 
     /// Seals `partitions` at the end of `time` and sends what changed on its way.
-    pub(crate) fn seal<K: Data + Eq, V: Data>(
+    pub(crate) fn seal<K: Data + Eq, V: Plain, C: Codec<V>>(
         &mut self,
         time: &T,
-        partitions: &mut Partitions<K, V>,
+        partitions: &mut Partitions<K, V, C>,
     ) {
         self.send(time, partitions, false);
     }
 
     /// As [`seal`](Outlet::seal), where no later one will come: all that is to be filled is.
-    pub(crate) fn seal_last<K: Data + Eq, V: Data>(
+    pub(crate) fn seal_last<K: Data + Eq, V: Plain, C: Codec<V>>(
         &mut self,
         time: &T,
-        partitions: &mut Partitions<K, V>,
+        partitions: &mut Partitions<K, V, C>,
     ) {
         self.unsealed = None;
         self.send(time, partitions, true);
@@ -478,10 +480,10 @@ impl<T: FencedTime> Outlet<T> {
 
     /// Goes on with the filling of copies, at the last checkpoint at or before `through`, where nothing
     /// else makes `partitions` be sealed. To be called when all epochs through `through` are complete.
-    pub(crate) fn fill<K: Data + Eq, V: Data>(
+    pub(crate) fn fill<K: Data + Eq, V: Plain, C: Codec<V>>(
         &mut self,
         through: Option<Epoch>,
-        partitions: &mut Partitions<K, V>,
+        partitions: &mut Partitions<K, V, C>,
     ) {
         let Some(epoch) = through.filter(|through| *through < Epoch::END) else { return };
         let Some(epoch) = self.fence.checkpoints().at_or_before(epoch) else { return };
@@ -491,10 +493,10 @@ impl<T: FencedTime> Outlet<T> {
         }
     }
 
-    fn send<K: Data + Eq, V: Data>(
+    fn send<K: Data + Eq, V: Plain, C: Codec<V>>(
         &mut self,
         time: &T,
-        partitions: &mut Partitions<K, V>,
+        partitions: &mut Partitions<K, V, C>,
         last: bool,
     ) {
         let Some(capability) = &self.capability else { return };

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Map as _;
+use timely::dataflow::{Scope, StreamVec};
 
+use crate::codec::{Codec, CodecError};
 use crate::prelude::*;
 use crate::source::Share;
 use crate::testing::Interruption::{Panic, Stop};
@@ -92,6 +93,80 @@ fn a_map_is_what_it_would_be_without_failures() {
         });
         assert_eq!(sorted(rows), sorted(expected.clone()), "seed {seed}");
     }
+}
+
+/// A count that no serde knows, in two forms of its own.
+#[derive(Clone, Default)]
+struct Tally(u64);
+
+/// Writes a tally from its highest byte on (`1`) or from its lowest (`2`).
+struct TallyCodec<const FORM: u32>;
+
+impl<const FORM: u32> Codec<Tally> for TallyCodec<FORM> {
+    const FORMAT: &'static str = "tally";
+    const VERSION: u32 = FORM;
+
+    fn encode(value: &Tally, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+        bytes.extend(if FORM == 1 { value.0.to_be_bytes() } else { value.0.to_le_bytes() });
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Tally, CodecError> {
+        let (type_name, expected, actual) = ("Tally", 8, bytes.len());
+        let bytes =
+            bytes.try_into().map_err(|_| CodecError::Length { type_name, expected, actual })?;
+        Ok(Tally(if FORM == 1 { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }))
+    }
+}
+
+/// Counts numbers by their rest, in tallies of one form.
+fn tally<'scope, const FORM: u32>(scope: Scope<'scope, u64>) -> StreamVec<'scope, u64, (u64, u64)> {
+    numbers(NUMBERS).to_stream_fenced(scope, "numbers").unary_fenced(
+        Exchange::new(|n: &u64| n % 997),
+        "tallies",
+        |_, state| {
+            let mut tallies = state.map_with::<u64, Tally, TallyCodec<FORM>>("tallies");
+            move |input, output| {
+                input.for_each(|capability, numbers| {
+                    let mut session = output.session(&capability);
+                    for n in numbers.drain(..) {
+                        let mut tally = tallies.entry(n % 997).or_default();
+                        tally.0 += 1;
+                        session.give((n % 997, tally.0));
+                    }
+                });
+            }
+        },
+    )
+}
+
+#[test]
+fn a_map_with_a_codec_of_its_own_survives() {
+    let count = |rest: u64| (NUMBERS - rest).div_ceil(997);
+    let all = |rest| (1..=count(rest)).map(move |tally| (rest, tally));
+    let expected: Vec<_> = (0..997).flat_map(all).collect();
+    for seed in 70..74 {
+        let rows = interrupted(seed, |scope, output| {
+            tally::<1>(scope).sink_fenced("out", output);
+        });
+        assert_eq!(sorted(rows), expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_map_whose_codec_has_changed_is_refused() {
+    let stops = [(Duration::from_millis(20), Stop)];
+    let job = std::panic::AssertUnwindSafe(|| {
+        testing::run_interrupted(2, &stops, |scope, output| {
+            match scope.fence().is_first_view() {
+                true => tally::<1>(scope).sink_fenced("out", output),
+                false => tally::<2>(scope).sink_fenced("out", output),
+            };
+        })
+    });
+    let payload = std::panic::catch_unwind(job).unwrap_err();
+    let error = crate::worker::message_of(payload.as_ref());
+    assert!(error.contains("tallies.tallies has changed: its codec"), "{error}");
 }
 
 #[test]
