@@ -11,6 +11,7 @@ use timely::dataflow::operators::vec::Map as _;
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::codec::{Codec, CodecError};
+use crate::ids::Epoch;
 use crate::prelude::*;
 use crate::source::Share;
 use crate::testing::Interruption::{Panic, Stop};
@@ -506,6 +507,57 @@ fn a_frontier_that_jumps_stops_where_something_is_stashed() {
     let order = order.lock().unwrap();
     assert_eq!(order.len(), 8);
     assert!(order.is_sorted(), "{order:?}");
+}
+
+/// Runs a job that is stopped after `patience`, when all has come through; returns the epochs from which
+/// its views resumed, and what it released.
+fn stopped_at_its_end(patience: Duration) -> (BTreeSet<Option<Epoch>>, Vec<u64>) {
+    let resumes = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&resumes);
+    let trial = Trial::new(2).epoch(Duration::from_millis(1));
+    let rows = trial.run_interrupted(&[(patience, Stop)], move |worker, output| {
+        let fence = worker.fence();
+        seen.lock().unwrap().insert(fence.generation().resume);
+        worker.dataflow::<u64, _, _>(|scope| {
+            numbers(600)
+                .to_stream_fenced(scope, "numbers")
+                .unary_frontier_fenced(Exchange::new(|n: &u64| *n), "wait", |_, state| {
+                    let mut stash = state.stash::<u64>("stash");
+                    move |(input, frontier), output| {
+                        input.for_each(|capability, numbers| {
+                            let mut entry = stash.entry(capability.retain_least(0).unwrap());
+                            entry.extend(numbers.drain(..));
+                        });
+                        for (capability, numbers) in stash.ready(frontier) {
+                            output.session(&capability).give_iterator(numbers.into_iter());
+                        }
+                    }
+                })
+                .sink_fenced("out", output);
+        });
+        while fence.is_first_view() {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            fence.leave_if_stopping();
+        }
+    });
+    let resumes = resumes.lock().unwrap().clone();
+    (resumes, rows)
+}
+
+#[test]
+fn a_view_after_the_end_of_everything_ends() {
+    // All is committed, the dataflow's end included, and then a view is lost before anybody could say so.
+    for attempt in 0..7 {
+        let patience = Duration::from_millis(200 << attempt);
+        let limit = patience + Duration::from_secs(60);
+        let (resumes, rows) = testing::in_time(limit, move || stopped_at_its_end(patience));
+        assert_eq!(sorted(rows), (0..600).collect::<Vec<_>>());
+        if resumes.contains(&Some(Epoch::END)) {
+            return;
+        }
+        // The machine is slow: it was not the end yet.
+    }
+    panic!("no run came to its end in time");
 }
 
 /// The error that a job of one operator ends with, as text.
