@@ -9,8 +9,10 @@
 //! checkpoint each second, epochs of 100 ms, one backup (in one process that is its own vault). Both
 //! forms must write the same lines.
 //!
-//! A run with one event tells how much of the time the end is, and one with the generator alone how much
-//! making the events is.
+//! The processor's time of all processes is told besides, where the system tells it: there the ratio is
+//! what an event costs in bare form to what it costs protected, which depends less on what else the
+//! machine does, and not on waiting. A run with one event tells how much of the time the end is, and one
+//! with the generator alone how much making the events is.
 //!
 //! ```text
 //! cargo bench --bench nexmark [-- --quick] [-- --rounds N] [-- --query N]
@@ -85,6 +87,14 @@ struct Run {
 /// What a run wrote: how many lines, and a sum of their hashes.
 type Written = (u64, u64);
 
+/// What a run took, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    elapsed: f64,
+    /// Of the processor, by all processes together.
+    busy: f64,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     if let Ok(form) = std::env::var(FORM_VARIABLE) {
         return execute(&form);
@@ -105,33 +115,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("the generator alone: {:.2} M events/s", generate(generated));
     for processes in PROCESSES {
         let [bare, protected] = [Form::Bare, Form::Protected].map(|form| {
-            let (seconds, _) = measure(Run { form, query: 1, processes, events: 1 });
-            seconds
+            let (taken, _) = measure(Run { form, query: 1, processes, events: 1 });
+            taken.elapsed
         });
         println!("one event, {processes} processes: {bare:.2} s bare, {protected:.2} s protected");
     }
-    println!("\n{rounds} rounds; median (min to max) of M events/s, and of the ratio in a round\n");
-    println!("| query | processes | events | bare | protected | ratio |");
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "\n{rounds} rounds; median (min to max) of M events/s, and of the ratios in a round\n"
+    );
+    println!("| query | processes | events | bare | protected | ratio | ratio of processor time |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
     let mut figures = Vec::new();
     for query in queries {
         for (place, processes) in PROCESSES.into_iter().enumerate() {
             let events = EVENTS[query as usize - 1][place] / scale;
-            let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
+            let (mut rates, mut ratios, mut busy_ratios) = ([vec![], vec![]], vec![], vec![]);
             for round in 0..rounds {
                 // Whoever is first finds another machine than who is second: they take turns.
                 let mut forms = [Form::Bare, Form::Protected];
                 if round % 2 == 1 {
                     forms.reverse();
                 }
-                let runs = forms.map(|form| {
-                    let (seconds, written) = measure(Run { form, query, processes, events });
-                    rates[form as usize].push(events as f64 / seconds / 1e6);
+                let mut all = [Taken::default(); 2];
+                let written = forms.map(|form| {
+                    let (taken, written) = measure(Run { form, query, processes, events });
+                    rates[form as usize].push(events as f64 / taken.elapsed / 1e6);
+                    all[form as usize] = taken;
                     written
                 });
-                assert_eq!(runs[0], runs[1], "query {query} writes different lines");
-                let last = |form: Form| rates[form as usize].last().copied().unwrap_or(0.0);
-                ratios.push(last(Form::Protected) / last(Form::Bare));
+                assert_eq!(written[0], written[1], "query {query} writes different lines");
+                let [bare, protected] = all;
+                ratios.push(bare.elapsed / protected.elapsed);
+                busy_ratios.push(bare.busy / protected.busy);
             }
             let shown = |figures: &[f64]| match Spread::of(figures) {
                 Some(Spread { median, min, max, .. }) => {
@@ -140,18 +155,19 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => "-".to_owned(),
             };
             println!(
-                "| {query} | {processes} | {:.1} M | {} | {} | {} |",
+                "| {query} | {processes} | {:.1} M | {} | {} | {} | {} |",
                 events as f64 / 1e6,
                 shown(&rates[Form::Bare as usize]),
                 shown(&rates[Form::Protected as usize]),
-                shown(&ratios)
+                shown(&ratios),
+                shown(&busy_ratios)
             );
             let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
             figures.push(serde_json::json!({
                 "query": query, "processes": processes, "events": events, "rounds": rounds,
                 "bare": json(&rates[Form::Bare as usize]),
                 "protected": json(&rates[Form::Protected as usize]),
-                "ratio": json(&ratios),
+                "ratio": json(&ratios), "busy_ratio": json(&busy_ratios),
             }));
         }
     }
@@ -168,13 +184,21 @@ fn execute(form: &str) -> Result<(), Box<dyn Error>> {
         "Bare" => bare::run().map(|_job| bare::support::auction::opened())?,
         _ => protected::run().map(|_job| protected::support::auction::opened())?,
     };
-    // A launcher opens nothing.
+    // A launcher opens nothing, and a node without a share has no time of its own.
     if let (Some(opened), Ok(times)) = (opened, std::env::var(TIMES_VARIABLE)) {
-        let seconds = opened.elapsed().as_secs_f64();
-        let file = Path::new(&times).join(std::process::id().to_string());
-        std::fs::write(file, seconds.to_string())?;
+        let text = format!("{} {}", opened.elapsed().as_secs_f64(), busy());
+        std::fs::write(Path::new(&times).join(std::process::id().to_string()), text)?;
     }
     Ok(())
+}
+
+/// How many seconds all threads of this process have had a processor; nought where the system does not
+/// tell, which makes the ratios no numbers.
+fn busy() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // See proc_pid_stat(5): behind the name stand the state, ten more, and both times in hundredths.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// Makes events and drops them; returns M events per second.
@@ -187,8 +211,8 @@ fn generate(events: u64) -> f64 {
     events as f64 / begun.elapsed().as_secs_f64() / 1e6
 }
 
-/// Runs `run` in processes of its own; returns how many seconds it took, and what it wrote.
-fn measure(run: Run) -> (f64, Written) {
+/// Runs `run` in processes of its own; returns what it took and what it wrote.
+fn measure(run: Run) -> (Taken, Written) {
     let place = tempfile::tempdir().expect("a temporary directory");
     let [out, times] = ["out", "times"].map(|name| place.path().join(name));
     std::fs::create_dir(&times).expect("a directory for the times");
@@ -236,14 +260,18 @@ fn measure(run: Run) -> (f64, Written) {
         let status = child.wait().expect("a child can be waited for");
         assert!(status.success(), "{run:?} ended with {status}");
     }
-    let mut seconds: Vec<f64> = Vec::new();
+    let (mut taken, mut count) = (Taken::default(), 0);
     for entry in std::fs::read_dir(&times).expect("the times can be listed") {
         let path = entry.expect("the times can be listed").path();
         let text = std::fs::read_to_string(path).expect("a time can be read");
-        seconds.push(text.parse().expect("a time is a number"));
+        let (elapsed, busy) = text.split_once(' ').expect("there are two times");
+        taken.elapsed = taken.elapsed.max(elapsed.parse().expect("a time is a number"));
+        taken.busy += busy.parse::<f64>().expect("a time is a number");
+        count += 1;
     }
-    assert_eq!(seconds.len() as u64, run.processes, "each process of {run:?} tells its time");
-    (seconds.into_iter().fold(0.0, f64::max), written(&out))
+    // A protected share is where its partition is: a process may have two, and another one none.
+    assert!(count > 0, "no process of {run:?} tells its time");
+    (taken, written(&out))
 }
 
 /// What is in the files of a directory, whatever the order of the lines.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::vec::{Filter, Map};
+use timely::dataflow::operators::{Concat, Exchange};
 
 use crate::ids::{Epoch, ViewNumber};
 use crate::prelude::*;
@@ -76,7 +76,7 @@ fn count_down(turns: u64, patience: Duration) -> Taken {
         worker.dataflow::<u64, _, _>(|scope| {
             let (handle, again) = scope.feedback_fenced(1);
             let first = per_share(move |share| std::iter::once((share.index, turns)));
-            let all = first.to_stream_fenced(scope, "first").concat(again);
+            let all = first.to_stream_fenced(scope, "first").exchange(|(n, _)| *n).concat(again);
             all.clone().sink_fenced("out", output);
             all.filter(|(_, left)| *left > 0)
                 .map(|(n, left)| (n, left - 1))

@@ -33,20 +33,25 @@ const DECODE_KEYS: usize = 512;
 pub struct State<T: FencedTime> {
     store: Rc<Store<T>>,
     partition: PartitionId,
+    /// The number of the partition at this operator, and how many there are.
+    number: u32,
+    count: u32,
     names: BTreeSet<String>,
 }
 
 impl<T: FencedTime> State<T> {
     /// The partition that this constructor makes a closure for.
     pub fn partition(&self) -> u32 {
-        self.partition.0
+        self.number
     }
 
     /// The number of partitions, which has the place of the number of workers in timely: the records of
     /// this closure are those for which the exchange's function gives
     /// [`partition`](State::partition), modulo this.
+    ///
+    /// It is that of the job, or what [`Fence::partitions`] said.
     pub fn partitions(&self) -> u32 {
-        self.store.fence.generation().routes.partitions()
+        self.count
     }
 
     /// Whether nothing was committed yet, so that all state is as new.
@@ -243,8 +248,16 @@ impl<T: FencedTime> Store<T> {
     }
 
     /// The state of a partition's constructor.
-    pub(crate) fn state_of(self: &Rc<Self>, partition: PartitionId) -> State<T> {
-        State { store: Rc::clone(self), partition, names: BTreeSet::new() }
+    ///
+    /// The partition is number `number` of the operator's `count`.
+    pub(crate) fn state_of(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        number: usize,
+        count: usize,
+    ) -> State<T> {
+        let (number, count) = (number as u32, count as u32);
+        State { store: Rc::clone(self), partition, number, count, names: BTreeSet::new() }
     }
 
     /// All constructors have run.
@@ -274,7 +287,7 @@ impl<T: FencedTime> Store<T> {
             };
         }
         let mut made = Partitions::<K, V, C>::restore(&self.fence, full_name, &mut |_| {});
-        if made.owned().is_empty() {
+        if !made.owned().contains(&partition) {
             // A constructor has to run even where no partition is, to make the names known.
             made.pretend(partition);
         }

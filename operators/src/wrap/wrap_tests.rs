@@ -509,6 +509,67 @@ fn a_frontier_that_jumps_stops_where_something_is_stashed() {
     assert!(order.is_sorted(), "{order:?}");
 }
 
+#[test]
+fn an_operator_with_few_partitions_of_its_own_is_exact() {
+    // Of three workers each has one of the two partitions, or none.
+    for seed in 80..84 {
+        let rows = interrupted(seed, |scope, output| {
+            let stream = numbers(NUMBERS).to_stream_fenced(scope, "numbers");
+            let by = Exchange::new(|n: &u64| *n);
+            let few = scope.fence().partitions(2, || {
+                stream.unary_frontier_fenced(by, "few", |_, state| {
+                    assert_eq!(state.partitions(), 2);
+                    let partition = u64::from(state.partition());
+                    let mut counts = state.map::<u64, u64>("counts");
+                    let mut stash = state.stash::<u64>("stash");
+                    move |(input, frontier), output| {
+                        input.for_each(|capability, numbers| {
+                            let mut entry = stash.entry(capability.retain_least(0).unwrap());
+                            entry.extend(numbers.drain(..));
+                        });
+                        for (capability, numbers) in stash.ready(frontier) {
+                            let mut session = output.session(&capability);
+                            for n in numbers {
+                                assert_eq!(n % 2, partition);
+                                let mut count = counts.entry(n % 100).or_default();
+                                *count += 1;
+                                session.give((n % 100, *count));
+                            }
+                        }
+                    }
+                })
+            });
+            few.sink_fenced("out", output);
+        });
+        let all = (0..100).flat_map(|rest| (1..=NUMBERS / 100).map(move |count| (rest, count)));
+        assert_eq!(sorted(rows), all.collect::<Vec<_>>(), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_operator_with_a_pipeline_keeps_all_partitions() {
+    // With as many workers as that some would have none of two partitions.
+    let rows = testing::run(3, |scope, output| {
+        let stream = numbers(900).to_stream_fenced(scope, "numbers");
+        let (left, right) = (stream.clone(), stream);
+        let by = Exchange::new(|n: &u64| *n);
+        let both = scope.fence().partitions(2, || {
+            left.binary_fenced(right, Pipeline, by, "both", |_, state| {
+                assert_eq!(state.partitions(), 16);
+                move |left, right, output| {
+                    for input in [left, right] {
+                        input.for_each(|capability, numbers| {
+                            output.session(&capability).give_container(numbers);
+                        });
+                    }
+                }
+            })
+        });
+        both.sink_fenced("out", output);
+    });
+    assert_eq!(sorted(rows), (0..1_800).map(|n| n / 2).collect::<Vec<_>>());
+}
+
 /// Runs a job that is stopped after `patience`, when all has come through; returns the epochs from which
 /// its views resumed, and what it released.
 fn stopped_at_its_end(patience: Duration) -> (BTreeSet<Option<Epoch>>, Vec<u64>) {
