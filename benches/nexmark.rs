@@ -119,14 +119,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         start
     });
     println!(
-        "\n{rounds} rounds; median (min to max) of M events/s, and of the ratios in a round\n"
+        "\n{rounds} rounds; median (min to max) of M events/s, of µs of the processor an event, and of \
+         the ratios in a round\n"
     );
-    println!("| query | processes | bare | protected | ratio | ratio of processor time |");
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| query | processes | bare, M/s | protected, M/s | ratio | bare, µs | protected, µs | ratio |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut figures = Vec::new();
     for query in queries {
         for (place, processes) in PROCESSES.into_iter().enumerate() {
-            let (mut rates, mut ratios, mut busy_ratios) = ([vec![], vec![]], vec![], vec![]);
+            let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
+            let (mut costs, mut cost_ratios) = ([vec![], vec![]], vec![]);
             for round in 0..rounds {
                 // Whoever is first finds another machine than who is second: they take turns.
                 let mut forms = [Form::Bare, Form::Protected];
@@ -144,7 +148,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let [bare, protected] = all;
                 ratios.push(bare.elapsed / protected.elapsed);
                 let [bare_start, protected_start] = starts[place];
-                busy_ratios.push((bare.busy - bare_start) / (protected.busy - protected_start));
+                let (bare, protected) = (bare.busy - bare_start, protected.busy - protected_start);
+                costs[Form::Bare as usize].push(bare / events as f64 * 1e6);
+                costs[Form::Protected as usize].push(protected / events as f64 * 1e6);
+                cost_ratios.push(bare / protected);
             }
             let shown = |figures: &[f64]| match Spread::of(figures) {
                 Some(Spread { median, min, max, .. }) => {
@@ -153,18 +160,23 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => "-".to_owned(),
             };
             println!(
-                "| {query} | {processes} | {} | {} | {} | {} |",
+                "| {query} | {processes} | {} | {} | {} | {} | {} | {} |",
                 shown(&rates[Form::Bare as usize]),
                 shown(&rates[Form::Protected as usize]),
                 shown(&ratios),
-                shown(&busy_ratios)
+                shown(&costs[Form::Bare as usize]),
+                shown(&costs[Form::Protected as usize]),
+                shown(&cost_ratios)
             );
             let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
             figures.push(serde_json::json!({
                 "query": query, "processes": processes, "events": events, "rounds": rounds,
                 "bare": json(&rates[Form::Bare as usize]),
                 "protected": json(&rates[Form::Protected as usize]),
-                "ratio": json(&ratios), "busy_ratio": json(&busy_ratios),
+                "ratio": json(&ratios),
+                "bare_micros": json(&costs[Form::Bare as usize]),
+                "protected_micros": json(&costs[Form::Protected as usize]),
+                "ratio_of_micros": json(&cost_ratios),
             }));
         }
     }
