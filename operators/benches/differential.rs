@@ -307,7 +307,9 @@ fn plot(file: &str, lines: &[(Job, Vec<(f64, f64)>)]) -> Result<(), Box<dyn std:
     for (place, (job, line)) in lines.iter().enumerate() {
         let color = Palette99::pick(place).to_rgba();
         chart
-            .draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)).point_size(3))?
+            .draw_series(
+                LineSeries::new(line.iter().copied(), color.stroke_width(2)).point_size(3),
+            )?
             .label(format!("{job:?}"))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
     }
@@ -477,6 +479,13 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("restore") if numbers.is_empty() => restores(&[100_000, 1_000_000, 5_000_000], file),
         Some("restore") => restores(&numbers, file),
+        Some("one") => {
+            // One job alone, for a profiler.
+            let job =
+                JOBS.into_iter().find(|job| args.iter().any(|arg| *arg == format!("{job:?}")));
+            let job = job.expect("the name of a job");
+            println!("{:?}", restore(job, numbers.last().copied().unwrap_or(1_000_000)));
+        }
         Some("overhead") => overhead(numbers.first().map_or(5, |rounds| *rounds as usize)),
         Some("memory") => memory(numbers.first().copied().unwrap_or(600)),
         // A short look at all of it.
