@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .sink_fenced("out", LineFiles::new(&out));
         });
 
-        for round in edges.resume().min(roots.resume())..rounds {
+        for round in resume_in_step([&mut edges, &mut roots])..rounds {
             for (number, (edge, change)) in (0..).zip(churn.round(round)) {
                 edges.update_to(number % edges.share_count(), edge, change);
             }

@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .sink_fenced("out", LineFiles::new(&out));
         });
 
-        for round in customers.resume().min(orders.resume()).min(items.resume())..rounds {
+        for round in resume_in_step([&mut customers, &mut orders, &mut items])..rounds {
             for (number, (customer, change)) in (0..).zip(market.customers(round)) {
                 customers.update_to(number % customers.share_count(), customer, change);
             }

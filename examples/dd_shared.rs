@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // The arrangement need not keep what only a later reader would want to see.
         drop(trace);
 
-        for round in edges.resume().min(nodes.resume())..rounds {
+        for round in resume_in_step([&mut edges, &mut nodes])..rounds {
             for (number, (edge, change)) in (0..).zip(churn.round(round)) {
                 edges.update_to(number % edges.share_count(), edge, change);
             }

@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .sink_fenced("out", LineFiles::new(&out));
         });
 
-        for round in left.resume().min(right.resume())..rounds {
+        for round in resume_in_step([&mut left, &mut right])..rounds {
             let pairs = (0..).zip(edges.pairs(round, rounds));
             for (number, [first, second]) in pairs {
                 left.send_to(number % left.share_count(), first);

@@ -9,23 +9,23 @@ mod support;
 use support::data;
 use support::trials::{Job, Trial, survives};
 
-const SHORT: Trial = Trial { runs: 2, latest_ms: 200, must_hit: false };
+const SHORT: Trial = Trial { runs: 2, latest_ms: 150, must_hit: false };
 const LONG: Trial = Trial { runs: 30, latest_ms: 1500, must_hit: true };
 
 const COMPONENTS: Job = Job {
     name: "dd_components",
-    short: "--nodes 60 --rounds 15 --pace-ms 15",
+    short: "--nodes 50 --rounds 12 --pace-ms 15",
     long: "--nodes 150 --rounds 150 --pace-ms 15",
 };
 const BFS: Job = Job { name: "dd_bfs", ..COMPONENTS };
 const REACH: Job = Job {
     name: "dd_reach",
-    short: "--nodes 25 --rounds 15 --pace-ms 15",
+    short: "--nodes 20 --rounds 12 --pace-ms 15",
     long: "--nodes 40 --rounds 150 --pace-ms 15",
 };
 const TRIANGLES: Job = Job {
     name: "dd_triangles",
-    short: "--nodes 60 --rounds 20 --pace-ms 15",
+    short: "--nodes 60 --rounds 15 --pace-ms 15",
     long: "--nodes 200 --rounds 150 --pace-ms 15",
 };
 const DEGREES: Job = Job { name: "dd_degrees", ..TRIANGLES };

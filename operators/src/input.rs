@@ -89,6 +89,63 @@ struct Attached<T: EpochTime, D: Data> {
     feed: Rc<RefCell<Feed<T, D>>>,
 }
 
+/// An input that can begin where others do: see [`resume_in_step`].
+pub trait InStep<T> {
+    /// The first time to feed it.
+    fn resume(&self) -> T;
+    /// Begins at `time` if that is earlier than [`resume`](InStep::resume); nothing may have been sent.
+    fn begin_at(&mut self, time: T);
+}
+
+/// Makes inputs that are fed in step begin at the earliest of their times to resume at, and returns that.
+///
+/// After a failure one input's journal may have epochs that another's lacks. The program feeds such an
+/// epoch again to all of them; where a journal has it, the journal decides, and what is sent is ignored.
+///
+/// ```
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing;
+///
+/// let mut sums = testing::run_workers(2, |worker, output| {
+///     let mut left = FencedInput::<u64, u64>::new("left");
+///     let mut right = FencedInput::<u64, u64>::new("right");
+///     worker.dataflow(|scope| {
+///         let (left, right) = (left.to_stream(scope), right.to_stream(scope));
+///         timely::dataflow::operators::Concat::concat(left, right).sink_fenced("out", output);
+///     });
+///     for round in resume_in_step([&mut left, &mut right])..3 {
+///         left.send_to(0, round);
+///         right.send_to(1, round + 10);
+///         left.advance_to(round + 1);
+///         right.advance_to(round + 1);
+///         worker.step();
+///     }
+/// });
+/// sums.sort();
+/// assert_eq!(sums, [0, 1, 2, 10, 11, 12]);
+/// ```
+pub fn resume_in_step<T: EpochTime, const N: usize>(inputs: [&mut dyn InStep<T>; N]) -> T {
+    let least = inputs.iter().map(|input| input.resume()).min().unwrap_or_else(T::minimum);
+    for input in inputs {
+        input.begin_at(least.clone());
+    }
+    least
+}
+
+impl<T: EpochTime, D: Data> InStep<T> for FencedInput<T, D> {
+    fn resume(&self) -> T {
+        FencedInput::resume(self)
+    }
+
+    fn begin_at(&mut self, time: T) {
+        let attached = self.attached_mut();
+        if attached.now != attached.resume || attached.feed.borrow().has_open() {
+            attached.fail("it was fed before it was put in step with others".to_owned());
+        }
+        attached.now = attached.feed.borrow_mut().begin_at(time);
+    }
+}
+
 impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// Makes an input; its name is the identity of its journal, so it must be used only once in a job.
     ///
@@ -268,6 +325,16 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
                 "it cannot go back from {:?} to {time:?}: after a failure a program feeds from \
                  `resume()` on",
                 attached.now
+            );
+            attached.fail(what);
+        }
+        // Whoever has fed an epoch and closes none began earlier than the journals end: what is open is
+        // of another epoch than the program thinks.
+        let began_early = time == attached.now && time == attached.resume;
+        if began_early && !attached.fence.is_first_view() && attached.feed.borrow().has_open() {
+            let what = format!(
+                "it was fed something of before {time:?}, at which it resumes: inputs that are fed in \
+                 step begin at `resume_in_step([&mut left, &mut right])`"
             );
             attached.fail(what);
         }

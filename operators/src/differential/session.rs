@@ -9,7 +9,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::collection::FencedCollection;
 use crate::data::Data;
-use crate::input::{FencedInput, InputShare};
+use crate::input::{FencedInput, InStep, InputShare};
 use crate::source::Share;
 use crate::time::EpochTime;
 
@@ -139,6 +139,21 @@ impl<T: EpochTime + Lattice, D: Data> FencedSession<T, D, isize> {
     /// Removes a record, for the only share of this worker: see [`FencedInput::send`].
     pub fn remove(&mut self, data: D) {
         self.update(data, -1);
+    }
+}
+
+impl<T, D, R> InStep<T> for FencedSession<T, D, R>
+where
+    T: EpochTime + Lattice,
+    D: Data,
+    R: Data + Semigroup,
+{
+    fn resume(&self) -> T {
+        self.input.resume()
+    }
+
+    fn begin_at(&mut self, time: T) {
+        self.input.begin_at(time);
     }
 }
 

@@ -140,6 +140,19 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         feed
     }
 
+    /// Begins before [`resume`](Self::resume): what is sent until then is ignored. No time before the first
+    /// that is not committed will do; returns the time that it begins at.
+    pub(super) fn begin_at(&mut self, time: T) -> T {
+        let time = time.max(self.first.clone()).min(T::from_epoch(self.now));
+        self.now = time.to_epoch();
+        time
+    }
+
+    /// Whether something was sent that is in no journal, at the epoch that is open.
+    pub(super) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The first time to feed.
     pub(super) fn resume(&self) -> T {
         let places = 0..self.shares.len();

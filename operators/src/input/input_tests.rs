@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use timely::communication::allocator::ProcessBuilder;
 use timely::communication::{Allocator, Hooks};
-use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::{Concat, Probe};
 use timely::worker::{Config, Worker};
 
 use super::*;
@@ -347,6 +347,63 @@ fn a_closed_share_stays_closed() {
     let mut rows = cluster.output.take();
     rows.sort_unstable();
     assert_eq!(rows, [(3, 0), (3, 1), (8, 1)]);
+}
+
+/// Runs two inputs, of which the first alone is in the journals up to 5, and then both from `begin` on.
+fn left_is_ahead(
+    begin: fn(&mut FencedInput<u64, (u64, u64)>, &mut FencedInput<u64, (u64, u64)>) -> u64,
+) -> (Vec<WorkerEnd<()>>, Vec<(u64, u64)>) {
+    let mut cluster = Cluster::new(2);
+    let mut ends = Vec::new();
+    for is_first in [true, false] {
+        ends = cluster.run(TWO, move |all, worker, output| {
+            let index = worker.index() as u64;
+            let mut left = FencedInput::<u64, (u64, u64)>::new("left");
+            let mut right = FencedInput::<u64, (u64, u64)>::new("right");
+            let probe = worker.dataflow(|scope| {
+                let (probe, lefts) = left.to_stream(scope).probe();
+                lefts.concat(right.to_stream(scope)).sink_fenced("out", output);
+                probe
+            });
+            let end = if is_first { 5 } else { 8 };
+            for round in begin(&mut left, &mut right)..end {
+                left.send_to(index, (round, index));
+                left.advance_to(round + 1);
+                if !is_first || round < 2 {
+                    right.send_to(index, (round, 10 + index));
+                    right.advance_to(round + 1);
+                }
+                while probe.less_than(&(round + 1)) {
+                    worker.step();
+                }
+            }
+            if is_first {
+                all.stop();
+                worker.step();
+            }
+        });
+    }
+    let mut rows = cluster.output.take();
+    rows.sort_unstable();
+    (ends, rows)
+}
+
+#[test]
+fn inputs_in_step_begin_at_the_earliest_of_their_times() {
+    let (_, rows) = left_is_ahead(|left, right| resume_in_step([left, right]));
+    let feeders = [0, 1, 10, 11];
+    let expected: Vec<_> = (0..8).flat_map(|round| feeders.map(|of| (round, of))).collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn an_input_that_is_fed_what_its_journal_has_says_so() {
+    let (ends, _) = left_is_ahead(|left, _right| left.resume().saturating_sub(1));
+    let failed = ends.iter().find_map(|end| match end {
+        WorkerEnd::Failed(error) => Some(error.to_string()),
+        _ => None,
+    });
+    assert!(failed.is_some_and(|error| error.contains("resume_in_step")), "{ends:?}");
 }
 
 #[test]
