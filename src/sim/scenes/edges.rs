@@ -3,9 +3,9 @@
 //! What follows is computed anew each time, and only what is new may leave: to a sink, or back to a
 //! protected verb, which has the rest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ringfence_operators::prelude::*;
 use timely::dataflow::StreamVec;
 
 use super::changes::{self, Contents, Fact, pairs};
@@ -46,7 +46,7 @@ pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> [(&'static str, Tol
         let counts = changes::counts(pairs);
         let counts = counts.into_iter().map(|(key, count)| Fact::Count { key, count });
         // The pairs of a key stand in the order of their values: of equal keys the last one stays.
-        let greatest: std::collections::BTreeMap<u64, u64> = pairs.keys().copied().collect();
+        let greatest: BTreeMap<u64, u64> = pairs.keys().copied().collect();
         let greatest = greatest.into_iter().map(|(key, value)| Fact::Greatest { key, value });
         counts.chain(greatest).map(|fact| (fact, 1)).collect()
     };

@@ -35,6 +35,11 @@ impl MemoryVault {
             // Never above what is recorded, and so never above the epoch of any view to come. Before
             // the first delta there is nothing to merge.
             let Some(since) = base.epoch() else { break };
+            #[cfg(feature = "planted")]
+            let since = match crate::planted::is(crate::planted::Planted::MergeAhead) {
+                true => lock(cell).replica.as_ref().and_then(Replica::through).unwrap_or(since),
+                false => since,
+            };
             let step = pass.next(&base, merged);
             let step = step.and_then(|step| {
                 let Some(step) = step else { return Ok(None) };
