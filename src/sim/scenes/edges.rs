@@ -41,7 +41,7 @@ pub(super) fn build<'scope>(
         .sink_fenced(ANEW, sink());
 }
 
-pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> [(&'static str, Told); 2] {
+pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> Vec<(&'static str, Told)> {
     let anew = |pairs: &Contents<(u64, u64)>| {
         let counts = changes::counts(pairs);
         let counts = counts.into_iter().map(|(key, count)| Fact::Count { key, count });
@@ -57,7 +57,7 @@ pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> [(&'static str, Tol
         }
         keys.into_iter().map(|(count, keys)| (Fact::KeysOf { count, keys }, 1)).collect()
     };
-    [
+    vec![
         (ANEW, changes::expected(plan, arrived, anew)),
         (BACK, changes::expected(plan, arrived, back)),
     ]

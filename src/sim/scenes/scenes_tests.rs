@@ -132,7 +132,7 @@ fn both_sides_of_the_join_are_counted() {
 
 /// The expected changes of a scene's sinks, where each record comes in the epoch after its index.
 fn assert_collections_strict(
-    expected: impl Fn(&JobPlan, &Arrived) -> [(&'static str, Told); 2],
+    expected: impl Fn(&JobPlan, &Arrived) -> Vec<(&'static str, Told)>,
     check: impl Fn(&JobPlan, &Arrived, &dyn Fn(&str) -> Told) -> Result<(), String>,
 ) {
     let plan = plan(Scenes::default());
