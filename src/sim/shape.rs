@@ -89,7 +89,11 @@ impl Shape {
         };
         // Whatever else the seed decides.
         let mut of_patience = Chance::new(mix(seed ^ mix(0x9A71E)));
-        shape.patience = (!of_patience.one_in(3)).then(|| of_patience.between(1, 4));
+        shape.patience = (!of_patience.one_in(3)).then(|| of_patience.between(1, 3));
+        if shape.patience.is_some() {
+            // Or the input would end before that.
+            shape.job.records_per_shard *= 3;
+        }
         shape.job.by_hand = chance.one_in(3);
         shape
     }
