@@ -8,7 +8,7 @@
 //! cargo run --release --example nexmark -- --local 3 --fault kill:1@50% -- --query 5 --out DIR
 //! ```
 
-mod support;
+pub(crate) mod support;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::error::Error;
@@ -28,6 +28,12 @@ type Items<'scope> = StreamVec<'scope, u64, Item>;
 type Lines<'scope> = StreamVec<'scope, u64, String>;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    run()?.report();
+    Ok(())
+}
+
+/// Runs the query that the command line asks for; `benches/nexmark.rs` does the same.
+pub(crate) fn run() -> Result<Job, Box<dyn Error>> {
     let job = Job::from_args();
     let (market, query, out) = (Market::of(&job), job.query(), job.out());
     ringfence::execute(job.config(), move |worker| {
@@ -46,8 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             lines.sink_fenced("out", LineFiles::new(&out));
         });
     })?;
-    job.report();
-    Ok(())
+    Ok(job)
 }
 
 /// Query 1: each bid, with its price in another currency: `auction bidder price time`.

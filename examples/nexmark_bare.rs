@@ -7,7 +7,7 @@
 //! cargo run --release --example nexmark_bare -- -w 2 -- --query 5 --out DIR
 //! ```
 
-mod support;
+pub(crate) mod support;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::error::Error;
@@ -29,6 +29,12 @@ type Items<'scope> = StreamVec<'scope, u64, Item>;
 type Lines<'scope> = StreamVec<'scope, u64, String>;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    run()?.report();
+    Ok(())
+}
+
+/// Runs the query that the command line asks for; `benches/nexmark.rs` does the same.
+pub(crate) fn run() -> Result<Job, Box<dyn Error>> {
     let job = Job::from_args();
     let (market, query, out) = (Market::of(&job), job.query(), job.out());
     timely::execute_from_args(job.args(), move |worker| {
@@ -47,8 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             lines.write_lines(&out);
         });
     })?;
-    job.report();
-    Ok(())
+    Ok(job)
 }
 
 /// Query 1: each bid, with its price in another currency: `auction bidder price time`.

@@ -12,7 +12,7 @@
 use std::fs;
 use std::path::Path;
 
-const JOBS: [&str; 9] = [
+const JOBS: [&str; 16] = [
     "word_count_by_hand",
     "distinct",
     "hash_join",
@@ -22,6 +22,13 @@ const JOBS: [&str; 9] = [
     "event_driven",
     "weather",
     "nexmark",
+    "dd_components",
+    "dd_bfs",
+    "dd_triangles",
+    "dd_degrees",
+    "dd_reach",
+    "dd_orders",
+    "dd_shared",
 ];
 
 const MEDIAN_MAX: usize = 12;
@@ -72,6 +79,7 @@ fn lines(name: &str) -> Vec<(String, Part)> {
             _ if code.contains("::execute") || code.contains("write_lines(") => Part::Ends,
             _ if code.contains("sink_fenced(") => Part::Ends,
             _ if code.contains("to_stream(scope)") => Part::Feeding,
+            _ if code.contains("to_collection(scope);") => Part::Feeding,
             _ if code.contains("to_stream_fenced(scope") => Part::Feeding,
             _ if code.contains("unordered_input()") => Part::Feeding,
             _ if in_main && !in_dataflow => Part::Feeding,

@@ -5,7 +5,8 @@
 //! share. What a window holds is so the same however many shares there are, and whenever they come.
 
 use std::io;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
@@ -14,6 +15,13 @@ use ringfence::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
+
+static OPENED: OnceLock<Instant> = OnceLock::new();
+
+/// When this process first opened a share: what came before is the start of its cluster.
+pub fn opened() -> Option<Instant> {
+    OPENED.get().copied()
+}
 
 /// The length of a window in milliseconds of event time.
 pub const WINDOW_MS: u64 = 1000;
@@ -72,6 +80,7 @@ impl Market {
     }
 
     fn share_from(&self, index: u64, count: u64, (offset, window): (u64, u64)) -> Share {
+        OPENED.get_or_init(Instant::now);
         let last = self.generator(self.events.saturating_sub(1), 1).timestamp();
         Share {
             generator: self.generator(offset, count),

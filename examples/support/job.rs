@@ -16,7 +16,7 @@ Options of the example, after a `--`:
       --out <DIR>      Write to files in DIR [default: a fresh temporary directory]
       --seed <NUM>     Seed of the generated input [default: 1]
       --rounds <NUM>   Rounds in which the input is fed
-      --nodes <NUM>    Nodes of the generated graph
+      --nodes <NUM>    Nodes of the generated graph; customers [dd_orders]
       --pace-ms <MS>   Pause after each round [default: 0]
       --query <NUM>    Which query [nexmark only; default: 5]
       --events <NUM>   How many events [nexmark only]
@@ -60,7 +60,8 @@ impl Job {
         job
     }
 
-    fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, String> {
+    /// The job that these arguments ask for, of which the first is the program's name.
+    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut args = args.into_iter();
         let program = args.next().unwrap_or_else(|| "job".to_owned());
         let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
@@ -233,18 +234,22 @@ impl Job {
     }
 }
 
-/// All lines of the files directly below `directory`, sorted.
+/// All lines of the files below `directory`, sorted.
 pub fn sorted_lines(directory: &Path) -> std::io::Result<Vec<String>> {
     let mut lines = Vec::new();
-    if !directory.exists() {
-        // A job without results has made none.
-        return Ok(lines);
-    }
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        let is_hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        if !is_hidden && path.is_file() {
-            lines.extend(std::fs::read_to_string(path)?.lines().map(str::to_owned));
+    let mut directories = vec![directory.to_owned()];
+    // A job without results has made none.
+    directories.retain(|directory| directory.exists());
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            let is_hidden =
+                path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            if path.is_dir() {
+                directories.push(path);
+            } else if !is_hidden {
+                lines.extend(std::fs::read_to_string(path)?.lines().map(str::to_owned));
+            }
         }
     }
     lines.sort_unstable();

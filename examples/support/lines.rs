@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::{ExchangeData, VecCollection};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
+use timely::dataflow::operators::vec::Map;
 use timely::progress::Timestamp;
 
 /// A record that is a line: its fields, separated by tabs.
@@ -74,5 +77,28 @@ impl<'scope, T: Timestamp, D: Fields> WriteLines<'scope, T> for StreamVec<'scope
                 }
             },
         )
+    }
+}
+
+/// Writes a collection to files.
+pub trait WriteUpdates<'scope, T: Timestamp> {
+    /// Writes each change as a line to a file of this worker below `directory`: the data's fields, the
+    /// time, the difference. What changes at one time is added up first, so that no datum has two lines
+    /// for a time.
+    fn write_lines(self, directory: &Path) -> StreamVec<'scope, T, ()>;
+}
+
+impl<'scope, T, D> WriteUpdates<'scope, T> for VecCollection<'scope, T, D, isize>
+where
+    T: Timestamp + Lattice + Display,
+    D: ExchangeData + differential_dataflow::Hashable + Fields,
+{
+    fn write_lines(self, directory: &Path) -> StreamVec<'scope, T, ()> {
+        let changes = self.consolidate().inner.map(|(data, time, diff)| {
+            let mut fields = data.fields();
+            fields.extend([time.to_string(), diff.to_string()]);
+            fields.join("\t")
+        });
+        WriteLines::write_lines(changes, directory)
     }
 }

@@ -3,10 +3,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each example uses its own part of this")]
 
 pub mod auction;
+pub mod churn;
 pub mod graph;
 pub mod job;
 pub mod lines;
 pub mod options;
+pub mod orders;
 pub mod random;
 pub mod text;
 pub mod verify;

@@ -1,8 +1,9 @@
 //! What does it cost that a wrapped operator has a closure for each partition, and not for each worker?
 //!
 //! A keyed count of u64 keys, in a map, on one worker thread and between two: under plain timely; wrapped, with
-//! the same standard map captured and so not protected; and wrapped, with a protected map. Held fixed: 256
-//! partitions, every epoch of `batch` records is a checkpoint, no failures, all copies in this process.
+//! the same standard map captured and so not protected; wrapped, with a protected map; and the same with
+//! 16 partitions of its own. Held fixed: 256 partitions of the job, every epoch of `batch` records is a
+//! checkpoint, no failures, all copies in this process.
 //!
 //! Printed is the processor's time for each record, the least of several runs. Small batches tell what an epoch costs
 //! beside its records: 256 closures that see the frontier move, 256 batches where there was one.
@@ -49,6 +50,8 @@ enum Form {
     Bare,
     Captured,
     Protected,
+    /// Protected, with few partitions of its own.
+    Few,
 }
 
 /// How long this thread has had a processor, where the system tells: others may be busy on this machine.
@@ -65,7 +68,7 @@ fn count(worker: &mut Worker, form: Form, epochs: u64, batch: u64) -> Duration {
     worker.dataflow::<u64, _, _>(|scope| {
         let numbers = scope.input_from(&mut input);
         let by = Exchange::new(|n: &u64| *n);
-        let counts = match form {
+        let build = || match form {
             Form::Bare => numbers.unary_frontier(by, "count", |_, _| {
                 let mut counts = HashMap::<u64, u64>::new();
                 move |(input, _frontier), output| {
@@ -88,17 +91,23 @@ fn count(worker: &mut Worker, form: Form, epochs: u64, batch: u64) -> Duration {
                     });
                 }
             }),
-            Form::Protected => numbers.unary_frontier_fenced(by, "count", |_, state| {
-                let mut counts = state.map::<u64, u64>("counts");
-                move |(input, _frontier), output| {
-                    input.for_each(|capability, numbers| {
-                        for n in numbers.iter() {
-                            counts.update(*n, || 0, |count| *count += 1);
-                        }
-                        output.session(&capability).give_container(numbers);
-                    });
-                }
-            }),
+            Form::Protected | Form::Few => {
+                numbers.unary_frontier_fenced(by, "count", |_, state| {
+                    let mut counts = state.map::<u64, u64>("counts");
+                    move |(input, _frontier), output| {
+                        input.for_each(|capability, numbers| {
+                            for n in numbers.iter() {
+                                counts.update(*n, || 0, |count| *count += 1);
+                            }
+                            output.session(&capability).give_container(numbers);
+                        });
+                    }
+                })
+            }
+        };
+        let counts = match form {
+            Form::Few => scope.fence().partitions(16, build),
+            _ => build(),
         };
         counts.probe_with(&probe);
         if matches!(form, Form::Bare) {
@@ -183,9 +192,12 @@ fn main() {
         for batch in [1, 100, 1_000, 10_000, 100_000_u64] {
             let epochs = (1_000_000 / batch).clamp(20, 1_000);
             print!("{workers} workers, {batch:>6} a batch:");
-            for (name, form) in
-                [("bare", Form::Bare), ("captured", Form::Captured), ("protected", Form::Protected)]
-            {
+            for (name, form) in [
+                ("bare", Form::Bare),
+                ("captured", Form::Captured),
+                ("protected", Form::Protected),
+                ("of 16", Form::Few),
+            ] {
                 let times = (0..RUNS).map(|_| run(workers, form, epochs, batch));
                 let least = times.fold(f64::INFINITY, f64::min);
                 print!("  {name} {least:>8.1} ({:>8.1})", least * batch as f64 / 1e3);

@@ -14,7 +14,8 @@ use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
 use crate::state::ChunkMerger;
-use crate::testing::Trial;
+use crate::testing::Interruption::Stop;
+use crate::testing::{Trial, in_time};
 use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
 
 /// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
@@ -254,6 +255,28 @@ fn a_clock_faster_than_epochs_chooses_no_more_than_there_are() {
     let outcome = run(2, Some(Duration::from_micros(100)));
     assert!(is_exact(&outcome));
     assert!(!outcome.committed.is_empty());
+}
+
+#[test]
+fn a_worker_that_has_nothing_but_the_clock_leaves_when_it_is_asked_to() {
+    // Its own dataflows have ended, as far as it can tell, and no other operator is there to be woken.
+    let shares = in_time(Duration::from_secs(60), || {
+        let stops = [(Duration::from_millis(100), Stop)];
+        let trial = Trial::new(2).checkpoint(Duration::from_secs(3_600));
+        trial.run_interrupted(&stops, |worker, output| {
+            let fence = worker.fence();
+            if fence.is_first_view() {
+                fence.admit("ended");
+                return;
+            }
+            worker.dataflow::<u64, _, _>(|scope| {
+                per_share(|share| std::iter::once(share.index))
+                    .to_stream_fenced(scope, "shares")
+                    .sink_fenced("out", output);
+            });
+        })
+    });
+    assert_eq!(shares.len(), 2);
 }
 
 #[test]

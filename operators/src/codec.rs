@@ -104,13 +104,18 @@ pub enum CodecError {
 /// Two tables of equal fingerprints can read each other's snapshots. Type names are those of
 /// [`std::any::type_name`]: renaming or moving a type changes the fingerprint.
 pub fn fingerprint<K: 'static, V: 'static, C: Codec<K> + Codec<V>>() -> u32 {
+    fingerprint_of::<K, V, C, C>()
+}
+
+/// As [`fingerprint`], where keys and values have a codec each.
+pub fn fingerprint_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> u32 {
     let text = format!(
         "{} {} {} / {} {} {}",
-        <C as Codec<K>>::FORMAT,
-        <C as Codec<K>>::VERSION,
+        C::FORMAT,
+        C::VERSION,
         std::any::type_name::<K>(),
-        <C as Codec<V>>::FORMAT,
-        <C as Codec<V>>::VERSION,
+        W::FORMAT,
+        W::VERSION,
         std::any::type_name::<V>(),
     );
     (rapidhash::v3::rapidhash_v3(text.as_bytes()) >> 32) as u32

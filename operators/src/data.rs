@@ -28,3 +28,11 @@ use serde::de::DeserializeOwned;
 pub trait Data: Clone + Send + Serialize + DeserializeOwned + 'static {}
 
 impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Data for T {}
+
+/// A value that can be copied and moved to another thread: state whose encoding is chosen apart from it,
+/// as a [`Codec`](crate::codec::Codec).
+///
+/// Implemented for every type that qualifies; there is nothing to implement by hand.
+pub trait Plain: Clone + Send + 'static {}
+
+impl<T: Clone + Send + 'static> Plain for T {}

@@ -21,10 +21,12 @@ mod hydrated;
 mod log;
 mod restored;
 mod session;
+mod view;
 
 pub use arrange::FencedTrace;
-pub use arranged::{FencedArranged, SharedTrace};
-pub use collection::{AsFencedCollection, FencedCollection};
+pub use arranged::{FencedArranged, Reduced, SharedTrace};
+pub use collection::{AsFencedCollection, FencedCollection, Joined};
 pub use hydrated::HydratedCollection;
 pub use restored::Restored;
 pub use session::{FencedSession, SessionShare};
+pub use view::View;

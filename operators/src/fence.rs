@@ -57,6 +57,8 @@ struct Inner {
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
     prefix: RefCell<Vec<String>>,
+    /// How many partitions wrapped operators get that are built now; `None` for all of the view's.
+    partition_count: Cell<Option<u32>>,
     commit: Commit,
     checkpoints: Checkpoints,
     built: Cell<bool>,
@@ -122,6 +124,7 @@ impl Fence {
                 peers: worker.peers(),
                 names: RefCell::default(),
                 prefix: RefCell::default(),
+                partition_count: Cell::new(None),
                 commit: Commit::resume(generation.resume),
                 checkpoints: Checkpoints::resume(
                     generation.resume,
@@ -185,6 +188,64 @@ impl Fence {
         let result = build();
         self.inner.prefix.borrow_mut().pop();
         result
+    }
+
+    /// Gives the wrapped operators that `build` makes `count` partitions each, in the place of all there
+    /// are.
+    ///
+    /// A wrapped operator has one closure for each partition, and calls all those of a worker whenever its
+    /// frontier moves. Where epochs hold few records that is most of what they cost, and an operator
+    /// with fewer partitions costs less. It cannot use more workers than it has partitions, and fewer
+    /// partitions are spread less evenly over workers.
+    ///
+    /// Each of the operator's partitions is one of the job's, spread evenly over them, and stays and moves
+    /// with it. A number that is higher than that of the job's partitions means all of them. Keyed verbs,
+    /// sources and sinks are not concerned, nor are operators with a `Pipeline` input: there each worker
+    /// needs a partition. The number must not change during a run.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::channels::pact::Exchange;
+    ///
+    /// let mut sums = testing::run(2, |scope, output| {
+    ///     let numbers = per_share(|_share| 0..10u64).to_stream_fenced(scope, "numbers");
+    ///     let by_parity = Exchange::new(|n: &u64| *n);
+    ///     scope.fence().partitions(2, || {
+    ///         numbers.unary_frontier_fenced(by_parity, "sums", |capability, state| {
+    ///             assert_eq!(state.partitions(), 2);
+    ///             let mut held = state.capabilities("held").starting_with(capability);
+    ///             let mut sum = state.value("sum", 0);
+    ///             move |(input, frontier), output| {
+    ///                 input.for_each(|_, numbers| {
+    ///                     *sum.get_mut() += numbers.drain(..).sum::<u64>();
+    ///                 });
+    ///                 if frontier.is_empty() {
+    ///                     if let Some(capability) = held.iter().next() {
+    ///                         output.session(capability).give(*sum.get());
+    ///                     }
+    ///                     held.downgrade_all([0u64; 0]);
+    ///                 }
+    ///             }
+    ///         })
+    ///     })
+    ///     .sink_fenced("out", output);
+    /// });
+    /// sums.sort();
+    /// assert_eq!(sums, [2 * 20, 2 * 25]);
+    /// ```
+    pub fn partitions<R>(&self, count: u32, build: impl FnOnce() -> R) -> R {
+        let before = self.inner.partition_count.replace(Some(count.max(1)));
+        let result = build();
+        self.inner.partition_count.set(before);
+        result
+    }
+
+    /// The partitions that a wrapped operator has which is built now, in the order of their numbers at it.
+    pub(crate) fn partitions_of_operator(&self) -> Vec<PartitionId> {
+        let all = self.inner.generation.routes.partitions();
+        let count = self.inner.partition_count.get().map_or(all, |count| count.min(all)) as usize;
+        (0..count).map(|number| partition_of_shard(number, count, all)).collect()
     }
 
     /// Whether this is the first view: nothing was committed and nothing released before it.

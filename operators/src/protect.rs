@@ -9,8 +9,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::Stamp;
 
-use crate::codec::{Postcard, fingerprint};
-use crate::data::Data;
+use crate::codec::{Codec, Postcard, fingerprint_of};
+use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::Frames;
@@ -23,16 +23,17 @@ use crate::time::FencedTime;
 /// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
-/// The keyed state of one protected operator at one worker: a table for each partition it runs.
+/// The keyed state of one protected operator at one worker: a table for each partition it runs, with
+/// values in the encoding of `C`.
 ///
 /// It is restored when it is made and goes back to the vault when it is dropped, whatever made the
 /// generation end, unless its worker panicked.
-pub(crate) struct Partitions<K: Data + Eq, V: Data> {
+pub(crate) struct Partitions<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     fence: Fence,
     name: OperatorName,
     id: u64,
     fingerprint: u32,
-    tables: Vec<Option<KeyedTable<K, V>>>,
+    tables: Vec<Option<KeyedTable<K, V, Postcard, C>>>,
     owned: Vec<PartitionId>,
     /// The lowest partition that may still have keys to decode.
     undecoded: usize,
@@ -65,16 +66,17 @@ pub(crate) trait Seal {
 }
 
 /// A surviving table, before it is undone to the resume epoch.
-pub(crate) type Before<'a, K, V> = &'a mut dyn FnMut(&mut KeyedTable<K, V>);
+pub(crate) type Before<'a, K, V, C = Postcard> =
+    &'a mut dyn FnMut(&mut KeyedTable<K, V, Postcard, C>);
 
-impl<K: Data + Eq, V: Data> Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Brings the operator's state to the resume epoch: survivors undo, successors open replicas.
     ///
     /// `before` sees each surviving table as the last generation left it.
-    pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V>) -> Self {
+    pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V, C>) -> Self {
         let begun = Instant::now();
         let generation = fence.generation();
-        let fingerprint = fingerprint::<K, V, Postcard>();
+        let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
         let id = match generation.vault.register(name, fingerprint, partition_count) {
             Ok(id) => id,
@@ -104,7 +106,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
             if let Some(live) = generation.vault.take_live(id, partition) {
-                table = match live.state.downcast::<KeyedTable<K, V>>() {
+                table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
                     Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
                 };
@@ -155,7 +157,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
     /// The table of a partition that this worker runs.
     #[inline]
-    pub(crate) fn table(&mut self, partition: PartitionId) -> &mut KeyedTable<K, V> {
+    pub(crate) fn table(&mut self, partition: PartitionId) -> &mut KeyedTable<K, V, Postcard, C> {
         match &mut self.tables[partition.0 as usize] {
             Some(table) => table,
             None => {
@@ -170,7 +172,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
 
     /// The table of a partition, if this worker runs it.
     #[inline]
-    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V>> {
+    pub(crate) fn peek(&self, partition: PartitionId) -> Option<&KeyedTable<K, V, Postcard, C>> {
         self.tables[partition.0 as usize].as_ref()
     }
 
@@ -232,7 +234,7 @@ impl<K: Data + Eq, V: Data> Partitions<K, V> {
     }
 }
 
-impl<K: Data + Eq, V: Data> Seal for Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
     fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames)) {
         let filled = self.fill_some(last);
         let (mut sealed_bytes, mut sealed_keys) = (0, 0);
@@ -299,13 +301,13 @@ impl<K: Data + Eq, V: Data> Seal for Partitions<K, V> {
     }
 }
 
-impl<K: Data + Eq, V: Data> Drop for Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Drop for Partitions<K, V, C> {
     fn drop(&mut self) {
         self.deposit();
     }
 }
 
-impl<K: Data + Eq, V: Data> Partitions<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Hands all state to the vault, once: none is left.
     pub(crate) fn deposit(&mut self) {
         if self.fence.is_tainted() || std::thread::panicking() {

@@ -132,7 +132,10 @@ pub trait ToStreamFenced: Source + Sized {
             let mut current = fence.first_epoch();
             let begun = Arc::clone(&fence.generation().gauges);
             let begin = move |epoch: Epoch| {
-                begun.epochs_begun.fetch_max(epoch.next().0, Ordering::Relaxed);
+                // After the end of everything no epoch begins.
+                if epoch <= Epoch::END {
+                    begun.epochs_begun.fetch_max(epoch.next().0, Ordering::Relaxed);
+                }
             };
             begin(current);
             let mut capabilities: Vec<Capability<T>> = capabilities;

@@ -457,3 +457,22 @@ where
         worker.dataflow(|scope| job(scope, sink));
     })
 }
+
+/// Runs `trial` on a thread of its own, and panics where it has not ended within `limit`: for trials that
+/// would hang if they failed.
+#[cfg(test)]
+pub(crate) fn in_time<R: Send + 'static>(
+    limit: Duration,
+    trial: impl FnOnce() -> R + Send + 'static,
+) -> R {
+    let (tell, told) = std::sync::mpsc::channel();
+    let runner = std::thread::spawn(move || tell.send(trial()));
+    match told.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("no end within {limit:?}"),
+        Err(_) => match runner.join() {
+            Err(payload) => std::panic::resume_unwind(payload),
+            Ok(_) => unreachable!("a trial that ended has told its result"),
+        },
+    }
+}

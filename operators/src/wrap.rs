@@ -294,7 +294,7 @@ impl<'scope, T: Timestamp, C1: Container> OperatorFenced<'scope, T, C1> for Stre
             ) + 'static,
         P: KeyedPact<C1>,
     {
-        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), true);
+        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), true, P::IS_LOCAL);
         let mut input = wrapping.input(self, pact);
         wrapping.build(constructor, move |logic: &mut L, frontiers, output| {
             logic((&mut input, &frontiers[0]), output);
@@ -314,7 +314,7 @@ impl<'scope, T: Timestamp, C1: Container> OperatorFenced<'scope, T, C1> for Stre
         L: FnMut(&mut PartitionInput<T, C1>, &mut OutputBuilderSession<'_, T, CB>) + 'static,
         P: KeyedPact<C1>,
     {
-        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), false);
+        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), false, P::IS_LOCAL);
         let mut input = wrapping.input(self, pact);
         wrapping.build(constructor, move |logic: &mut L, _frontiers, output| {
             logic(&mut input, output);
@@ -342,7 +342,8 @@ impl<'scope, T: Timestamp, C1: Container> OperatorFenced<'scope, T, C1> for Stre
         P1: KeyedPact<C1>,
         P2: KeyedPact<C2>,
     {
-        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), true);
+        let is_local = P1::IS_LOCAL || P2::IS_LOCAL;
+        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), true, is_local);
         let mut left = wrapping.input(self, pact1);
         let mut right = wrapping.input(other, pact2);
         wrapping.build(constructor, move |logic: &mut L, frontiers, output| {
@@ -371,7 +372,8 @@ impl<'scope, T: Timestamp, C1: Container> OperatorFenced<'scope, T, C1> for Stre
         P1: KeyedPact<C1>,
         P2: KeyedPact<C2>,
     {
-        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), false);
+        let is_local = P1::IS_LOCAL || P2::IS_LOCAL;
+        let mut wrapping = Wrapping::new(self.fence(), name, self.scope(), false, is_local);
         let mut left = wrapping.input(self, pact1);
         let mut right = wrapping.input(other, pact2);
         wrapping.build(constructor, move |logic: &mut L, _frontiers, output| {
@@ -386,15 +388,28 @@ struct Wrapping<'scope, T: FencedTime> {
     name: OperatorName,
     scope: Scope<'scope, T>,
     builder: OperatorBuilder<'scope, T>,
+    /// The operator's partitions, by their number at it.
+    partitions: Rc<[PartitionId]>,
     ports: Vec<Rc<dyn Gate>>,
     follows_frontier: bool,
 }
 
 impl<'scope, T: FencedTime> Wrapping<'scope, T> {
-    fn new(fence: Fence, name: &str, scope: Scope<'scope, T>, follows_frontier: bool) -> Self {
+    fn new(
+        fence: Fence,
+        name: &str,
+        scope: Scope<'scope, T>,
+        follows_frontier: bool,
+        is_local: bool,
+    ) -> Self {
         let name = fence.admit(name);
         let builder = OperatorBuilder::new(name.to_string(), scope);
-        Wrapping { fence, name, scope, builder, ports: Vec::new(), follows_frontier }
+        let partitions = match is_local {
+            // Each worker needs one for the records that stay there.
+            true => (0..fence.generation().routes.partitions()).map(PartitionId).collect(),
+            false => fence.partitions_of_operator().into(),
+        };
+        Wrapping { fence, name, scope, builder, partitions, ports: Vec::new(), follows_frontier }
     }
 
     fn input<C: Container, P: KeyedPact<C>>(
@@ -402,7 +417,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         stream: Stream<'scope, T, C>,
         pact: P,
     ) -> PartitionInput<T, C> {
-        let port = Port::new(&self.fence, &self.name);
+        let port = Port::new(&self.fence, &self.name, &self.partitions);
         let input = self.builder.new_input(stream, PartitionPact::new(pact, &port));
         self.ports.push(port);
         input
@@ -419,7 +434,8 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         CB: ContainerBuilder,
         L: 'static,
     {
-        let Wrapping { fence, name, scope, mut builder, ports, follows_frontier } = self;
+        let Wrapping { fence, name, scope, mut builder, partitions, ports, follows_frontier } =
+            self;
         let activator = scope.activator_for(builder.operator_info().address);
         fence.checkpoints().wake_on_decision(activator.clone());
         let (output, stream) = builder.new_output();
@@ -439,12 +455,18 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
             let first = origin.delayed(&resume);
             let store = Store::new(&fence, &name, origin);
             let mut logics = Vec::new();
-            let owned = fence.owned();
+            let is_here = |partition: &PartitionId| {
+                fence.generation().routes.owner(*partition) == fence.worker()
+            };
+            let owned: Vec<_> = partitions.iter().copied().filter(is_here).collect();
+            // Where no partition is, one constructor runs all the same, to make the names known.
             let only_names = owned.is_empty();
-            let partitions = if only_names { vec![PartitionId(0)] } else { owned };
-            for partition in partitions {
-                store.turn().set(Some(partition));
-                logics.push(constructor(first.clone(), &mut store.state_of(partition)));
+            for (number, &partition) in partitions.iter().enumerate() {
+                if is_here(&partition) || (only_names && number == 0) {
+                    store.turn().set(Some(partition));
+                    let mut state = store.state_of(partition, number, partitions.len());
+                    logics.push(constructor(first.clone(), &mut state));
+                }
             }
             // Where everything is committed to its end, closures would only hold their times open.
             if only_names || fence.generation().resume >= Some(Epoch::END) {
@@ -454,7 +476,16 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
             store.begin();
             ids = store.ids();
             let mut output = OutputBuilder::from(output);
-            let parts = Parts { fence, name, ports, store, outlet, activator, follows_frontier };
+            let parts = Parts {
+                fence,
+                name,
+                ports,
+                store,
+                outlet,
+                partitions: owned,
+                activator,
+                follows_frontier,
+            };
             let mut stage = Stage::new(parts);
             move |frontiers| {
                 let mut session = output.activate();

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 pub mod cluster;
+pub mod trials;
 
 use std::collections::HashMap;
 use std::fs;
@@ -331,12 +332,17 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The real text for long sweeps, where this machine has it.
-pub fn shakespeare() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/shakespeare.txt");
+/// A file of real data, where this machine has it.
+pub fn data(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
     if path.exists() {
         return Some(path);
     }
     println!("skipped: {} is not on this machine", path.display());
     None
+}
+
+/// The real text for long sweeps, where this machine has it.
+pub fn shakespeare() -> Option<PathBuf> {
+    data("shakespeare.txt")
 }

@@ -5,9 +5,7 @@ use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::{
-    BatchCursor, Builder, Cursor, Navigable, Span, Trace,
-};
+use differential_dataflow::trace::{BatchCursor, Builder, Cursor, Navigable, Span, Trace};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
@@ -36,8 +34,7 @@ pub(super) trait Kept<K, V, T, R>: Trace<Time = T, Batch: Navigable> + 'static {
 impl<K: 'static, V: 'static, T: FencedTime + Lattice, R: 'static, Tr> Kept<K, V, T, R> for Tr
 where
     Tr: Trace<Time = T, Batch: Navigable> + 'static,
-    for<'a> BatchCursor<Tr>:
-        Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = T, Diff = R>,
+    for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = T, Diff = R>,
 {
     fn for_each(batch: &Tr::Batch, mut visit: impl FnMut(&K, &V, T, R)) {
         let mut cursor = batch.cursor();

@@ -32,6 +32,9 @@ impl<Tr: TraceReader + Clone> Clone for FencedArranged<'_, Tr> {
     }
 }
 
+/// The arrangement of a reduction's output.
+pub type Reduced<'scope, K, V, T, R> = FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>>;
+
 /// A protected arrangement outside of any dataflow, to be brought into others of the same worker.
 pub struct SharedTrace<Tr: Trace<Time: FencedTime> + 'static> {
     trace: FencedTrace<Tr>,
@@ -125,14 +128,16 @@ where
                 Diff = R,
                 KeyContainer = Vec<K>,
             >,
-        for<'a> BatchCursor<Tr2>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V2, Time = Tr::Time, Diff = R2>,
+        for<'a> BatchCursor<Tr2>:
+            Cursor<Key<'a> = &'a K, Val<'a> = &'a V2, Time = Tr::Time, Diff = R2>,
         R: Multiply<R2, Output: Clone + Semigroup + 'static> + Clone,
         I: IntoIterator<Item: differential_dataflow::Data>,
     {
-        let joined = self.arranged.join_core::<Tr2, I, _, R, R2, Vec<K>>(
-            other.arranged,
-            move |key, left, right| result(key, left, right),
-        );
+        let joined = self
+            .arranged
+            .join_core::<Tr2, I, _, R, R2, Vec<K>>(other.arranged, move |key, left, right| {
+                result(key, left, right)
+            });
         FencedCollection::of(joined)
     }
 
@@ -143,7 +148,7 @@ where
         self,
         name: &str,
         logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
-    ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V2, Tr::Time, R2>>>
+    ) -> Reduced<'scope, K, V2, Tr::Time, R2>
     where
         Tr::Time: FencedTime + Data,
         K: Data + Ord + std::fmt::Debug,
@@ -162,8 +167,10 @@ where
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
         let input = self.arranged;
-        let arranged =
-            protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(&fence, &name, || {
+        let arranged = protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(
+            &fence,
+            &name,
+            || {
                 input.reduce_abelian::<_, ValBuilder<K, V2, Tr::Time, R2>, Restored<ValSpine<K, V2, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
                     logic,
@@ -172,7 +179,8 @@ where
                         built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
                     },
                 )
-            });
+            },
+        );
         FencedArranged { arranged }
     }
 
@@ -198,8 +206,10 @@ where
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
         let input = self.arranged;
-        let arranged =
-            protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(&fence, &name, || {
+        let arranged = protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(
+            &fence,
+            &name,
+            || {
                 input.reduce_abelian::<_, KeyBuilder<K, Tr::Time, R2>, Restored<KeySpine<K, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
                     move |key, input, output| output.push(((), threshold(key, &input[0].1))),
@@ -208,7 +218,8 @@ where
                         built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));
                     },
                 )
-            });
+            },
+        );
         FencedArranged { arranged }
     }
 

@@ -13,8 +13,8 @@ use differential_dataflow::lattice::Lattice;
 use crate::codec::{Codec, CodecError, Postcard};
 use crate::data::Data;
 use crate::ids::Epoch;
-use crate::time::FencedTime;
 use crate::state::{CHUNK_BYTES_MAX, ChunkMerger};
+use crate::time::FencedTime;
 
 const SAME_KEY: u8 = 1;
 const SAME_VAL: u8 = 2;
@@ -52,9 +52,8 @@ impl<T: Data + Eq> ChunkWriter<T> {
         let same_val = self.last == Some(place);
         let same_time = self.last_time.as_ref() == Some(time);
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
-        self.bytes.push(
-            flag(same_key, SAME_KEY) | flag(same_val, SAME_VAL) | flag(same_time, SAME_TIME),
-        );
+        self.bytes
+            .push(flag(same_key, SAME_KEY) | flag(same_val, SAME_VAL) | flag(same_time, SAME_TIME));
         if !same_key {
             Postcard::encode(key, &mut self.bytes)?;
         }
@@ -168,9 +167,7 @@ where
 }
 
 /// Encodes sorted updates.
-pub(super) fn encode<K, V, T, R>(
-    updates: &[Update<K, V, T, R>],
-) -> Result<Vec<Vec<u8>>, CodecError>
+pub(super) fn encode<K, V, T, R>(updates: &[Update<K, V, T, R>]) -> Result<Vec<Vec<u8>>, CodecError>
 where
     K: Data + Eq,
     V: Data + Eq,
@@ -199,7 +196,7 @@ where
 }
 
 /// Merges chunks of updates of these types, on whichever node keeps them.
-pub(super) struct UpdateMerger<K, V, T, R>(PhantomData<fn() -> Update<K, V, T, R>>);
+pub(super) struct UpdateMerger<K, V, T, R>(PhantomData<fn(K, V, T, R)>);
 
 impl<K, V, T, R> UpdateMerger<K, V, T, R> {
     pub(super) fn new() -> Self {
@@ -232,7 +229,10 @@ mod tests {
 
     type Time = Product<u64, u32>;
 
-    fn sum(updates: &[Update<String, u8, Time, i64>], since: u64) -> Vec<Update<String, u8, Time, i64>> {
+    fn sum(
+        updates: &[Update<String, u8, Time, i64>],
+        since: u64,
+    ) -> Vec<Update<String, u8, Time, i64>> {
         let mut updates = updates.to_vec();
         advance(&mut updates, Epoch(since));
         updates
@@ -262,7 +262,7 @@ mod tests {
             let merger = UpdateMerger::<String, u8, Time, i64>::new();
             let mut merged = Vec::new();
             for chunk in merger.merge(&views, Epoch(5)).unwrap() {
-                decode(&chunk, &mut merged).unwrap();
+                decode::<String, u8, Time, i64>(&chunk, &mut merged).unwrap();
             }
             prop_assert!(merged.iter().all(|(_, time, _)| time.outer == 5));
             prop_assert_eq!(sum(&merged, since), sum(&all, since));

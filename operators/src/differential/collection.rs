@@ -39,13 +39,14 @@ pub struct FencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone +
     pub(super) updates: VecCollection<'scope, T, D, R>,
 }
 
-impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone
-    for FencedCollection<'_, T, D, R>
-{
+impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone for FencedCollection<'_, T, D, R> {
     fn clone(&self) -> Self {
         FencedCollection { updates: self.updates.clone() }
     }
 }
+
+/// What a join makes of two records with the same key.
+pub type Joined<K, V, V2> = (K, (V, V2));
 
 /// Makes a collection of a stream of updates.
 pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
@@ -70,6 +71,7 @@ pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone 
     /// let last: isize = counts.iter().map(|((_, count), _, diff)| count * diff).sum();
     /// assert_eq!(last, 12);
     /// ```
+    #[expect(clippy::wrong_self_convention, reason = "the name is differential's")]
     fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R>;
 }
 
@@ -174,6 +176,11 @@ macro_rules! stateless {
             pub fn probe(self) -> (probe::Handle<T>, Self) {
                 let (handle, updates) = self.updates.inner.probe();
                 (handle, $collection::of(updates.as_collection()))
+            }
+
+            /// As [`probe`](Self::probe), with a handle that is there already.
+            pub fn probe_with(self, handle: &probe::Handle<T>) -> Self {
+                $collection::of(self.updates.probe_with(handle))
             }
 
             /// Brings the collection into an iterative scope, as differential's `enter`.
@@ -288,9 +295,9 @@ where
         move |(input, frontier), output| {
             input.for_each(|capability, updates| {
                 for update in updates.drain(..) {
-                    let (_, updates) = waiting.entry(update.1.clone()).or_insert_with(|| {
-                        (capability.delayed(&update.1, 0), Vec::new())
-                    });
+                    let (_, updates) = waiting
+                        .entry(update.1.clone())
+                        .or_insert_with(|| (capability.delayed(&update.1, 0), Vec::new()));
                     updates.push(update);
                 }
             });
@@ -429,7 +436,7 @@ where
         self,
         name: &str,
         other: FencedCollection<'scope, T, (K, V2), R2>,
-    ) -> FencedCollection<'scope, T, (K, (V, V2)), <R as Multiply<R2>>::Output>
+    ) -> FencedCollection<'scope, T, Joined<K, V, V2>, <R as Multiply<R2>>::Output>
     where
         V2: Data + Ord + std::fmt::Debug,
         R2: Data + Semigroup + Ord + std::fmt::Debug,
@@ -518,7 +525,10 @@ where
     R: Data + Semigroup + Ord + std::fmt::Debug,
 {
     /// Arranges the collection by its records, as differential's `arrange_by_self`: protected.
-    pub fn arrange_by_self_fenced(self, name: &str) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
+    pub fn arrange_by_self_fenced(
+        self,
+        name: &str,
+    ) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
         FencedArranged {
             arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, KeyBuilder<K, T, R>, _>(
                 self.updates.map(|key| (key, ())).inner,

@@ -5,8 +5,8 @@ use differential_dataflow::collection::AsCollection;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::chunk::Update;
 use super::log::Log;
@@ -45,8 +45,7 @@ where
     builder.build(move |capabilities| {
         let (fence, name) = (inner_fence, inner_name);
         let mut capabilities = capabilities.into_iter();
-        let mut output =
-            OutputBuilder::<_, CapacityContainerBuilder<Vec<(D, T, R)>>>::from(output);
+        let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(D, T, R)>>>::from(output);
         let mut beginning = capabilities.next().filter(|_| !restored.is_empty());
         if let (Some(held), Some(resume)) = (&mut beginning, fence.generation().resume) {
             held.downgrade(&T::from_epoch(resume));
@@ -68,7 +67,8 @@ where
             if let Some(capability) = &beginning {
                 // In steps, so that what is downstream keeps up and nothing is held twice.
                 let some = restored.by_ref().take(RESTORED_AT_ONCE);
-                let updates = some.map(|((data, ()), time, diff): Update<D, (), T, R>| (data, time, diff));
+                let updates =
+                    some.map(|((data, ()), time, diff): Update<D, (), T, R>| (data, time, diff));
                 output.session_with_builder(capability).give_iterator(updates);
                 match restored.peek() {
                     Some(_) => activator.activate(),

@@ -9,7 +9,7 @@ use timely::dataflow::operators::vec::Filter;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::Refines;
 
-use super::collection::FencedCollection;
+use super::collection::{FencedCollection, Joined};
 use crate::fence::HasFence;
 use crate::time::FencedTime;
 
@@ -19,7 +19,8 @@ use crate::time::FencedTime;
 /// differential's verbs may be used, which then compute again what they kept. It cannot be mixed with a
 /// [`FencedCollection`], of which only what is new comes: together they would be wrong. Either protect the
 /// other's edge, too, or take only what is new of this one, by [`into_fenced`](Self::into_fenced).
-pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize> {
+pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize>
+{
     pub(super) updates: VecCollection<'scope, T, D, R>,
 }
 
@@ -92,7 +93,7 @@ where
     pub fn join<V2, R2>(
         self,
         other: HydratedCollection<'scope, T, (K, V2), R2>,
-    ) -> HydratedCollection<'scope, T, (K, (V, V2)), <R as Multiply<R2>>::Output>
+    ) -> HydratedCollection<'scope, T, Joined<K, V, V2>, <R as Multiply<R2>>::Output>
     where
         V2: ExchangeData,
         R2: ExchangeData + Semigroup,

@@ -88,7 +88,8 @@ where
                     }
                     Err(error) => refuse(error.to_string()),
                 };
-                let chunks = replica.base.chunks().unwrap_or_else(|error| refuse(error.to_string()));
+                let chunks =
+                    replica.base.chunks().unwrap_or_else(|error| refuse(error.to_string()));
                 for (id, chunk) in chunks {
                     if let Err(error) = chunk::decode(chunk, &mut updates) {
                         refuse(error.to_string());
@@ -219,7 +220,8 @@ where
     }
 
     fn slot_of(&mut self, key: &K) -> Result<usize, String> {
-        let hash = self.route.hash(key).map_err(|error| format!("a key cannot be encoded: {error}"))?;
+        let hash =
+            self.route.hash(key).map_err(|error| format!("a key cannot be encoded: {error}"))?;
         let partition = crate::hash::partition_of(hash, self.places.len() as u32);
         self.places[partition.0 as usize].ok_or_else(|| {
             format!("partition {partition} is not run by worker {}", self.fence.worker())
@@ -264,8 +266,7 @@ where
             let Some(first) = targets.next() else { continue };
             let buffer = self.buffers.entry(first).or_default();
             let begin = buffer.len();
-            let subject =
-                Subject { operator: self.id, fingerprint: self.fingerprint, partition };
+            let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
             let mut delta = DeltaWriter::new(buffer, subject, epoch, slot.sealed);
             let mut put = |id: ChunkId, chunk: &[u8]| {
                 let key = |bytes: &mut Vec<u8>| {

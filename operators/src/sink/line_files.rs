@@ -15,7 +15,7 @@ const MARKER: &str = ".ringfence-unfinished";
 
 /// A sink that writes each record as a line, into files directly below a directory.
 ///
-/// The fields of a tuple are separated by tabs. The directory must be empty or absent when the run
+/// The fields of a tuple are separated by tabs, those of a tuple within it, too. The directory must be empty or absent when the run
 /// begins, and must be the same one for all nodes. While the run is unfinished a hidden marker says
 /// so; it is removed when the whole job is done.
 ///
@@ -186,7 +186,7 @@ pub trait Line {
     fn write_line(&self, line: &mut Vec<u8>);
 }
 
-/// A part of a line.
+/// A part of a line; a tuple's fields are several.
 pub trait Field {
     /// Appends the field.
     fn write_field(&self, line: &mut Vec<u8>);
@@ -238,6 +238,11 @@ macro_rules! tuple {
                     line.push(b'\t');
                     $rest.write_field(line);
                 )*
+            }
+        }
+        impl<$first: Field, $($rest: Field),*> Field for ($first, $($rest,)*) {
+            fn write_field(&self, line: &mut Vec<u8>) {
+                self.write_line(line);
             }
         }
     };

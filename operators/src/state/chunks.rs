@@ -57,8 +57,8 @@ impl ChunkId {
 pub trait ChunkMerger: Send + Sync {
     /// Returns the same updates, consolidated: none at a time before `since` that could be told from it.
     ///
-    /// It returns no more chunks than it was given, and none of them much longer than
-    /// [`CHUNK_BYTES_MAX`]; where all updates cancel, none. Bytes that are no chunk give an error, upon
+    /// It returns no more chunks than it was given, each as long as it can be without being much longer
+    /// than [`CHUNK_BYTES_MAX`]; where all updates cancel, none. Bytes that are no chunk give an error, upon
     /// which everything stays as it is.
     fn merge(&self, chunks: &[&[u8]], since: Epoch) -> Result<Vec<Vec<u8>>, CodecError>;
 }

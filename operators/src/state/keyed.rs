@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::image::ReplicaBase;
 use super::table::{Position, Table};
-use crate::codec::{Codec, CodecError, Postcard, fingerprint};
+use crate::codec::{Codec, CodecError, Postcard, fingerprint_of};
 use crate::hash::KeyHasher;
 use crate::ids::Epoch;
 use crate::snapshot::{DeltaWriter, Subject};
@@ -91,14 +91,15 @@ struct Attached {
 
 /// The live state of one partition of one operator.
 ///
-/// Hashes are those of [`hash_key`] with the same codec and hasher.
+/// `C` encodes keys and `W` values, which is the same codec unless said otherwise. Hashes are those of
+/// [`hash_key`] with the codec of the keys and the same hasher.
 ///
 /// # Panics
 ///
 /// Reading a key panics if an attached replica's entry does not decode: its bytes and its types were
 /// checked before, so this is a codec that refuses what it wrote.
 #[derive(Debug)]
-pub struct KeyedTable<K, V, C = Postcard> {
+pub struct KeyedTable<K, V, C = Postcard, W = C> {
     table: Table<K, V>,
     open: Undo<K, V>,
     attached: Option<Attached>,
@@ -112,7 +113,7 @@ pub struct KeyedTable<K, V, C = Postcard> {
     through: Option<Epoch>,
     /// The oldest epoch to which a rewind is possible.
     floor: Option<Epoch>,
-    codec: PhantomData<fn() -> C>,
+    codecs: PhantomData<fn() -> (C, W)>,
 }
 
 /// Returns the hash of a key, by way of its encoding in `scratch`.
@@ -132,11 +133,12 @@ fn undecodable(error: &CodecError) -> ! {
     panic!("an attached replica holds an entry that its codec refuses: {error}")
 }
 
-impl<K, V, C> KeyedTable<K, V, C>
+impl<K, V, C, W> KeyedTable<K, V, C, W>
 where
     K: Clone + Eq + 'static,
     V: Clone + 'static,
-    C: Codec<K> + Codec<V>,
+    C: Codec<K>,
+    W: Codec<V>,
 {
     /// Makes empty state, before any epoch.
     pub fn new(hasher: KeyHasher) -> Self {
@@ -151,7 +153,7 @@ where
             last: None,
             through: None,
             floor: None,
-            codec: PhantomData,
+            codecs: PhantomData,
         }
     }
 
@@ -201,7 +203,7 @@ where
             Err(error) => panic!("a key that was hashed cannot be encoded again: {error}"),
         };
         let bytes = attached.base.get_hashed(rapid, &encoded)?;
-        Some(C::decode(bytes).unwrap_or_else(|error| undecodable(&error)))
+        Some(W::decode(bytes).unwrap_or_else(|error| undecodable(&error)))
     }
 
     /// Returns whether no attached replica is left to be decoded.
@@ -362,7 +364,7 @@ where
         let table = &self.table;
         table.try_each_dirty(|position| match (table.key(position), table.value(position)) {
             (Some(key), Some(value)) => {
-                writer.put(|bytes| C::encode(key, bytes), |bytes| C::encode(value, bytes))
+                writer.put(|bytes| C::encode(key, bytes), |bytes| W::encode(value, bytes))
             }
             (Some(key), None) => {
                 ghosts.push(position);
@@ -457,7 +459,7 @@ where
             "a replica is attached to state that is in use"
         );
         assert!(base.epoch() <= at, "a replica at {:?} is attached at {at:?}", base.epoch());
-        let (expected, actual) = (fingerprint::<K, V, C>(), base.subject().fingerprint);
+        let (expected, actual) = (fingerprint_of::<K, V, C, W>(), base.subject().fingerprint);
         if expected != actual {
             return Err(StateError::Fingerprint { expected, actual });
         }
@@ -482,11 +484,10 @@ where
         let mut keys = 0;
         while attached.decoded < attached.base.places() && keys < keys_max {
             if let Some((key_bytes, value_bytes)) = attached.base.at(attached.decoded) {
-                let key =
-                    <C as Codec<K>>::decode(key_bytes).unwrap_or_else(|error| undecodable(&error));
+                let key = C::decode(key_bytes).unwrap_or_else(|error| undecodable(&error));
                 let hash = self.hasher.hash(key_bytes);
                 if self.table.find(hash, &key).is_none() {
-                    let value = C::decode(value_bytes).unwrap_or_else(|error| undecodable(&error));
+                    let value = W::decode(value_bytes).unwrap_or_else(|error| undecodable(&error));
                     self.table.insert_new(hash, key, Some(value));
                 }
                 keys += 1;
@@ -547,7 +548,7 @@ where
             Err(error) => panic!("a key that was hashed cannot be encoded again: {error}"),
         };
         let bytes = attached.base.get_hashed(rapid, &self.scratch)?;
-        let value = C::decode(bytes).unwrap_or_else(|error| undecodable(&error));
+        let value = W::decode(bytes).unwrap_or_else(|error| undecodable(&error));
         Some(self.table.insert_new(hash, key.clone(), Some(value)))
     }
 

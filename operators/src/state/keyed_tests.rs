@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::fingerprint;
 use crate::ids::{OperatorName, PartitionId};
 use crate::snapshot::{DeltaRef, SnapshotError, operator_id};
 use crate::state::Replica;

@@ -23,18 +23,19 @@ const CLASSES: usize = 4;
 /// How far the chunks of one replica are merged.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Merged {
-    /// The base at which nothing is left to merge, or could be.
-    pub(super) at: Option<Epoch>,
     /// How many bytes were left when all were merged last.
-    pub(super) all_bytes: usize,
+    all_bytes: usize,
+    /// The base of the last pass, and how far that has come.
+    at: Option<Epoch>,
+    pass: Pass,
 }
 
-/// What one pass over a replica's chunks has merged: each class once, lest a merger that merges nothing
-/// keep the pass going for ever.
-#[derive(Debug, Default)]
-pub(super) struct Pass {
+/// What one pass over the chunks of a base has merged: each class once, lest a merger that merges nothing
+/// keep the passes going for ever. The next begins when something new is folded.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pass {
     classes: [bool; CLASSES],
-    all: bool,
+    ended: bool,
 }
 
 /// Chunks to be merged.
@@ -44,8 +45,8 @@ pub(super) struct Step<'a> {
     chunks: Vec<(ChunkId, &'a [u8])>,
     /// How many bytes they have.
     pub(super) bytes: usize,
-    /// Whether these are all there are.
-    pub(super) is_all: bool,
+    /// The class; `None` if these are all chunks that there are.
+    pub(super) class: Option<usize>,
 }
 
 /// What becomes of chunks: a new one in the place of an old one, or none.
@@ -72,31 +73,50 @@ fn bytes_of(chunks: &[(ChunkId, &[u8])]) -> usize {
     chunks.iter().map(|(_, chunk)| chunk.len()).sum()
 }
 
-impl Pass {
-    /// Returns the chunks of `base` that are to be merged next; `None` ends the pass.
-    pub(super) fn next<'a>(
-        &mut self,
-        base: &'a ReplicaBase,
-        merged: Merged,
-    ) -> Result<Option<Step<'a>>, MergeError> {
-        if self.all {
-            return Ok(None);
+impl Merged {
+    /// Begins a pass if the base is another one than that of the last; returns whether it is to go on.
+    pub(super) fn begin(&mut self, base: Option<Epoch>) -> bool {
+        if self.at != base {
+            (self.at, self.pass) = (base, Pass::default());
         }
-        let chunks = base.chunks().map_err(MergeError::Refused)?;
-        let bytes = bytes_of(&chunks);
-        if bytes > ALL_BYTES_MIN.max(2 * merged.all_bytes) {
-            self.all = true;
-            return Ok(Some(Step { chunks, bytes, is_all: true }));
-        }
-        for (index, tried) in self.classes.iter_mut().enumerate().filter(|(_, tried)| !**tried) {
-            let is_of = |(_, chunk): &&(ChunkId, &[u8])| class(chunk.len()) == Some(index);
-            if chunks.iter().filter(is_of).count() >= CLASS_CHUNKS_MIN {
-                *tried = true;
-                let chunks: Vec<_> = chunks.iter().filter(is_of).copied().collect();
-                return Ok(Some(Step { bytes: bytes_of(&chunks), chunks, is_all: false }));
+        // Before the first delta there is nothing to merge.
+        base.is_some() && !self.pass.ended
+    }
+
+    /// Ends the pass.
+    pub(super) fn end(&mut self) {
+        self.pass.ended = true;
+    }
+
+    /// Notes that the chunks of a step have been replaced.
+    pub(super) fn note(&mut self, class: Option<usize>, replaced: &Replaced) {
+        match class {
+            Some(class) => self.pass.classes[class] = true,
+            None => {
+                self.all_bytes =
+                    replaced.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(Vec::len).sum();
+                self.pass.ended = true;
             }
         }
-        Ok(None)
+    }
+
+    /// Returns the chunks of `base` that are to be merged next; `None` if the pass ends.
+    pub(super) fn next<'a>(&self, base: &'a ReplicaBase) -> Result<Option<Step<'a>>, MergeError> {
+        let chunks = base.chunks().map_err(MergeError::Refused)?;
+        let bytes = bytes_of(&chunks);
+        if bytes > ALL_BYTES_MIN.max(2 * self.all_bytes) {
+            return Ok(Some(Step { chunks, bytes, class: None }));
+        }
+        let is_of = |(_, chunk): &&(ChunkId, &[u8]), index| class(chunk.len()) == Some(index);
+        let untried = (0..CLASSES).filter(|index| !self.pass.classes[*index]);
+        let mut due = untried.filter(|index| {
+            chunks.iter().filter(|chunk| is_of(chunk, *index)).count() >= CLASS_CHUNKS_MIN
+        });
+        Ok(due.next().map(|index| {
+            let chunks = chunks.iter().filter(|chunk| is_of(chunk, index)).copied();
+            let chunks: Vec<_> = chunks.collect();
+            Step { bytes: bytes_of(&chunks), chunks, class: Some(index) }
+        }))
     }
 }
 

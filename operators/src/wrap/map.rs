@@ -3,7 +3,8 @@
 use std::cell::RefMut;
 
 use super::slot::{Guard, Slot};
-use crate::data::Data;
+use crate::codec::{Codec, Postcard};
+use crate::data::{Data, Plain};
 
 /// One partition's protected map, with the methods of `std`'s `HashMap`.
 ///
@@ -12,14 +13,15 @@ use crate::data::Data;
 /// map is there at once, whatever its size; methods that look at all keys ([`iter`](Map::iter),
 /// [`len`](Map::len), [`retain`](Map::retain) and the like) decode all of them when first called.
 ///
-/// It is made by [`State::map`](super::State::map), and can be used only within the closure of the
+/// It is made by [`State::map`](super::State::map), or with another encoding of its values than serde's by
+/// [`State::map_with`](super::State::map_with), and can be used only within the closure of the
 /// partition that it was made for: elsewhere it ends the job.
-pub struct Map<K: Data + Eq, V: Data> {
-    slot: Slot<K, V>,
+pub struct Map<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
+    slot: Slot<K, V, C>,
 }
 
-impl<K: Data + Eq, V: Data> Map<K, V> {
-    pub(super) fn new(slot: Slot<K, V>) -> Self {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
+    pub(super) fn new(slot: Slot<K, V, C>) -> Self {
         Map { slot }
     }
 
@@ -49,7 +51,7 @@ impl<K: Data + Eq, V: Data> Map<K, V> {
     }
 
     /// The place of a key, to be looked at and filled.
-    pub fn entry(&mut self, key: K) -> Entry<'_, K, V> {
+    pub fn entry(&mut self, key: K) -> Entry<'_, K, V, C> {
         Entry { slot: &mut self.slot, key }
     }
 
@@ -86,7 +88,7 @@ impl<K: Data + Eq, V: Data> Map<K, V> {
     }
 
     /// Copies of all values, in no order.
-    pub fn values(&self) -> impl Iterator<Item = V> + use<K, V> {
+    pub fn values(&self) -> impl Iterator<Item = V> + use<K, V, C> {
         self.iter().map(|(_, value)| value)
     }
 
@@ -118,7 +120,7 @@ impl<K: Data + Eq, V: Data> Map<K, V> {
     }
 }
 
-impl<K: Data + Eq, V: Data> Extend<(K, V)> for Map<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Extend<(K, V)> for Map<K, V, C> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
         for (key, value) in entries {
             self.insert(key, value);
@@ -127,12 +129,12 @@ impl<K: Data + Eq, V: Data> Extend<(K, V)> for Map<K, V> {
 }
 
 /// The place of a key in a [`Map`] or an [`OrderedMap`](super::OrderedMap).
-pub struct Entry<'a, K: Data + Eq, V: Data> {
-    pub(super) slot: &'a mut Slot<K, V>,
+pub struct Entry<'a, K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
+    pub(super) slot: &'a mut Slot<K, V, C>,
     pub(super) key: K,
 }
 
-impl<'a, K: Data + Eq, V: Data> Entry<'a, K, V> {
+impl<'a, K: Data + Eq, V: Plain, C: Codec<V>> Entry<'a, K, V, C> {
     /// The key.
     pub fn key(&self) -> &K {
         &self.key

@@ -23,7 +23,7 @@ use super::parcel::Parcel;
 use super::port::{PartitionPuller, Port, Receive};
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::ids::OperatorName;
+use crate::ids::{OperatorName, PartitionId};
 use crate::time::FencedTime;
 
 /// A parcel is sent once it holds this many records, or when timely flushes the channel.
@@ -31,8 +31,8 @@ const PARCEL_RECORDS: i64 = 8 << 10;
 
 /// A pact that gives each record a partition: timely's [`Exchange`] and [`Pipeline`], as they are.
 ///
-/// With an exchange a record belongs to the partition `f(record) % partitions`, whatever the number of
-/// workers, and goes to the worker that runs it. With [`Pipeline`] a record stays where it is and belongs
+/// With an exchange a record belongs to the operator's partition `f(record) % partitions`, whatever the
+/// number of workers, and goes to the worker that runs it. With [`Pipeline`] a record stays where it is and belongs
 /// to the lowest partition that its worker runs.
 ///
 /// [`Exchange`]: timely::dataflow::channels::pact::Exchange
@@ -42,6 +42,10 @@ const PARCEL_RECORDS: i64 = 8 << 10;
             serializable, or `Pipeline`"
 )]
 pub trait KeyedPact<C> {
+    /// Whether records stay at their worker.
+    #[doc(hidden)]
+    const IS_LOCAL: bool;
+
     /// Makes both ends of the channel.
     #[doc(hidden)]
     fn connect<T: FencedTime>(self, wiring: Wiring<'_>) -> Ends<T, C>;
@@ -54,6 +58,8 @@ pub(super) type Ends<T, C> = (Box<dyn Push<Message<T, C>>>, Box<dyn Receive<T, C
 pub struct Wiring<'a> {
     fence: &'a Fence,
     name: &'a OperatorName,
+    /// The operator's partitions, by their number at it.
+    partitions: &'a [PartitionId],
     worker: &'a Worker,
     identifier: usize,
     address: Rc<[usize]>,
@@ -86,8 +92,8 @@ impl<T: FencedTime, C: Container, P: KeyedPact<C>> ParallelizationContract<T, C>
         logging: Option<TimelyLogger>,
     ) -> (Self::Pusher, Self::Puller) {
         let PartitionPact { pact, port } = self;
-        let (fence, name) = (port.fence(), port.name());
-        let wiring = Wiring { fence, name, worker, identifier, address, logging };
+        let (fence, name, partitions) = (port.fence(), port.name(), port.partitions());
+        let wiring = Wiring { fence, name, partitions, worker, identifier, address, logging };
         let (pusher, channel) = pact.connect(wiring);
         port.connect(channel);
         (pusher, PartitionPuller::new(port))
@@ -100,24 +106,28 @@ where
     D: Distributor<C> + 'static,
     C: Container + ContainerBytes + Send,
 {
+    const IS_LOCAL: bool = false;
+
     fn connect<T: FencedTime>(self, wiring: Wiring<'_>) -> Ends<T, C> {
-        let Wiring { fence, worker, identifier, address, logging, .. } = wiring;
+        let Wiring { fence, partitions, worker, identifier, address, logging, .. } = wiring;
         let (senders, receiver) = worker.allocate::<Message<T, Parcel<C>>>(identifier, address);
         let index = worker.index();
         let pusher =
             |(target, sender)| LogPusher::new(sender, index, target, identifier, logging.clone());
         let targets: Vec<_> = senders.into_iter().enumerate().map(pusher).collect();
         let owners = &fence.generation().routes.owners;
-        let distributor = (self.0)(owners.len());
-        let pusher = ParcelPusher::new(targets, owners.clone(), distributor);
+        let distributor = (self.0)(partitions.len());
+        let pusher = ParcelPusher::new(targets, owners.clone(), partitions, distributor);
         let puller = LogPuller::new(receiver, index, identifier, logging);
         (Box::new(pusher), Box::new(Parcels(puller)))
     }
 }
 
 impl<C: Container> KeyedPact<C> for Pipeline {
+    const IS_LOCAL: bool = true;
+
     fn connect<T: FencedTime>(self, wiring: Wiring<'_>) -> Ends<T, C> {
-        let Wiring { fence, name, worker, identifier, address, logging } = wiring;
+        let Wiring { fence, name, worker, identifier, address, logging, .. } = wiring;
         let (pusher, puller) =
             ParallelizationContract::<T, C>::connect(self, worker, identifier, address, logging);
         let lowest = fence.owned().first().map(|partition| partition.0);
@@ -171,7 +181,7 @@ struct ParcelPusher<T, C, D, P> {
     /// The worker that runs each partition.
     owners: Vec<usize>,
     distributor: D,
-    /// What the distributor takes for its targets: one for each partition.
+    /// What the distributor takes for its targets: one for each of the operator's partitions.
     collectors: Vec<Collector<C>>,
     collected: Rc<RefCell<VecDeque<(u32, C)>>>,
     /// For each worker what is on its way there, and how many records that are.
@@ -200,11 +210,18 @@ where
     D: Distributor<C>,
     P: Push<Message<T, Parcel<C>>>,
 {
-    fn new(targets: Vec<P>, owners: Vec<usize>, distributor: D) -> Self {
+    fn new(
+        targets: Vec<P>,
+        owners: Vec<usize>,
+        partitions: &[PartitionId],
+        distributor: D,
+    ) -> Self {
         let collected = Rc::default();
-        let collector =
-            |partition| Collector { partition: partition as u32, collected: Rc::clone(&collected) };
-        let collectors = (0..owners.len()).map(collector).collect();
+        let collector = |partition: &PartitionId| Collector {
+            partition: partition.0,
+            collected: Rc::clone(&collected),
+        };
+        let collectors = partitions.iter().map(collector).collect();
         let parcels = targets.iter().map(|_| (Parcel::default(), 0)).collect();
         ParcelPusher { targets, owners, distributor, collectors, collected, parcels, stamp: None }
     }

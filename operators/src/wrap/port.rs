@@ -27,6 +27,8 @@ pub trait Receive<T, C> {
 pub(crate) struct Port<T, C> {
     fence: Fence,
     name: OperatorName,
+    /// The operator's partitions, by their number at it.
+    partitions: Rc<[PartitionId]>,
     queues: RefCell<Queues<T, C>>,
 }
 
@@ -69,7 +71,11 @@ pub(crate) trait Gate {
 }
 
 impl<T: FencedTime, C> Port<T, C> {
-    pub(crate) fn new(fence: &Fence, name: &OperatorName) -> Rc<Self> {
+    pub(crate) fn new(
+        fence: &Fence,
+        name: &OperatorName,
+        partitions: &Rc<[PartitionId]>,
+    ) -> Rc<Self> {
         let mut ready = Vec::new();
         ready.resize_with(fence.generation().routes.owners.len(), VecDeque::new);
         let queues = Queues {
@@ -80,7 +86,8 @@ impl<T: FencedTime, C> Port<T, C> {
             limit: None,
             current: usize::MAX,
         };
-        Rc::new(Port { fence: fence.clone(), name: name.clone(), queues: RefCell::new(queues) })
+        let (fence, name, partitions) = (fence.clone(), name.clone(), Rc::clone(partitions));
+        Rc::new(Port { fence, name, partitions, queues: RefCell::new(queues) })
     }
 
     pub(crate) fn fence(&self) -> &Fence {
@@ -89,6 +96,10 @@ impl<T: FencedTime, C> Port<T, C> {
 
     pub(crate) fn name(&self) -> &OperatorName {
         &self.name
+    }
+
+    pub(crate) fn partitions(&self) -> &[PartitionId] {
+        &self.partitions
     }
 
     pub(crate) fn connect(&self, channel: Box<dyn Receive<T, C>>) {

@@ -7,8 +7,8 @@ use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::codec::Postcard;
-use crate::data::Data;
+use crate::codec::{Codec, Postcard};
+use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{OperatorName, PartitionId};
@@ -59,8 +59,8 @@ impl<V: std::fmt::Debug> std::fmt::Debug for Guard<'_, V> {
 }
 
 /// One partition's part of one named state.
-pub(crate) struct Slot<K: Data + Eq, V: Data> {
-    states: Rc<RefCell<Partitions<K, V>>>,
+pub(crate) struct Slot<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
+    states: Rc<RefCell<Partitions<K, V, C>>>,
     partition: PartitionId,
     turn: Rc<Turn>,
     fence: Fence,
@@ -68,9 +68,9 @@ pub(crate) struct Slot<K: Data + Eq, V: Data> {
     scratch: RefCell<Vec<u8>>,
 }
 
-impl<K: Data + Eq, V: Data> Slot<K, V> {
+impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
     pub(super) fn new(
-        states: Rc<RefCell<Partitions<K, V>>>,
+        states: Rc<RefCell<Partitions<K, V, C>>>,
         partition: PartitionId,
         turn: Rc<Turn>,
         fence: &Fence,
@@ -109,14 +109,14 @@ impl<K: Data + Eq, V: Data> Slot<K, V> {
 
     /// The table, to be changed.
     #[inline]
-    pub(super) fn table(&self) -> RefMut<'_, KeyedTable<K, V>> {
+    pub(super) fn table(&self) -> RefMut<'_, KeyedTable<K, V, Postcard, C>> {
         self.check();
         RefMut::map(self.states.borrow_mut(), |states| states.table(self.partition))
     }
 
     /// The table as far as it is decoded.
     #[inline]
-    fn peek(&self) -> Ref<'_, KeyedTable<K, V>> {
+    fn peek(&self) -> Ref<'_, KeyedTable<K, V, Postcard, C>> {
         self.check();
         match Ref::filter_map(self.states.borrow(), |states| states.peek(self.partition)) {
             Ok(table) => table,
@@ -125,7 +125,7 @@ impl<K: Data + Eq, V: Data> Slot<K, V> {
     }
 
     /// The whole table.
-    pub(super) fn whole(&self) -> Ref<'_, KeyedTable<K, V>> {
+    pub(super) fn whole(&self) -> Ref<'_, KeyedTable<K, V, Postcard, C>> {
         if !self.peek().is_decoded() {
             self.table().decode_some(usize::MAX);
         }

@@ -53,16 +53,19 @@ pub(crate) struct Parts<T: FencedTime> {
     pub(crate) ports: Vec<Rc<dyn Gate>>,
     pub(crate) store: Rc<Store<T>>,
     pub(crate) outlet: Outlet<T>,
+    /// The partitions with a closure each, in order.
+    pub(crate) partitions: Vec<PartitionId>,
     pub(crate) activator: Activator,
     pub(crate) follows_frontier: bool,
 }
 
 impl<T: FencedTime> Stage<T> {
     pub(crate) fn new(parts: Parts<T>) -> Self {
-        let Parts { fence, name, ports, store, outlet, activator, follows_frontier } = parts;
+        let Parts { fence, name, ports, store, outlet, partitions, activator, follows_frontier } =
+            parts;
         let resume = fence.generation().resume;
         Stage {
-            partitions: fence.owned(),
+            partitions,
             shown: Vec::new(),
             frontiers: ports.iter().map(|_| MutableAntichain::new()).collect(),
             sealed: resume,

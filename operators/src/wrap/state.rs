@@ -15,7 +15,8 @@ use super::ordered_map::OrderedMap;
 use super::slot::{Slot, Turn};
 use super::stash::Stash;
 use super::value::Value;
-use crate::data::Data;
+use crate::codec::Codec;
+use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -32,20 +33,25 @@ const DECODE_KEYS: usize = 512;
 pub struct State<T: FencedTime> {
     store: Rc<Store<T>>,
     partition: PartitionId,
+    /// The number of the partition at this operator, and how many there are.
+    number: u32,
+    count: u32,
     names: BTreeSet<String>,
 }
 
 impl<T: FencedTime> State<T> {
     /// The partition that this constructor makes a closure for.
     pub fn partition(&self) -> u32 {
-        self.partition.0
+        self.number
     }
 
     /// The number of partitions, which has the place of the number of workers in timely: the records of
     /// this closure are those for which the exchange's function gives
     /// [`partition`](State::partition), modulo this.
+    ///
+    /// It is that of the job, or what [`Fence::partitions`] said.
     pub fn partitions(&self) -> u32 {
-        self.store.fence.generation().routes.partitions()
+        self.count
     }
 
     /// Whether nothing was committed yet, so that all state is as new.
@@ -55,6 +61,73 @@ impl<T: FencedTime> State<T> {
 
     /// A map, with the methods of `HashMap`.
     pub fn map<K: Data + Eq, V: Data>(&mut self, name: &str) -> Map<K, V> {
+        Map::new(self.open(name))
+    }
+
+    /// A map whose values are written by a codec of one's own: they need not be serde's.
+    ///
+    /// Keys are encoded as everywhere. The codec is part of the state's identity by its
+    /// [`FORMAT`](Codec::FORMAT) and [`VERSION`](Codec::VERSION): what one has written is never read by
+    /// another, and a job whose codec differs from that of the state it finds ends with an error.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use ringfence_operators::codec::{Codec, CodecError};
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::channels::pact::Exchange;
+    ///
+    /// /// How long something took: no serde here.
+    /// #[derive(Clone, Default)]
+    /// struct Longest(Duration);
+    ///
+    /// struct Nanos;
+    ///
+    /// impl Codec<Longest> for Nanos {
+    ///     const FORMAT: &'static str = "nanoseconds";
+    ///     const VERSION: u32 = 1;
+    ///
+    ///     fn encode(value: &Longest, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    ///         bytes.extend(value.0.as_nanos().to_le_bytes());
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn decode(bytes: &[u8]) -> Result<Longest, CodecError> {
+    ///         let nanos = bytes.try_into().map_err(|_| CodecError::Length {
+    ///             type_name: "Longest",
+    ///             expected: 16,
+    ///             actual: bytes.len(),
+    ///         })?;
+    ///         Ok(Longest(Duration::from_nanos(u128::from_le_bytes(nanos) as u64)))
+    ///     }
+    /// }
+    ///
+    /// let mut longest = testing::run(2, |scope, output| {
+    ///     per_share(|_share| (0..100u64).map(|n| (n % 3, n)))
+    ///         .to_stream_fenced(scope, "times")
+    ///         .unary_fenced(Exchange::new(|(key, _): &(u64, u64)| *key), "longest", |_, state| {
+    ///             let mut longest = state.map_with::<u64, Longest, Nanos>("longest");
+    ///             move |input, output| {
+    ///                 input.for_each(|capability, times| {
+    ///                     let mut session = output.session(&capability);
+    ///                     for (key, millis) in times.drain(..) {
+    ///                         let time = Duration::from_millis(millis);
+    ///                         let mut held = longest.entry(key).or_default();
+    ///                         if time > held.0 {
+    ///                             held.0 = time;
+    ///                             session.give((key, millis));
+    ///                         }
+    ///                     }
+    ///                 });
+    ///             }
+    ///         })
+    ///         .sink_fenced("out", output);
+    /// });
+    /// longest.sort();
+    /// assert_eq!(longest.last(), Some(&(2, 98)));
+    /// ```
+    pub fn map_with<K: Data + Eq, V: Plain, C: Codec<V>>(&mut self, name: &str) -> Map<K, V, C> {
         Map::new(self.open(name))
     }
 
@@ -93,13 +166,13 @@ impl<T: FencedTime> State<T> {
         }
     }
 
-    fn open<K: Data + Eq, V: Data>(&mut self, name: &str) -> Slot<K, V> {
+    fn open<K: Data + Eq, V: Plain, C: Codec<V>>(&mut self, name: &str) -> Slot<K, V, C> {
         let store = &self.store;
         let full_name = OperatorName::new(&format!("{}.{name}", store.name));
         if !self.names.insert(name.to_owned()) {
             store.fence.fail(JobError::DuplicateName { name: full_name });
         }
-        let states = store.named::<K, V>(name, &full_name, self.partition);
+        let states = store.named::<K, V, C>(name, &full_name, self.partition);
         Slot::new(states, self.partition, Rc::clone(&store.turn), &store.fence, full_name)
     }
 }
@@ -131,7 +204,13 @@ trait Kept<T: FencedTime> {
     fn deposit(&self);
 }
 
-impl<T: FencedTime, K: Data + Eq, V: Data> Kept<T> for RefCell<Partitions<K, V>> {
+impl<T, K, V, C> Kept<T> for RefCell<Partitions<K, V, C>>
+where
+    T: FencedTime,
+    K: Data + Eq,
+    V: Plain,
+    C: Codec<V>,
+{
     fn id(&self) -> u64 {
         self.borrow().id()
     }
@@ -169,8 +248,16 @@ impl<T: FencedTime> Store<T> {
     }
 
     /// The state of a partition's constructor.
-    pub(crate) fn state_of(self: &Rc<Self>, partition: PartitionId) -> State<T> {
-        State { store: Rc::clone(self), partition, names: BTreeSet::new() }
+    ///
+    /// The partition is number `number` of the operator's `count`.
+    pub(crate) fn state_of(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        number: usize,
+        count: usize,
+    ) -> State<T> {
+        let (number, count) = (number as u32, count as u32);
+        State { store: Rc::clone(self), partition, number, count, names: BTreeSet::new() }
     }
 
     /// All constructors have run.
@@ -186,12 +273,12 @@ impl<T: FencedTime> Store<T> {
         &self.held
     }
 
-    fn named<K: Data + Eq, V: Data>(
+    fn named<K: Data + Eq, V: Plain, C: Codec<V>>(
         &self,
         name: &str,
         full_name: &OperatorName,
         partition: PartitionId,
-    ) -> Rc<RefCell<Partitions<K, V>>> {
+    ) -> Rc<RefCell<Partitions<K, V, C>>> {
         let mut states = self.states.borrow_mut();
         if let Some(named) = states.iter().find(|named| named.name == name) {
             return match Rc::clone(&named.by_type).downcast() {
@@ -199,8 +286,8 @@ impl<T: FencedTime> Store<T> {
                 Err(_) => self.fence.fail(JobError::StateType { name: full_name.clone() }),
             };
         }
-        let mut made = Partitions::<K, V>::restore(&self.fence, full_name, &mut |_| {});
-        if made.owned().is_empty() {
+        let mut made = Partitions::<K, V, C>::restore(&self.fence, full_name, &mut |_| {});
+        if !made.owned().contains(&partition) {
             // A constructor has to run even where no partition is, to make the names known.
             made.pretend(partition);
         }

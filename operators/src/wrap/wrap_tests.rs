@@ -6,10 +6,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Map as _;
+use timely::dataflow::{Scope, StreamVec};
 
+use crate::codec::{Codec, CodecError};
+use crate::ids::Epoch;
 use crate::prelude::*;
 use crate::source::Share;
 use crate::testing::Interruption::{Panic, Stop};
@@ -92,6 +94,80 @@ fn a_map_is_what_it_would_be_without_failures() {
         });
         assert_eq!(sorted(rows), sorted(expected.clone()), "seed {seed}");
     }
+}
+
+/// A count that no serde knows, in two forms of its own.
+#[derive(Clone, Default)]
+struct Tally(u64);
+
+/// Writes a tally from its highest byte on (`1`) or from its lowest (`2`).
+struct TallyCodec<const FORM: u32>;
+
+impl<const FORM: u32> Codec<Tally> for TallyCodec<FORM> {
+    const FORMAT: &'static str = "tally";
+    const VERSION: u32 = FORM;
+
+    fn encode(value: &Tally, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+        bytes.extend(if FORM == 1 { value.0.to_be_bytes() } else { value.0.to_le_bytes() });
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Tally, CodecError> {
+        let (type_name, expected, actual) = ("Tally", 8, bytes.len());
+        let bytes =
+            bytes.try_into().map_err(|_| CodecError::Length { type_name, expected, actual })?;
+        Ok(Tally(if FORM == 1 { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }))
+    }
+}
+
+/// Counts numbers by their rest, in tallies of one form.
+fn tally<'scope, const FORM: u32>(scope: Scope<'scope, u64>) -> StreamVec<'scope, u64, (u64, u64)> {
+    numbers(NUMBERS).to_stream_fenced(scope, "numbers").unary_fenced(
+        Exchange::new(|n: &u64| n % 997),
+        "tallies",
+        |_, state| {
+            let mut tallies = state.map_with::<u64, Tally, TallyCodec<FORM>>("tallies");
+            move |input, output| {
+                input.for_each(|capability, numbers| {
+                    let mut session = output.session(&capability);
+                    for n in numbers.drain(..) {
+                        let mut tally = tallies.entry(n % 997).or_default();
+                        tally.0 += 1;
+                        session.give((n % 997, tally.0));
+                    }
+                });
+            }
+        },
+    )
+}
+
+#[test]
+fn a_map_with_a_codec_of_its_own_survives() {
+    let count = |rest: u64| (NUMBERS - rest).div_ceil(997);
+    let all = |rest| (1..=count(rest)).map(move |tally| (rest, tally));
+    let expected: Vec<_> = (0..997).flat_map(all).collect();
+    for seed in 70..74 {
+        let rows = interrupted(seed, |scope, output| {
+            tally::<1>(scope).sink_fenced("out", output);
+        });
+        assert_eq!(sorted(rows), expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_map_whose_codec_has_changed_is_refused() {
+    let stops = [(Duration::from_millis(20), Stop)];
+    let job = std::panic::AssertUnwindSafe(|| {
+        testing::run_interrupted(2, &stops, |scope, output| {
+            match scope.fence().is_first_view() {
+                true => tally::<1>(scope).sink_fenced("out", output),
+                false => tally::<2>(scope).sink_fenced("out", output),
+            };
+        })
+    });
+    let payload = std::panic::catch_unwind(job).unwrap_err();
+    let error = crate::worker::message_of(payload.as_ref());
+    assert!(error.contains("tallies.tallies has changed: its codec"), "{error}");
 }
 
 #[test]
@@ -431,6 +507,118 @@ fn a_frontier_that_jumps_stops_where_something_is_stashed() {
     let order = order.lock().unwrap();
     assert_eq!(order.len(), 8);
     assert!(order.is_sorted(), "{order:?}");
+}
+
+#[test]
+fn an_operator_with_few_partitions_of_its_own_is_exact() {
+    // Of three workers each has one of the two partitions, or none.
+    for seed in 80..84 {
+        let rows = interrupted(seed, |scope, output| {
+            let stream = numbers(NUMBERS).to_stream_fenced(scope, "numbers");
+            let by = Exchange::new(|n: &u64| *n);
+            let few = scope.fence().partitions(2, || {
+                stream.unary_frontier_fenced(by, "few", |_, state| {
+                    assert_eq!(state.partitions(), 2);
+                    let partition = u64::from(state.partition());
+                    let mut counts = state.map::<u64, u64>("counts");
+                    let mut stash = state.stash::<u64>("stash");
+                    move |(input, frontier), output| {
+                        input.for_each(|capability, numbers| {
+                            let mut entry = stash.entry(capability.retain_least(0).unwrap());
+                            entry.extend(numbers.drain(..));
+                        });
+                        for (capability, numbers) in stash.ready(frontier) {
+                            let mut session = output.session(&capability);
+                            for n in numbers {
+                                assert_eq!(n % 2, partition);
+                                let mut count = counts.entry(n % 100).or_default();
+                                *count += 1;
+                                session.give((n % 100, *count));
+                            }
+                        }
+                    }
+                })
+            });
+            few.sink_fenced("out", output);
+        });
+        let all = (0..100).flat_map(|rest| (1..=NUMBERS / 100).map(move |count| (rest, count)));
+        assert_eq!(sorted(rows), all.collect::<Vec<_>>(), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_operator_with_a_pipeline_keeps_all_partitions() {
+    // With as many workers as that some would have none of two partitions.
+    let rows = testing::run(3, |scope, output| {
+        let stream = numbers(900).to_stream_fenced(scope, "numbers");
+        let (left, right) = (stream.clone(), stream);
+        let by = Exchange::new(|n: &u64| *n);
+        let both = scope.fence().partitions(2, || {
+            left.binary_fenced(right, Pipeline, by, "both", |_, state| {
+                assert_eq!(state.partitions(), 16);
+                move |left, right, output| {
+                    for input in [left, right] {
+                        input.for_each(|capability, numbers| {
+                            output.session(&capability).give_container(numbers);
+                        });
+                    }
+                }
+            })
+        });
+        both.sink_fenced("out", output);
+    });
+    assert_eq!(sorted(rows), (0..1_800).map(|n| n / 2).collect::<Vec<_>>());
+}
+
+/// Runs a job that is stopped after `patience`, when all has come through; returns the epochs from which
+/// its views resumed, and what it released.
+fn stopped_at_its_end(patience: Duration) -> (BTreeSet<Option<Epoch>>, Vec<u64>) {
+    let resumes = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&resumes);
+    let trial = Trial::new(2).epoch(Duration::from_millis(1));
+    let rows = trial.run_interrupted(&[(patience, Stop)], move |worker, output| {
+        let fence = worker.fence();
+        seen.lock().unwrap().insert(fence.generation().resume);
+        worker.dataflow::<u64, _, _>(|scope| {
+            numbers(600)
+                .to_stream_fenced(scope, "numbers")
+                .unary_frontier_fenced(Exchange::new(|n: &u64| *n), "wait", |_, state| {
+                    let mut stash = state.stash::<u64>("stash");
+                    move |(input, frontier), output| {
+                        input.for_each(|capability, numbers| {
+                            let mut entry = stash.entry(capability.retain_least(0).unwrap());
+                            entry.extend(numbers.drain(..));
+                        });
+                        for (capability, numbers) in stash.ready(frontier) {
+                            output.session(&capability).give_iterator(numbers.into_iter());
+                        }
+                    }
+                })
+                .sink_fenced("out", output);
+        });
+        while fence.is_first_view() {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            fence.leave_if_stopping();
+        }
+    });
+    let resumes = resumes.lock().unwrap().clone();
+    (resumes, rows)
+}
+
+#[test]
+fn a_view_after_the_end_of_everything_ends() {
+    // All is committed, the dataflow's end included, and then a view is lost before anybody could say so.
+    for attempt in 0..7 {
+        let patience = Duration::from_millis(200 << attempt);
+        let limit = patience + Duration::from_secs(60);
+        let (resumes, rows) = testing::in_time(limit, move || stopped_at_its_end(patience));
+        assert_eq!(sorted(rows), (0..600).collect::<Vec<_>>());
+        if resumes.contains(&Some(Epoch::END)) {
+            return;
+        }
+        // The machine is slow: it was not the end yet.
+    }
+    panic!("no run came to its end in time");
 }
 
 /// The error that a job of one operator ends with, as text.

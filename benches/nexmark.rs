@@ -1,0 +1,294 @@
+//! What does protection cost the queries of NEXMark while nothing fails?
+//!
+//! Each query in its two forms, `examples/nexmark_bare.rs` on bare timely and `examples/nexmark.rs`, at one
+//! process and at three of this machine, with one worker each. The forms run in turn, in rounds; the figure
+//! is events per second of the whole run, from when a process opens its share to its end, of the last
+//! process: the writing of all results and the last commit are in it, and the start of the cluster is
+//! not, since timely's own takes a second or two where processes wait for each other. The ratio is formed
+//! within a round. Held fixed: the same events from the same generator, which is part of both runs; a
+//! checkpoint each second, epochs of 100 ms, one backup (in one process that is its own vault). Both
+//! forms must write the same lines.
+//!
+//! The processor's time of all processes is told besides, where the system tells it: there the ratio is
+//! what an event costs in bare form to what it costs protected, which depends less on what else the
+//! machine does, and not on waiting. A run with one event tells how much of the time the end is, and one
+//! with the generator alone how much making the events is.
+//!
+//! ```text
+//! cargo bench --bench nexmark [-- --quick] [-- --rounds N] [-- --query N]
+//! ```
+
+// Both examples have their own copy of what examples share.
+#![allow(clippy::duplicate_mod, reason = "each example is compiled as it stands")]
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "neither the examples' own start nor their tests are needed"
+)]
+#[path = "../examples/nexmark_bare.rs"]
+mod bare;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "neither the examples' own start nor their tests are needed"
+)]
+#[path = "../examples/nexmark.rs"]
+mod protected;
+mod support;
+
+use std::error::Error;
+use std::hint::black_box;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use ::nexmark::EventGenerator;
+use ::nexmark::config::NexmarkConfig;
+use ringfence::operators::hash::KeyHasher;
+use support::{Spread, has, write_json};
+
+/// In which form a process of the bench is to run its query.
+const FORM_VARIABLE: &str = "RINGFENCE_BENCH_NEXMARK";
+
+/// Where each process of a run writes how many seconds it took.
+const TIMES_VARIABLE: &str = "RINGFENCE_BENCH_NEXMARK_TIMES";
+
+/// How many events make a run of some seconds, for each query in one process and in three.
+const EVENTS: [[u64; 2]; 8] = [
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+    [4_000_000, 4_000_000],
+];
+
+const PROCESSES: [u64; 2] = [1, 3];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Bare,
+    Protected,
+}
+
+/// One run of one form.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    form: Form,
+    query: u64,
+    processes: u64,
+    events: u64,
+}
+
+/// What a run wrote: how many lines, and a sum of their hashes.
+type Written = (u64, u64);
+
+/// What a run took, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    elapsed: f64,
+    /// Of the processor, by all processes together.
+    busy: f64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if let Ok(form) = std::env::var(FORM_VARIABLE) {
+        return execute(&form);
+    }
+    // `cargo test` starts benches too, without this flag; there it is enough that they start.
+    if !has("--bench") {
+        return Ok(());
+    }
+    let quick = has("--quick");
+    let number = |flag: &str| -> Option<u64> {
+        std::env::args().skip_while(|arg| arg != flag).nth(1)?.parse().ok()
+    };
+    let rounds = number("--rounds").unwrap_or(if quick { 3 } else { 5 });
+    let queries = number("--query").map_or(1..=8, |query| query..=query);
+    let scale = if quick { 4 } else { 1 };
+
+    let generated = 2_000_000 / scale;
+    println!("the generator alone: {:.2} M events/s", generate(generated));
+    for processes in PROCESSES {
+        let [bare, protected] = [Form::Bare, Form::Protected].map(|form| {
+            let (taken, _) = measure(Run { form, query: 1, processes, events: 1 });
+            taken.elapsed
+        });
+        println!("one event, {processes} processes: {bare:.2} s bare, {protected:.2} s protected");
+    }
+    println!(
+        "\n{rounds} rounds; median (min to max) of M events/s, and of the ratios in a round\n"
+    );
+    println!("| query | processes | events | bare | protected | ratio | ratio of processor time |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let mut figures = Vec::new();
+    for query in queries {
+        for (place, processes) in PROCESSES.into_iter().enumerate() {
+            let events = EVENTS[query as usize - 1][place] / scale;
+            let (mut rates, mut ratios, mut busy_ratios) = ([vec![], vec![]], vec![], vec![]);
+            for round in 0..rounds {
+                // Whoever is first finds another machine than who is second: they take turns.
+                let mut forms = [Form::Bare, Form::Protected];
+                if round % 2 == 1 {
+                    forms.reverse();
+                }
+                let mut all = [Taken::default(); 2];
+                let written = forms.map(|form| {
+                    let (taken, written) = measure(Run { form, query, processes, events });
+                    rates[form as usize].push(events as f64 / taken.elapsed / 1e6);
+                    all[form as usize] = taken;
+                    written
+                });
+                assert_eq!(written[0], written[1], "query {query} writes different lines");
+                let [bare, protected] = all;
+                ratios.push(bare.elapsed / protected.elapsed);
+                busy_ratios.push(bare.busy / protected.busy);
+            }
+            let shown = |figures: &[f64]| match Spread::of(figures) {
+                Some(Spread { median, min, max, .. }) => {
+                    format!("{median:.2} ({min:.2} to {max:.2})")
+                }
+                None => "-".to_owned(),
+            };
+            println!(
+                "| {query} | {processes} | {:.1} M | {} | {} | {} | {} |",
+                events as f64 / 1e6,
+                shown(&rates[Form::Bare as usize]),
+                shown(&rates[Form::Protected as usize]),
+                shown(&ratios),
+                shown(&busy_ratios)
+            );
+            let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
+            figures.push(serde_json::json!({
+                "query": query, "processes": processes, "events": events, "rounds": rounds,
+                "bare": json(&rates[Form::Bare as usize]),
+                "protected": json(&rates[Form::Protected as usize]),
+                "ratio": json(&ratios), "busy_ratio": json(&busy_ratios),
+            }));
+        }
+    }
+    match write_json("nexmark", &serde_json::json!(figures)) {
+        Ok(path) => println!("\nwritten to {}", path.display()),
+        Err(error) => eprintln!("cannot write the figures: {error}"),
+    }
+    Ok(())
+}
+
+/// Runs what the command line asks for, as one process of a run.
+fn execute(form: &str) -> Result<(), Box<dyn Error>> {
+    let opened = match form {
+        "Bare" => bare::run().map(|_job| bare::support::auction::opened())?,
+        _ => protected::run().map(|_job| protected::support::auction::opened())?,
+    };
+    // A launcher opens nothing, and a node without a share has no time of its own.
+    if let (Some(opened), Ok(times)) = (opened, std::env::var(TIMES_VARIABLE)) {
+        let text = format!("{} {}", opened.elapsed().as_secs_f64(), busy());
+        std::fs::write(Path::new(&times).join(std::process::id().to_string()), text)?;
+    }
+    Ok(())
+}
+
+/// How many seconds all threads of this process have had a processor; nought where the system does not
+/// tell, which makes the ratios no numbers.
+fn busy() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // See proc_pid_stat(5): behind the name stand the state, ten more, and both times in hundredths.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Makes events and drops them; returns M events per second.
+fn generate(events: u64) -> f64 {
+    let begun = Instant::now();
+    let config = NexmarkConfig { base_time: 0, ..NexmarkConfig::default() };
+    for event in EventGenerator::new(config).take(events as usize) {
+        black_box(event);
+    }
+    events as f64 / begun.elapsed().as_secs_f64() / 1e6
+}
+
+/// Runs `run` in processes of its own; returns what it took and what it wrote.
+fn measure(run: Run) -> (Taken, Written) {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let [out, times] = ["out", "times"].map(|name| place.path().join(name));
+    std::fs::create_dir(&times).expect("a directory for the times");
+    let own = [
+        "--".to_owned(),
+        format!("--query={}", run.query),
+        format!("--events={}", run.events),
+        format!("--out={}", out.display()),
+    ];
+    let start = |cluster: &[String]| -> Child {
+        Command::new(std::env::current_exe().expect("a bench knows where it is"))
+            .args(cluster)
+            .args(&own)
+            .env(FORM_VARIABLE, format!("{:?}", run.form))
+            .env(TIMES_VARIABLE, &times)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a bench can start itself")
+    };
+    let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<String>>();
+    let hosts = place.path().join("hosts");
+    if run.form == Form::Bare {
+        let listeners: Vec<TcpListener> = (0..run.processes)
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("there is a free port"))
+            .collect();
+        let line = |it: &TcpListener| format!("{}\n", it.local_addr().expect("it is bound"));
+        let lines: String = listeners.iter().map(line).collect();
+        std::fs::write(&hosts, lines).expect("the list of hosts can be written");
+    }
+    let children: Vec<Child> = match (run.form, run.processes) {
+        (Form::Bare, 1) => vec![start(&words("-w 1".to_owned()))],
+        (Form::Bare, processes) => {
+            let cluster =
+                |process| format!("-w 1 -n {processes} -p {process} -h {}", hosts.display());
+            (0..processes).map(|process| start(&words(cluster(process)))).collect()
+        }
+        (Form::Protected, 1) => vec![start(&words("-w 1 --checkpoint-ms 1000".to_owned()))],
+        (Form::Protected, processes) => {
+            vec![start(&words(format!("--local {processes} --checkpoint-ms 1000")))]
+        }
+    };
+    for mut child in children {
+        let status = child.wait().expect("a child can be waited for");
+        assert!(status.success(), "{run:?} ended with {status}");
+    }
+    let (mut taken, mut count) = (Taken::default(), 0);
+    for entry in std::fs::read_dir(&times).expect("the times can be listed") {
+        let path = entry.expect("the times can be listed").path();
+        let text = std::fs::read_to_string(path).expect("a time can be read");
+        let (elapsed, busy) = text.split_once(' ').expect("there are two times");
+        taken.elapsed = taken.elapsed.max(elapsed.parse().expect("a time is a number"));
+        taken.busy += busy.parse::<f64>().expect("a time is a number");
+        count += 1;
+    }
+    // A protected share is where its partition is: a process may have two, and another one none.
+    assert!(count > 0, "no process of {run:?} tells its time");
+    (taken, written(&out))
+}
+
+/// What is in the files of a directory, whatever the order of the lines.
+fn written(directory: &Path) -> Written {
+    let (mut count, mut sum) = (0, 0u64);
+    // A run without results makes no directory.
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    for path in entries.map(|entry| entry.expect("the output can be listed").path()) {
+        let is_hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        if is_hidden || !path.is_file() {
+            continue;
+        }
+        let text = std::fs::read(&path).expect("the output can be read");
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            count += 1;
+            sum = sum.wrapping_add(KeyHasher::Rapid.hash(line));
+        }
+    }
+    (count, sum)
+}
