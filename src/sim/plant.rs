@@ -80,25 +80,25 @@ plants! {
     /// A survivor undoes everything but the state inside of a loop.
     LoopNotRewound, "loop-not-rewound", 120, false;
     /// The first update of what a log restores is lost.
-    TraceLosesFirst, "trace-loses-first", 400, true;
+    TraceLosesFirst, "trace-loses-first", 60, true;
     /// What came again of the resume epoch passes for new behind a hydrated edge.
-    ReleasedEpochPasses, "released-epoch-passes", 400, true;
+    ReleasedEpochPasses, "released-epoch-passes", 60, true;
     /// An edge logs its restored contents as if they were new.
-    ContentsLoggedAgain, "contents-logged-again", 400, true;
+    ContentsLoggedAgain, "contents-logged-again", 150, true;
     /// A trace shows what it was restored with to those who act on what is new.
-    RestoredShown, "restored-shown", 400, true;
+    RestoredShown, "restored-shown", 80, true;
     /// A trace leaves out what it was restored with where it is read up to a frontier.
-    RestoredUnseen, "restored-unseen", 400, true;
+    RestoredUnseen, "restored-unseen", 60, true;
     /// A complete copy takes the chunks by which others are filled, too.
-    FillingTakenTwice, "filling-taken-twice", 400, true;
+    FillingTakenTwice, "filling-taken-twice", 300, true;
     /// Copies are filled with new chunks only.
     LackingForgotten, "lacking-forgotten", 400, true;
     /// An owner's own copy of a trace is not fed.
-    OwnerNotFed, "owner-not-fed", 400, true;
+    OwnerNotFed, "owner-not-fed", 60, true;
     /// An owner that becomes a backup keeps its copy of a trace, and is filled besides.
     OwnerCopyKept, "owner-copy-kept", 400, true;
     /// Chunks are merged with times advanced to what is stored, recorded or not.
-    MergeAhead, "merge-ahead", 400, true;
+    MergeAhead, "merge-ahead", 250, true;
     /// Keys of one epoch are taken for those of another in a chunk.
     PlacesKept, "places-kept", 400, true;
     /// A node ends before all know that the job is done.

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 
 use super::{Cell, Key, MemoryVault, lock, read};
+use crate::state::ChunkMerger;
 #[cfg(feature = "planted")]
 use crate::state::Replica;
-use crate::state::ChunkMerger;
 use crate::vault::VaultError;
 use crate::vault::chunks::MergeError;
 
