@@ -48,8 +48,6 @@ pub enum Planted {
     LackingForgotten,
     /// An owner's own copy of a trace is not fed.
     OwnerNotFed,
-    /// An owner that becomes a backup keeps its copy of a trace, and is filled besides.
-    OwnerCopyKept,
     /// Chunks are merged with times advanced to what is stored, recorded or not.
     MergeAhead,
     /// Keys of one epoch are taken for those of another in a chunk.

@@ -95,12 +95,10 @@ plants! {
     LackingForgotten, "lacking-forgotten", 400, true;
     /// An owner's own copy of a trace is not fed.
     OwnerNotFed, "owner-not-fed", 60, true;
-    /// An owner that becomes a backup keeps its copy of a trace, and is filled besides.
-    OwnerCopyKept, "owner-copy-kept", 400, true;
     /// Chunks are merged with times advanced to what is stored, recorded or not.
     MergeAhead, "merge-ahead", 250, true;
     /// Keys of one epoch are taken for those of another in a chunk.
-    PlacesKept, "places-kept", 400, true;
+    PlacesKept, "places-kept", 150, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -136,7 +134,6 @@ impl Plant {
             Plant::FillingTakenTwice => Some(Planted::FillingTakenTwice),
             Plant::LackingForgotten => Some(Planted::LackingForgotten),
             Plant::OwnerNotFed => Some(Planted::OwnerNotFed),
-            Plant::OwnerCopyKept => Some(Planted::OwnerCopyKept),
             Plant::MergeAhead => Some(Planted::MergeAhead),
             Plant::PlacesKept => Some(Planted::PlacesKept),
             _ => None,

@@ -401,13 +401,6 @@ impl Vault for MemoryVault {
         // with all else: it is filled as a whole partition, and chunks that are there would count twice.
         let kept = |operator: u64, partition: PartitionId| {
             let holding = holdings[state.index(partition)];
-            #[cfg(feature = "planted")]
-            if crate::planted::is(crate::planted::Planted::OwnerCopyKept)
-                && holding.completeness == Completeness::Filling
-                && state.is_chunks(operator)
-            {
-                return (holding.role.owner, state.holding(partition).owns_chunks);
-            }
             (holding.role.owner, holding.is_copy(state.is_chunks(operator)))
         };
         // Nothing folds above what is recorded, and no view resumes below it.
