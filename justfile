@@ -10,6 +10,7 @@ fix:
 # What protection costs, and how long a recovery takes. Wants a quiet machine.
 bench:
     cargo bench --bench overhead
+    cargo bench --bench nexmark
     cargo bench --bench recovery
 
 # The word count under random schedules of faults.

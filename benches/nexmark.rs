@@ -9,10 +9,10 @@
 //! checkpoint each second, epochs of 100 ms, one backup (in one process that is its own vault). Both
 //! forms must write the same lines.
 //!
-//! The processor's time of all processes is told besides, where the system tells it: there the ratio is
-//! what an event costs in bare form to what it costs protected, which depends less on what else the
-//! machine does, and not on waiting. A run with one event tells how much of the time the end is, and one
-//! with the generator alone how much making the events is.
+//! The processor's time of all processes is told besides, where the system tells it, without that of a run
+//! with one event: there the ratio is what an event costs in bare form to what it costs protected, which
+//! depends less on what else the machine does, and not on waiting. How fast the generator is alone tells
+//! how much of it making the events is.
 //!
 //! ```text
 //! cargo bench --bench nexmark [-- --quick] [-- --rounds N] [-- --query N]
@@ -42,7 +42,7 @@ use std::hint::black_box;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::nexmark::EventGenerator;
 use ::nexmark::config::NexmarkConfig;
@@ -55,17 +55,11 @@ const FORM_VARIABLE: &str = "RINGFENCE_BENCH_NEXMARK";
 /// Where each process of a run writes how many seconds it took.
 const TIMES_VARIABLE: &str = "RINGFENCE_BENCH_NEXMARK_TIMES";
 
-/// How many events make a run of some seconds, for each query in one process and in three.
-const EVENTS: [[u64; 2]; 8] = [
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-    [4_000_000, 4_000_000],
-];
+/// How many events make a run of some seconds.
+const EVENTS: u64 = 3_000_000;
+
+/// How long processes of bare timely may take to find each other: they try again each second.
+const MEETING: Duration = Duration::from_millis(2_500);
 
 const PROCESSES: [u64; 2] = [1, 3];
 
@@ -109,27 +103,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let rounds = number("--rounds").unwrap_or(if quick { 3 } else { 5 });
     let queries = number("--query").map_or(1..=8, |query| query..=query);
-    let scale = if quick { 4 } else { 1 };
+    let events = if quick { EVENTS / 4 } else { EVENTS };
 
-    let generated = 2_000_000 / scale;
-    println!("the generator alone: {:.2} M events/s", generate(generated));
-    for processes in PROCESSES {
-        let [bare, protected] = [Form::Bare, Form::Protected].map(|form| {
+    println!("the generator alone: {:.2} M events/s", generate(events));
+    let starts = PROCESSES.map(|processes| {
+        let start = [Form::Bare, Form::Protected].map(|form| {
             let (taken, _) = measure(Run { form, query: 1, processes, events: 1 });
-            taken.elapsed
+            taken.busy
         });
-        println!("one event, {processes} processes: {bare:.2} s bare, {protected:.2} s protected");
-    }
+        let [bare, protected] = start;
+        println!(
+            "one event, {processes} processes: {bare:.2} s of the processor bare, {protected:.2} s \
+             protected"
+        );
+        start
+    });
     println!(
-        "\n{rounds} rounds; median (min to max) of M events/s, and of the ratios in a round\n"
+        "\n{rounds} rounds; median (min to max) of M events/s, of µs of the processor an event, and of \
+         the ratios in a round\n"
     );
-    println!("| query | processes | events | bare | protected | ratio | ratio of processor time |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| query | processes | bare, M/s | protected, M/s | ratio | bare, µs | protected, µs | ratio |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut figures = Vec::new();
     for query in queries {
         for (place, processes) in PROCESSES.into_iter().enumerate() {
-            let events = EVENTS[query as usize - 1][place] / scale;
-            let (mut rates, mut ratios, mut busy_ratios) = ([vec![], vec![]], vec![], vec![]);
+            let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
+            let (mut costs, mut cost_ratios) = ([vec![], vec![]], vec![]);
             for round in 0..rounds {
                 // Whoever is first finds another machine than who is second: they take turns.
                 let mut forms = [Form::Bare, Form::Protected];
@@ -146,7 +147,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 assert_eq!(written[0], written[1], "query {query} writes different lines");
                 let [bare, protected] = all;
                 ratios.push(bare.elapsed / protected.elapsed);
-                busy_ratios.push(bare.busy / protected.busy);
+                let [bare_start, protected_start] = starts[place];
+                let (bare, protected) = (bare.busy - bare_start, protected.busy - protected_start);
+                costs[Form::Bare as usize].push(bare / events as f64 * 1e6);
+                costs[Form::Protected as usize].push(protected / events as f64 * 1e6);
+                cost_ratios.push(bare / protected);
             }
             let shown = |figures: &[f64]| match Spread::of(figures) {
                 Some(Spread { median, min, max, .. }) => {
@@ -155,19 +160,23 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => "-".to_owned(),
             };
             println!(
-                "| {query} | {processes} | {:.1} M | {} | {} | {} | {} |",
-                events as f64 / 1e6,
+                "| {query} | {processes} | {} | {} | {} | {} | {} | {} |",
                 shown(&rates[Form::Bare as usize]),
                 shown(&rates[Form::Protected as usize]),
                 shown(&ratios),
-                shown(&busy_ratios)
+                shown(&costs[Form::Bare as usize]),
+                shown(&costs[Form::Protected as usize]),
+                shown(&cost_ratios)
             );
             let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
             figures.push(serde_json::json!({
                 "query": query, "processes": processes, "events": events, "rounds": rounds,
                 "bare": json(&rates[Form::Bare as usize]),
                 "protected": json(&rates[Form::Protected as usize]),
-                "ratio": json(&ratios), "busy_ratio": json(&busy_ratios),
+                "ratio": json(&ratios),
+                "bare_micros": json(&costs[Form::Bare as usize]),
+                "protected_micros": json(&costs[Form::Protected as usize]),
+                "ratio_of_micros": json(&cost_ratios),
             }));
         }
     }
@@ -184,11 +193,10 @@ fn execute(form: &str) -> Result<(), Box<dyn Error>> {
         "Bare" => bare::run().map(|_job| bare::support::auction::opened())?,
         _ => protected::run().map(|_job| protected::support::auction::opened())?,
     };
-    // A launcher opens nothing, and a node without a share has no time of its own.
-    if let (Some(opened), Ok(times)) = (opened, std::env::var(TIMES_VARIABLE)) {
-        let text = format!("{} {}", opened.elapsed().as_secs_f64(), busy());
-        std::fs::write(Path::new(&times).join(std::process::id().to_string()), text)?;
-    }
+    // A launcher opens nothing, nor does a node that has no share: shares are where their partitions are.
+    let elapsed = opened.map_or(0.0, |opened| opened.elapsed().as_secs_f64());
+    let file = Path::new(&std::env::var(TIMES_VARIABLE)?).join(std::process::id().to_string());
+    std::fs::write(file, format!("{elapsed} {}", busy()))?;
     Ok(())
 }
 
@@ -222,12 +230,18 @@ fn measure(run: Run) -> (Taken, Written) {
         format!("--events={}", run.events),
         format!("--out={}", out.display()),
     ];
+    // Of bare processes one may be ready a second before another.
+    let opens = (run.form == Form::Bare && run.processes > 1).then(|| {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + MEETING;
+        at.as_millis().to_string()
+    });
     let start = |cluster: &[String]| -> Child {
         Command::new(std::env::current_exe().expect("a bench knows where it is"))
             .args(cluster)
             .args(&own)
             .env(FORM_VARIABLE, format!("{:?}", run.form))
             .env(TIMES_VARIABLE, &times)
+            .envs(opens.iter().map(|opens| (bare::support::auction::OPENS_VARIABLE, opens)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -260,17 +274,15 @@ fn measure(run: Run) -> (Taken, Written) {
         let status = child.wait().expect("a child can be waited for");
         assert!(status.success(), "{run:?} ended with {status}");
     }
-    let (mut taken, mut count) = (Taken::default(), 0);
+    let mut taken = Taken::default();
     for entry in std::fs::read_dir(&times).expect("the times can be listed") {
         let path = entry.expect("the times can be listed").path();
         let text = std::fs::read_to_string(path).expect("a time can be read");
         let (elapsed, busy) = text.split_once(' ').expect("there are two times");
         taken.elapsed = taken.elapsed.max(elapsed.parse().expect("a time is a number"));
         taken.busy += busy.parse::<f64>().expect("a time is a number");
-        count += 1;
     }
-    // A protected share is where its partition is: a process may have two, and another one none.
-    assert!(count > 0, "no process of {run:?} tells its time");
+    assert!(taken.elapsed > 0.0, "no process of {run:?} opened a share");
     (taken, written(&out))
 }
 

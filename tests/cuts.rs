@@ -50,7 +50,7 @@ fn slowness_changes_nothing() {
 fn a_node_that_is_cut_off_for_long_is_replaced_and_ends() {
     for (node, seed) in [(1, 3), (0, 4), (3, 5)] {
         let flags = format!("--local 4 --backups 2 --fault cut:{node}@30%+3s");
-        let (ran, events) = run(&flags, 30, seed);
+        let (ran, events) = run(&flags, 20, seed);
         assert_eq!(left_behind(&events), [node], "{ran}");
         assert!(ran.stderr.contains("went on without it"), "{ran}");
     }
@@ -59,7 +59,7 @@ fn a_node_that_is_cut_off_for_long_is_replaced_and_ends() {
 /// Where each holds a copy of everything, the one that is cut off may be the faster to go on.
 #[test]
 fn two_nodes_that_lose_each_other_agree_on_who_goes_on() {
-    let (ran, events) = run("--local 2 --fault cut:1@30%+3s", 30, 6);
+    let (ran, events) = run("--local 2 --fault cut:1@30%+3s", 20, 6);
     assert_eq!(left_behind(&events).len(), 1, "{ran}");
 }
 
@@ -118,7 +118,7 @@ fn a_short_one_way_cut_changes_nothing() {
 #[test]
 fn a_long_one_way_cut_costs_one_of_the_two_their_place() {
     for (from, to, seed) in [(1, 0, 9), (0, 2, 10)] {
-        behind_a_proxy(60, seed, |proxy| {
+        behind_a_proxy(30, seed, |proxy| {
             let route = Route { from: NodeId(from), to: NodeId(to) };
             proxy.cut_one_way(route);
             thread::sleep(Duration::from_secs(4));

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
@@ -18,9 +18,24 @@ use super::job::Job;
 
 static OPENED: OnceLock<Instant> = OnceLock::new();
 
+/// The environment variable that says when shares open at the earliest, in milliseconds since 1970: for
+/// processes that are to begin together.
+pub const OPENS_VARIABLE: &str = "NEXMARK_OPENS_MS";
+
 /// When this process first opened a share: what came before is the start of its cluster.
 pub fn opened() -> Option<Instant> {
     OPENED.get().copied()
+}
+
+fn open() -> Instant {
+    let text = std::env::var(OPENS_VARIABLE).ok();
+    let opens = text.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    if let Some(opens) = opens
+        && let Ok(early) = (UNIX_EPOCH + opens).duration_since(SystemTime::now())
+    {
+        std::thread::sleep(early);
+    }
+    Instant::now()
 }
 
 /// The length of a window in milliseconds of event time.
@@ -80,7 +95,7 @@ impl Market {
     }
 
     fn share_from(&self, index: u64, count: u64, (offset, window): (u64, u64)) -> Share {
-        OPENED.get_or_init(Instant::now);
+        OPENED.get_or_init(open);
         let last = self.generator(self.events.saturating_sub(1), 1).timestamp();
         Share {
             generator: self.generator(offset, count),

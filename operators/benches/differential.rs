@@ -9,7 +9,7 @@
 //! process, which is folded and merged by a thread of its own as in a job.
 //!
 //! ```text
-//! cargo bench -p ringfence-operators --bench differential -- restore [RECORDS..]
+//! cargo bench -p ringfence-operators --bench differential -- restore [RECORDS.. [FILE.svg]]
 //! cargo bench -p ringfence-operators --bench differential -- overhead [ROUNDS]
 //! cargo bench -p ringfence-operators --bench differential -- memory [SECONDS]
 //! ```
@@ -284,24 +284,56 @@ fn restore(job: Job, records: u64) -> (f64, usize, usize) {
     (elapsed_ms, old, bytes)
 }
 
-fn restores(sizes: &[u64]) {
+/// Draws a line of (records, milliseconds) for each job, both axes logarithmic.
+fn plot(file: &str, lines: &[(Job, Vec<(f64, f64)>)]) -> Result<(), Box<dyn std::error::Error>> {
+    use plotters::prelude::*;
+    let points = || lines.iter().flat_map(|(_, line)| line.iter());
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        let (least, greatest) = values
+            .fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
+        least * 0.8..greatest * 1.25
+    };
+    let area = SVGBackend::new(file, (760, 480)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(
+            range(&mut points().map(|point| point.0)).log_scale(),
+            range(&mut points().map(|point| point.1)).log_scale(),
+        )?;
+    chart.configure_mesh().x_desc("records").y_desc("ms until the job is where it was").draw()?;
+    for (place, (job, line)) in lines.iter().enumerate() {
+        let color = Palette99::pick(place).to_rgba();
+        chart
+            .draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)).point_size(3))?
+            .label(format!("{job:?}"))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+fn restores(sizes: &[u64], file: Option<&str>) {
     println!(
         "| job | records | ms: median (least, greatest of 5) | ms per million | old records out | bytes kept |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    let mut lines = JOBS.map(|job| (job, Vec::new()));
     for &records in sizes {
-        for job in [
-            Job::BareCount,
-            Job::HydratedCount,
-            Job::RestoredCount,
-            Job::RestoredCountTotal,
-            Job::BareJoin,
-            Job::HydratedJoin,
-            Job::RestoredJoin,
-        ] {
+        for (job, line) in &mut lines {
+            let job = *job;
             let runs: Vec<_> = (0..5).map(|_| restore(job, records)).collect();
             let mut times: Vec<f64> = runs.iter().map(|run| run.0).collect();
             let (middle, least, greatest) = median(&mut times);
+            line.push((records as f64, middle));
             let (_, old, bytes) = runs[0];
             println!(
                 "| {job:?} | {records} | {middle:.1} ({least:.1}, {greatest:.1}) | {:.1} | {old} | {bytes} |",
@@ -309,7 +341,20 @@ fn restores(sizes: &[u64]) {
             );
         }
     }
+    if let Some(file) = file {
+        plot(file, &lines).expect("the plot can be drawn");
+    }
 }
+
+const JOBS: [Job; 7] = [
+    Job::BareCount,
+    Job::HydratedCount,
+    Job::RestoredCount,
+    Job::RestoredCountTotal,
+    Job::BareJoin,
+    Job::HydratedJoin,
+    Job::RestoredJoin,
+];
 
 const KEYS: u64 = 1_000_000;
 const EPOCH_UPDATES: u64 = 10_000;
@@ -428,14 +473,15 @@ fn memory(seconds: u64) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let numbers: Vec<u64> = args.iter().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let file = args.iter().map(String::as_str).find(|arg| arg.ends_with(".svg"));
     match args.first().map(String::as_str) {
-        Some("restore") if numbers.is_empty() => restores(&[100_000, 1_000_000, 5_000_000]),
-        Some("restore") => restores(&numbers),
+        Some("restore") if numbers.is_empty() => restores(&[100_000, 1_000_000, 5_000_000], file),
+        Some("restore") => restores(&numbers, file),
         Some("overhead") => overhead(numbers.first().map_or(5, |rounds| *rounds as usize)),
         Some("memory") => memory(numbers.first().copied().unwrap_or(600)),
         // A short look at all of it.
         _ => {
-            restores(&[10_000]);
+            restores(&[10_000], None);
             overhead(1);
             memory(5);
         }

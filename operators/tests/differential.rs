@@ -152,10 +152,11 @@ macro_rules! equal {
                 (0..12).for_each(super::$name);
             }
 
+            /// Some 300 restores.
             #[test]
             #[ignore = "some minutes"]
             fn long() {
-                (0..300).for_each(super::$name);
+                (0..120).for_each(super::$name);
             }
         }
     };

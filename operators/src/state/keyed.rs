@@ -212,6 +212,11 @@ where
         self.attached.is_none()
     }
 
+    /// Returns the number of keys that are decoded.
+    pub fn decoded(&self) -> usize {
+        self.table.len()
+    }
+
     /// Returns all keys and values that are decoded.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.table.iter()

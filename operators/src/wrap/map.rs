@@ -69,12 +69,12 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
 
     /// The number of keys.
     pub fn len(&self) -> usize {
-        self.slot.whole().iter().count()
+        self.slot.whole().decoded()
     }
 
     /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
-        self.slot.whole().iter().next().is_none()
+        self.len() == 0
     }
 
     /// Copies of all keys and values, in no order.

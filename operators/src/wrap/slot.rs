@@ -176,11 +176,18 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
 
     /// All keys and values, copied.
     pub(super) fn entries(&self) -> Vec<(K, V)> {
-        self.whole().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        let table = self.whole();
+        // A list that grows by and by would be moved again and again.
+        let mut entries = Vec::with_capacity(table.decoded());
+        entries.extend(table.iter().map(|(key, value)| (key.clone(), value.clone())));
+        entries
     }
 
     pub(super) fn keys(&self) -> Vec<K> {
-        self.whole().iter().map(|(key, _)| key.clone()).collect()
+        let table = self.whole();
+        let mut keys = Vec::with_capacity(table.decoded());
+        keys.extend(table.iter().map(|(key, _)| key.clone()));
+        keys
     }
 
     pub(super) fn drain(&mut self) -> Vec<(K, V)> {
