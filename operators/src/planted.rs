@@ -32,6 +32,26 @@ pub enum Planted {
     StashNotHeld,
     /// What is on its way round a loop of epochs is not part of the checkpoint.
     TurnsLeftOut,
+    /// The first update of what a log restores is lost.
+    TraceLosesFirst,
+    /// What came again of the resume epoch passes for new behind a hydrated edge.
+    ReleasedEpochPasses,
+    /// An edge logs its restored contents as if they were new.
+    ContentsLoggedAgain,
+    /// A trace shows what it was restored with to those who act on what is new.
+    RestoredShown,
+    /// A trace leaves out what it was restored with where it is read up to a frontier.
+    RestoredUnseen,
+    /// A complete copy takes the chunks by which others are filled, too.
+    FillingTakenTwice,
+    /// Copies are filled with new chunks only.
+    LackingForgotten,
+    /// An owner's own copy of a trace is not fed.
+    OwnerNotFed,
+    /// Chunks are merged with times advanced to what is stored, recorded or not.
+    MergeAhead,
+    /// Keys of one epoch are taken for those of another in a chunk.
+    PlacesKept,
 }
 
 thread_local! {

@@ -19,7 +19,7 @@ use timely::worker::Worker;
 use super::chance::mix;
 use super::process::ProcessId;
 use super::program::{Outside, Program};
-use super::scenes::Scenes;
+use super::scenes::{Fact, Scenes};
 use super::target::Target;
 
 /// The sink of the records themselves.
@@ -84,6 +84,8 @@ pub(super) enum Row {
     Lap { key: u64, count: u64, record: Record, round: u64 },
     /// A record that has come back so often, an epoch later each time, with the count of its key.
     Turn { key: u64, count: u64, record: Record, turn: u64 },
+    /// A change of a collection.
+    Change { of: Fact, epoch: u64, diff: isize },
 }
 
 /// What a panic in the middle of an update says.
@@ -234,6 +236,12 @@ pub(super) struct SimulatedSink {
 impl From<Record> for Row {
     fn from(record: Record) -> Self {
         Row::Record(record)
+    }
+}
+
+impl From<(Fact, u64, isize)> for Row {
+    fn from((of, epoch, diff): (Fact, u64, isize)) -> Self {
+        Row::Change { of, epoch, diff }
     }
 }
 

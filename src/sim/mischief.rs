@@ -16,14 +16,23 @@ impl World {
         if !self.faults || self.faults_left == 0 {
             return;
         }
-        let one_in = match (self.views.is_empty(), self.recovering) {
-            (true, _) => 20 * self.shape.fault_one_in,
-            (false, true) => self.shape.fault_one_in / 8,
-            (false, false) => self.shape.fault_one_in,
+        let one_in = match (self.views.is_empty(), self.recovering, self.shape.patience) {
+            (true, ..) => 20 * self.shape.fault_one_in,
+            (false, true, None) => self.shape.fault_one_in / 8,
+            (false, true, Some(_)) => 4 * self.shape.fault_one_in,
+            (false, false, None) => self.shape.fault_one_in,
+            (false, false, Some(_)) => self.shape.fault_one_in / 4,
         };
-        if self.chance.one_in(one_in) && self.inject(id) {
+        if self.chance.one_in(one_in) && self.is_time() && self.inject(id) {
             self.faults_left -= 1;
         }
+    }
+
+    /// Whether enough is committed for something to go wrong.
+    fn is_time(&self) -> bool {
+        let Some(patience) = self.shape.patience.filter(|_| !self.recovering) else { return true };
+        let latest = self.views.last_key_value().map(|(number, _)| *number);
+        latest.is_none_or(|latest| self.witness.lock().commits_in(latest) >= patience)
     }
 
     /// Injects some fault at a process; returns whether one was possible.

@@ -79,6 +79,26 @@ plants! {
     TurnsLeftOut, "turns-left-out", 120, true;
     /// A survivor undoes everything but the state inside of a loop.
     LoopNotRewound, "loop-not-rewound", 120, false;
+    /// The first update of what a log restores is lost.
+    TraceLosesFirst, "trace-loses-first", 60, true;
+    /// What came again of the resume epoch passes for new behind a hydrated edge.
+    ReleasedEpochPasses, "released-epoch-passes", 60, true;
+    /// An edge logs its restored contents as if they were new.
+    ContentsLoggedAgain, "contents-logged-again", 150, true;
+    /// A trace shows what it was restored with to those who act on what is new.
+    RestoredShown, "restored-shown", 80, true;
+    /// A trace leaves out what it was restored with where it is read up to a frontier.
+    RestoredUnseen, "restored-unseen", 60, true;
+    /// A complete copy takes the chunks by which others are filled, too.
+    FillingTakenTwice, "filling-taken-twice", 300, true;
+    /// Copies are filled with new chunks only.
+    LackingForgotten, "lacking-forgotten", 400, true;
+    /// An owner's own copy of a trace is not fed.
+    OwnerNotFed, "owner-not-fed", 60, true;
+    /// Chunks are merged with times advanced to what is stored, recorded or not.
+    MergeAhead, "merge-ahead", 250, true;
+    /// Keys of one epoch are taken for those of another in a chunk.
+    PlacesKept, "places-kept", 150, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -106,6 +126,16 @@ impl Plant {
             Plant::JournalNotReconciled => Some(Planted::JournalNotReconciled),
             Plant::StashNotHeld => Some(Planted::StashNotHeld),
             Plant::TurnsLeftOut => Some(Planted::TurnsLeftOut),
+            Plant::TraceLosesFirst => Some(Planted::TraceLosesFirst),
+            Plant::ReleasedEpochPasses => Some(Planted::ReleasedEpochPasses),
+            Plant::ContentsLoggedAgain => Some(Planted::ContentsLoggedAgain),
+            Plant::RestoredShown => Some(Planted::RestoredShown),
+            Plant::RestoredUnseen => Some(Planted::RestoredUnseen),
+            Plant::FillingTakenTwice => Some(Planted::FillingTakenTwice),
+            Plant::LackingForgotten => Some(Planted::LackingForgotten),
+            Plant::OwnerNotFed => Some(Planted::OwnerNotFed),
+            Plant::MergeAhead => Some(Planted::MergeAhead),
+            Plant::PlacesKept => Some(Planted::PlacesKept),
             _ => None,
         }
     }

@@ -4,9 +4,12 @@
 //! from the records of each epoch. Which scenes a run has is drawn for each of them alone, so that all
 //! combine with each other and with all faults.
 
+mod changes;
+mod edges;
 mod join;
 mod laps;
 mod stash;
+mod traces;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +22,7 @@ use timely::dataflow::StreamVec;
 use super::chance::{Chance, mix};
 use super::job::{JobPlan, Record, Row, SimulatedSink};
 
+pub(super) use changes::Fact;
 pub(super) use laps::VISITS;
 
 /// The records of each epoch.
@@ -38,6 +42,10 @@ pub(super) struct Scenes {
     pub(super) laps: bool,
     /// A loop whose turns are epochs.
     pub(super) turns: bool,
+    /// Differential's arrangements, restored, in a loop and outside of one.
+    pub(super) traces: bool,
+    /// Differential's verbs as they are, behind an edge that comes again.
+    pub(super) edges: bool,
     /// Whether the scenes are in a dataflow of their own, with a source of its own.
     pub(super) apart: bool,
 }
@@ -52,6 +60,8 @@ impl Scenes {
             laps: chance.one_in(3),
             turns: chance.one_in(3),
             apart: chance.one_in(4),
+            traces: chance.one_in(3),
+            edges: chance.one_in(3),
         }
     }
 
@@ -74,6 +84,12 @@ impl Scenes {
         if self.turns {
             turns::rows(records.clone(), plan).sink_fenced(turns::TURNS, sink());
         }
+        if self.traces {
+            traces::build(records, plan, &sink);
+        }
+        if self.edges {
+            edges::build(records, plan, &sink);
+        }
     }
 
     /// Checks what the scenes told, by the name of each one's sink.
@@ -94,6 +110,12 @@ impl Scenes {
         }
         if self.turns {
             turns::check(plan, arrived, &told(turns::TURNS))?;
+        }
+        if self.traces {
+            traces::check(plan, arrived, &told)?;
+        }
+        if self.edges {
+            edges::check(plan, arrived, &told)?;
         }
         Ok(())
     }

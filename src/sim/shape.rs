@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::chance::Chance;
+use super::chance::{Chance, mix};
 use super::job::JobPlan;
 use super::scenes::Scenes;
 use crate::protocol::detector::DetectorLimits;
@@ -32,6 +32,11 @@ pub(super) struct Shape {
     pub(super) faults_max: u64,
     /// At one in so many events a fault is injected.
     pub(super) fault_one_in: u64,
+    /// How much has to be committed in a view before something goes wrong in it; `None` where anything
+    /// may go wrong at once, and most of all in a recovery.
+    ///
+    /// Without patience most faults come before the first commit: then there is nothing to restore.
+    pub(super) patience: Option<u64>,
 }
 
 impl Shape {
@@ -80,7 +85,15 @@ impl Shape {
             faults_us: chance.between(1_000_000, 8_000_000),
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),
+            patience: None,
         };
+        // Whatever else the seed decides.
+        let mut of_patience = Chance::new(mix(seed ^ mix(0x9A71E)));
+        shape.patience = (!of_patience.one_in(3)).then(|| of_patience.between(1, 3));
+        if shape.patience.is_some() {
+            // Or the input would end before that.
+            shape.job.records_per_shard *= 3;
+        }
         shape.job.by_hand = chance.one_in(3);
         shape
     }

@@ -126,7 +126,11 @@ impl Vault for WatchedVault {
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         self.witness.perhaps_crash(self.process);
         self.inner.record(view, epoch)?;
-        let held = self.witness.lock().conduct.records(self.process.who(), view, epoch);
+        let held = {
+            let mut witness = self.witness.lock();
+            witness.commits(view, epoch);
+            witness.conduct.records(self.process.who(), view, epoch)
+        };
         self.witness.check("record", held);
         Ok(())
     }

@@ -36,12 +36,33 @@ pub(super) struct Inner {
     pub(super) conduct: Conduct,
     pub(super) plant: Option<Plant>,
     pub(super) armed: BTreeMap<ProcessId, Armed>,
+    /// The latest view in which anything was recorded, up to where, and in how many steps.
+    commits: (ViewNumber, Option<Epoch>, u64),
     /// Processes that ended in the middle of an activation.
     pub(super) crashed: BTreeSet<ProcessId>,
     /// How long the current step of a process takes beyond the usual.
     pub(super) spent_us: u64,
     pub(super) fired: Vec<Fault>,
     broken: Option<String>,
+}
+
+impl Inner {
+    /// Notes that somebody has recorded an epoch.
+    pub(super) fn commits(&mut self, view: ViewNumber, epoch: Epoch) {
+        let (latest, recorded, steps) = &mut self.commits;
+        if view > *latest {
+            (*latest, *recorded, *steps) = (view, None, 0);
+        }
+        if view == *latest && *recorded < Some(epoch) {
+            (*recorded, *steps) = (Some(epoch), *steps + 1);
+        }
+    }
+
+    /// How many commits a view has, where it is the latest.
+    pub(super) fn commits_in(&self, view: ViewNumber) -> u64 {
+        let (latest, _, steps) = self.commits;
+        if view == latest { steps } else { 0 }
+    }
 }
 
 impl Witness {

@@ -50,6 +50,12 @@ where
         if let (Some(held), Some(resume)) = (&mut beginning, fence.generation().resume) {
             held.downgrade(&T::from_epoch(resume));
         }
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::ContentsLoggedAgain) {
+            for (data, _, diff) in &restored {
+                log.add((data.clone(), T::from_epoch(fence.first_epoch()), diff.clone()));
+            }
+        }
         let mut restored = restored.into_iter().peekable();
         let mut outlet = capabilities.next().map(|mut held| {
             held.downgrade(&fence.resume_time::<T>());

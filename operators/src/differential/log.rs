@@ -101,6 +101,10 @@ where
                 bytes_opened += replica.base.encoded_bytes();
                 generation.vault.close_replica(id, partition);
             }
+            #[cfg(feature = "planted")]
+            if crate::planted::is(crate::planted::Planted::LackingForgotten) {
+                lacking.clear();
+            }
             if generation.routes.filling[partition.0 as usize] {
                 slot.filling = Some(lacking);
             }
@@ -109,6 +113,10 @@ where
         }
         if let Some(resume) = generation.resume {
             chunk::advance(&mut updates, resume);
+        }
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::TraceLosesFirst) && !updates.is_empty() {
+            updates.remove(0);
         }
         if !fence.is_first_view() {
             fence.notice(Notice::Restored {
@@ -201,6 +209,10 @@ where
                 self.refuse(partition, &error);
             }
         }
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::PlacesKept) {
+            return;
+        }
         // The places of the next epoch begin anew, and must not be taken for those of this one.
         for slot in &mut self.slots {
             slot.open.iter_mut().for_each(ChunkWriter::forget_place);
@@ -248,6 +260,8 @@ where
             // One that its own node backs up is stored there once.
             let is_here = |worker: &usize| worker / workers_per_node == here / workers_per_node;
             let owner = (!backups.iter().any(is_here)).then_some(here);
+            #[cfg(feature = "planted")]
+            let owner = owner.filter(|_| !crate::planted::is(crate::planted::Planted::OwnerNotFed));
             let mut targets = owner.into_iter().chain(backups.iter().copied());
             let Some(first) = targets.next() else { continue };
             let buffer = self.buffers.entry(first).or_default();

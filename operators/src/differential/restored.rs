@@ -73,6 +73,10 @@ impl<Tr: TraceReader> TraceReader for Restored<Tr> {
         &mut self,
         upper: AntichainRef<'_, Tr::Time>,
     ) -> Option<Vec<Span<Tr::Time, Tr::Batch>>> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::RestoredUnseen) {
+            return self.trace.spans_through(upper);
+        }
         let upper = self.raised(upper);
         self.trace.spans_through(upper.borrow())
     }
@@ -96,7 +100,10 @@ impl<Tr: TraceReader> TraceReader for Restored<Tr> {
     fn map_spans<F: FnMut(&Span<Tr::Time, Tr::Batch>)>(&self, mut visit: F) {
         let Some(floor) = &self.floor else { return self.trace.map_spans(visit) };
         self.trace.map_spans(|span| {
-            if !PartialOrder::less_equal(span.upper(), floor) {
+            let is_new = !PartialOrder::less_equal(span.upper(), floor);
+            #[cfg(feature = "planted")]
+            let is_new = is_new || crate::planted::is(crate::planted::Planted::RestoredShown);
+            if is_new {
                 visit(span);
             }
         });

@@ -312,6 +312,9 @@ impl MemoryVault {
             true => without_filling(delta, view.resume, is_fed)?,
             false => None,
         };
+        #[cfg(feature = "planted")]
+        let rewritten =
+            rewritten.filter(|_| !crate::planted::is(crate::planted::Planted::FillingTakenTwice));
         let rewritten = rewritten.as_deref().map(DeltaRef::parse).transpose()?;
         let delta = rewritten.as_ref().map_or(delta, |(delta, _)| delta);
         let cell = self.cell_or_new(subject.operator, subject.partition);

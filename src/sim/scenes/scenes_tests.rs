@@ -130,15 +130,55 @@ fn both_sides_of_the_join_are_counted() {
     });
 }
 
+/// The expected changes of a scene's sinks, where each record comes in the epoch after its index.
+fn assert_collections_strict(
+    expected: impl Fn(&JobPlan, &Arrived) -> Vec<(&'static str, Told)>,
+    check: impl Fn(&JobPlan, &Arrived, &dyn Fn(&str) -> Told) -> Result<(), String>,
+) {
+    let plan = plan(Scenes::default());
+    let record = |index: u64| move |shard| Record { shard, index };
+    let arrived: Arrived =
+        (0..9).map(|index| (index + 1, (0..3).map(record(index)).collect())).collect();
+    let all: BTreeMap<&str, Told> = expected(&plan, &arrived).into_iter().collect();
+    for (sink, told) in &all {
+        let rows = || told.values().flatten();
+        assert!(rows().any(|row| matches!(row, Row::Change { diff: -1, .. })), "{sink}: {told:?}");
+        let check = |told: &Told| {
+            let of = |name: &str| if name == *sink { told.clone() } else { all[name].clone() };
+            check(&plan, &arrived, &of)
+        };
+        assert_strict(told, check, |row| match row {
+            Row::Change { diff, .. } => *diff += 7,
+            _ => unreachable!("collections tell of changes only"),
+        });
+    }
+}
+
+#[test]
+fn traces_tell_each_change_once_at_its_epoch() {
+    assert_collections_strict(traces::expected, |plan, arrived, told| {
+        traces::check(plan, arrived, told)
+    });
+}
+
+#[test]
+fn what_follows_an_edge_tells_each_change_once_at_its_epoch() {
+    assert_collections_strict(edges::expected, |plan, arrived, told| {
+        edges::check(plan, arrived, told)
+    });
+}
+
 #[test]
 fn each_scene_has_its_share_of_the_runs_and_they_combine() {
     let all: Vec<Scenes> = (0..900).map(Scenes::of).collect();
     let count = |has: fn(&Scenes) -> bool| all.iter().filter(|scenes| has(scenes)).count();
-    let each: [fn(&Scenes) -> bool; 4] = [|s| s.stash, |s| s.join, |s| s.laps, |s| s.turns];
+    let each: [fn(&Scenes) -> bool; 6] =
+        [|s| s.stash, |s| s.join, |s| s.laps, |s| s.turns, |s| s.traces, |s| s.edges];
     for has in each {
         assert!((250..350).contains(&count(has)), "{}", count(has));
     }
     assert!((150..300).contains(&count(|s| s.apart)));
     assert!(count(|s| s.stash && s.laps && s.turns) > 10);
-    assert!(count(|s| *s == Scenes::default()) > 100);
+    assert!(count(|s| s.traces && s.edges) > 60);
+    assert!(count(|s| *s == Scenes::default()) > 30);
 }
