@@ -58,7 +58,7 @@ impl Job {
     fn build<'scope>(self, updates: StreamVec<'scope, u64, Update>) -> StreamVec<'scope, u64, ()> {
         use timely::dataflow::operators::vec::Map;
         let bare = || updates.clone().as_collection();
-        let fenced = || updates.clone().as_fenced_collection();
+        let fenced = || updates.clone().as_collection_fenced();
         let pair = |n: u64| (n / 2, n);
         match self {
             Job::BareCount => bare().count().inner.map(drop),

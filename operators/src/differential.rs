@@ -25,7 +25,7 @@ mod view;
 
 pub use arrange::FencedTrace;
 pub use arranged::{FencedArranged, Reduced, SharedTrace};
-pub use collection::{AsFencedCollection, FencedCollection, Joined};
+pub use collection::{AsCollectionFenced, FencedCollection, Joined};
 pub use hydrated::HydratedCollection;
 pub use restored::Restored;
 pub use session::{FencedSession, SessionShare};

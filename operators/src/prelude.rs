@@ -2,7 +2,7 @@
 
 pub use crate::data::Data;
 pub use crate::differential::{
-    AsFencedCollection as _, FencedCollection, FencedSession, HydratedCollection,
+    AsCollectionFenced as _, FencedCollection, FencedSession, HydratedCollection,
 };
 pub use crate::feedback::{ConnectLoopFenced as _, FeedbackFenced as _};
 pub use crate::fence::{Fence, HasFence as _};

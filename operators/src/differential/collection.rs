@@ -31,7 +31,7 @@ use crate::time::{EpochTime, FencedTime};
 /// A collection of which only changes after the last commit come after a failure, and those all.
 ///
 /// It comes from input that is played again ([`FencedSession`](super::FencedSession),
-/// [`AsFencedCollection`]), and from protected verbs, whose names end in `_fenced`. Verbs that keep nothing
+/// [`AsCollectionFenced`]), and from protected verbs, whose names end in `_fenced`. Verbs that keep nothing
 /// from one epoch to the next are as differential's. Verbs that do keep something and are not protected
 /// are missing on purpose: after a failure they would begin with nothing. To use them, go through
 /// [`fenced`](FencedCollection::fenced), an edge that brings back all it has carried.
@@ -49,7 +49,7 @@ impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone for FencedColle
 pub type Joined<K, V, V2> = (K, (V, V2));
 
 /// Makes a collection of a stream of updates.
-pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
+pub trait AsCollectionFenced<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
     /// The collection of which these are the changes.
     ///
     /// The stream must be exact itself: from a fenced source, or a protected operator, with nothing
@@ -57,14 +57,14 @@ pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone 
     /// vouches for it.
     ///
     /// ```
-    /// use ringfence_operators::differential::AsFencedCollection;
+    /// use ringfence_operators::differential::AsCollectionFenced;
     /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
     /// let counts = testing::run(2, |scope, output| {
     ///     per_share(|_share| (0..6u64).map(|n| (n % 3, 0, 1isize)))
     ///         .to_stream_fenced(scope, "numbers")
-    ///         .as_fenced_collection()
+    ///         .as_collection_fenced()
     ///         .count_fenced("counts")
     ///         .sink_fenced("out", output);
     /// });
@@ -72,18 +72,18 @@ pub trait AsFencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone 
     /// assert_eq!(last, 12);
     /// ```
     #[expect(clippy::wrong_self_convention, reason = "the name is differential's")]
-    fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R>;
+    fn as_collection_fenced(self) -> FencedCollection<'scope, T, D, R>;
 }
 
-impl<'scope, T, D, R> AsFencedCollection<'scope, T, D, R> for StreamVec<'scope, T, (D, T, R)>
+impl<'scope, T, D, R> AsCollectionFenced<'scope, T, D, R> for StreamVec<'scope, T, (D, T, R)>
 where
     T: FencedTime + Lattice,
     D: Clone + 'static,
     R: Clone + Semigroup + 'static,
 {
-    fn as_fenced_collection(self) -> FencedCollection<'scope, T, D, R> {
+    fn as_collection_fenced(self) -> FencedCollection<'scope, T, D, R> {
         // An update may name a time before that of its batch, which would be seen too late.
-        let updates = self.unary(Pipeline, "AsFencedCollection", |_, _| {
+        let updates = self.unary(Pipeline, "AsCollectionFenced", |_, _| {
             |input, output| {
                 input.for_each(|capability, updates| {
                     for (_, time, _) in updates.iter_mut() {

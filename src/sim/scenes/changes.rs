@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ringfence_operators::differential::AsFencedCollection;
+use ringfence_operators::differential::AsCollectionFenced;
 use ringfence_operators::prelude::*;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
@@ -62,7 +62,7 @@ pub(super) fn pairs<'scope>(
         // Each change gets the time at which it comes.
         changes_of(&plan, record).map(|(pair, diff)| (pair, 0, diff))
     });
-    changes.as_fenced_collection()
+    changes.as_collection_fenced()
 }
 
 /// What is to be told at each epoch, where `facts` says what follows from the pairs that are there.
