@@ -349,17 +349,18 @@ fn a_closed_share_stays_closed() {
     assert_eq!(rows, [(3, 0), (3, 1), (8, 1)]);
 }
 
+type Numbers = FencedInput<u64, (u64, u64)>;
+
 /// Runs two inputs, of which the first alone is in the journals up to 5, and then both from `begin` on.
 fn left_is_ahead(
-    begin: fn(&mut FencedInput<u64, (u64, u64)>, &mut FencedInput<u64, (u64, u64)>) -> u64,
+    begin: fn(&mut Numbers, &mut Numbers) -> u64,
 ) -> (Vec<WorkerEnd<()>>, Vec<(u64, u64)>) {
     let mut cluster = Cluster::new(2);
     let mut ends = Vec::new();
     for is_first in [true, false] {
         ends = cluster.run(TWO, move |all, worker, output| {
             let index = worker.index() as u64;
-            let mut left = FencedInput::<u64, (u64, u64)>::new("left");
-            let mut right = FencedInput::<u64, (u64, u64)>::new("right");
+            let (mut left, mut right) = (Numbers::new("left"), Numbers::new("right"));
             let probe = worker.dataflow(|scope| {
                 let (probe, lefts) = left.to_stream(scope).probe();
                 lefts.concat(right.to_stream(scope)).sink_fenced("out", output);
