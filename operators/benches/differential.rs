@@ -479,12 +479,15 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("restore") if numbers.is_empty() => restores(&[100_000, 1_000_000, 5_000_000], file),
         Some("restore") => restores(&numbers, file),
-        Some("one") => {
-            // One job alone, for a profiler.
+        Some(what @ ("one" | "speed")) => {
+            // One job alone, for a profiler: its restore, or its steady state.
             let job =
                 JOBS.into_iter().find(|job| args.iter().any(|arg| *arg == format!("{job:?}")));
             let job = job.expect("the name of a job");
-            println!("{:?}", restore(job, numbers.last().copied().unwrap_or(1_000_000)));
+            match what {
+                "one" => println!("{:?}", restore(job, numbers.last().copied().unwrap_or(1_000_000))),
+                _ => println!("{:.0}", throughput(job, numbers.last().copied().unwrap_or(500))),
+            }
         }
         Some("overhead") => overhead(numbers.first().map_or(5, |rounds| *rounds as usize)),
         Some("memory") => memory(numbers.first().copied().unwrap_or(600)),

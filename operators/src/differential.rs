@@ -16,6 +16,7 @@ mod arrange;
 mod arranged;
 mod chunk;
 mod collection;
+mod derive;
 mod hydrate;
 mod hydrated;
 mod log;

@@ -11,8 +11,9 @@ use timely::dataflow::Scope;
 use timely::order::TotalOrder;
 use timely::progress::timestamp::Refines;
 
-use super::arrange::{FencedTrace, protect};
+use super::arrange::FencedTrace;
 use super::collection::FencedCollection;
+use super::derive::reduce;
 use super::restored::Restored;
 use crate::data::Data;
 use crate::fence::HasFence;
@@ -143,7 +144,9 @@ where
 
     /// Makes of all values of a key others, as differential's `reduce_abelian`: protected.
     ///
-    /// What survives is the arrangement of the output, which is what it returns.
+    /// What it returns, the arrangement of the output, is there again after a failure: in an iterative scope
+    /// it is kept, elsewhere `logic` is called once for each key. So `logic` must give the same for the
+    /// same values, as differential asks of it anyway.
     pub fn reduce_fenced<K, V, R, V2, R2>(
         self,
         name: &str,
@@ -154,7 +157,7 @@ where
         K: Data + Ord + std::fmt::Debug,
         V: 'static,
         V2: Data + Ord + std::fmt::Debug,
-        R: 'static,
+        R: Semigroup + 'static,
         R2: Data + Abelian + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
@@ -166,11 +169,12 @@ where
     {
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
-        let input = self.arranged;
-        let arranged = protect::<K, V2, Tr::Time, R2, ValBuilder<K, V2, Tr::Time, R2>, _>(
+        let arranged = reduce::<K, V, R, V2, R2, Tr, ValBuilder<K, V2, Tr::Time, R2>, _, _>(
             &fence,
             &name,
-            || {
+            self.arranged,
+            logic,
+            |input, logic| {
                 input.reduce_abelian::<_, ValBuilder<K, V2, Tr::Time, R2>, Restored<ValSpine<K, V2, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
                     logic,
@@ -193,7 +197,7 @@ where
     where
         Tr::Time: FencedTime + Data,
         K: Data + Ord + std::fmt::Debug,
-        R: 'static,
+        R: Semigroup + 'static,
         R2: Data + Abelian + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
@@ -205,14 +209,18 @@ where
     {
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
-        let input = self.arranged;
-        let arranged = protect::<K, (), Tr::Time, R2, KeyBuilder<K, Tr::Time, R2>, _>(
+        let logic = move |key: &K, values: &[(&(), R)], output: &mut Vec<((), R2)>| {
+            output.push(((), threshold(key, &values[0].1)));
+        };
+        let arranged = reduce::<K, (), R, (), R2, Tr, KeyBuilder<K, Tr::Time, R2>, _, _>(
             &fence,
             &name,
-            || {
+            self.arranged,
+            logic,
+            |input, logic| {
                 input.reduce_abelian::<_, KeyBuilder<K, Tr::Time, R2>, Restored<KeySpine<K, Tr::Time, R2>>, Vec<K>, _>(
                     &name.to_string(),
-                    move |key, input, output| output.push(((), threshold(key, &input[0].1))),
+                    logic,
                     |built, key, updates| {
                         built.clear();
                         built.extend(updates.drain(..).map(|(val, time, diff)| ((key.clone(), val), time, diff)));

@@ -1,0 +1,125 @@
+//! Derive: the output of a reduction, from the input that was restored.
+//!
+//! Where an epoch is one time, all restored updates are at the resume epoch, and the output is what the
+//! reduction's logic makes of each key's values, as they are then. So it need not be kept: to call the
+//! logic once for each key is sooner done than to read its results, and while nothing fails only the
+//! input's changes are sent. In an iterative scope the restored input is at several times, and what a
+//! reduction has put out depends on how these interleave; there the output is kept as any trace is.
+
+use std::time::Instant;
+
+use differential_dataflow::consolidation::consolidate;
+use differential_dataflow::difference::{Abelian, Semigroup};
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::{BatchCursor, Builder, Cursor, Navigable, TraceReader};
+use timely::progress::Antichain;
+
+use super::arrange::{FencedTrace, Kept, protect};
+use super::chunk::Update;
+use super::restored::{Beginning, with_beginning};
+use crate::data::Data;
+use crate::fence::Fence;
+use crate::generation::Notice;
+use crate::ids::{Epoch, OperatorName};
+use crate::time::FencedTime;
+
+/// How many updates are handed to a builder at a time.
+const BLOCK_UPDATES: usize = 1024;
+
+/// Makes the operator that reduces `input` by `logic`, with an output that survives.
+pub(super) fn reduce<'scope, K, V, R, V2, R2, Tr, Bu, Tr2, L>(
+    fence: &Fence,
+    name: &OperatorName,
+    mut input: Arranged<'scope, Tr>,
+    mut logic: L,
+    build: impl FnOnce(Arranged<'scope, Tr>, L) -> Arranged<'scope, FencedTrace<Tr2>>,
+) -> Arranged<'scope, FencedTrace<Tr2>>
+where
+    K: Data + Ord,
+    V: 'static,
+    R: Semigroup + 'static,
+    V2: Data + Ord,
+    R2: Data + Abelian,
+    Tr: TraceReader<Time: FencedTime + Lattice + Data, Batch: Navigable> + Clone + 'static,
+    for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
+    Bu: Builder<
+            Time = Tr::Time,
+            Input = Vec<Update<K, V2, Tr::Time, R2>>,
+            Output: Into<Tr2::Batch>,
+        >,
+    Tr2: Kept<K, V2, Tr::Time, R2>,
+    L: FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
+{
+    if Tr::Time::NESTED {
+        return protect::<K, V2, Tr::Time, R2, Bu, Tr2>(fence, name, || build(input, logic));
+    }
+    let beginning = fence.generation().resume.map(|through| {
+        let begun = Instant::now();
+        let batch = output_of::<K, V, R, V2, R2, Tr, Bu>(&mut input.trace, through, &mut logic);
+        fence.notice(Notice::Restored {
+            worker: fence.worker(),
+            operator: name.clone(),
+            rewound: 0,
+            opened: 0,
+            bytes_opened: 0,
+            keys_rewound: 0,
+            elapsed: begun.elapsed(),
+        });
+        Beginning::<Tr2> { through, batch: batch.map(Into::into) }
+    });
+    with_beginning(beginning, || build(input, logic))
+}
+
+/// What a reduction has put out through an epoch, by what its input was then.
+fn output_of<K, V, R, V2, R2, Tr, Bu>(
+    input: &mut Tr,
+    through: Epoch,
+    logic: &mut impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>),
+) -> Option<Bu::Output>
+where
+    K: Data + Ord,
+    V: 'static,
+    R: Semigroup + 'static,
+    V2: Data + Ord,
+    R2: Data + Abelian,
+    Tr: TraceReader<Time: FencedTime, Batch: Navigable>,
+    for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
+    Bu: Builder<Time = Tr::Time, Input = Vec<Update<K, V2, Tr::Time, R2>>>,
+{
+    let time = Tr::Time::first_of(through);
+    let upper = Antichain::from_elem(Tr::Time::first_of(through.next()));
+    // A trace that was restored is cut there, and nothing has come since.
+    let batches = input.batches_through(upper.borrow()).unwrap_or_default();
+    let (mut cursor, batches) = cursor_list(batches);
+    let (mut builder, mut block) = (Bu::default(), Vec::with_capacity(BLOCK_UPDATES));
+    let (mut values, mut output) = (Vec::new(), Vec::new());
+    while let Some(key) = cursor.get_key(&batches) {
+        while let Some(value) = cursor.get_val(&batches) {
+            let mut sum: Option<R> = None;
+            cursor.map_times(&batches, |_time, diff| {
+                let diff = <BatchCursor<Tr> as Cursor>::owned_diff(diff);
+                match &mut sum {
+                    Some(sum) => sum.plus_equals(&diff),
+                    None => sum = Some(diff),
+                }
+            });
+            values.extend(sum.filter(|sum| !sum.is_zero()).map(|sum| (value, sum)));
+            cursor.step_val(&batches);
+        }
+        if !values.is_empty() {
+            logic(key, &values, &mut output);
+            consolidate(&mut output);
+            values.clear();
+            block.extend(output.drain(..).map(|(val, diff)| ((key.clone(), val), time.clone(), diff)));
+            if block.len() >= BLOCK_UPDATES {
+                builder.push(&mut block);
+                block.clear();
+            }
+        }
+        cursor.step_key(&batches);
+    }
+    builder.push(&mut block);
+    builder.done()
+}
