@@ -207,11 +207,20 @@ impl<V: Serialize + DeserializeOwned + 'static> Codec<V> for Postcard {
 
     #[inline]
     fn encode(value: &V, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
-        // The two commonest types by hand: the same bytes, in a third of the time. The tests of
-        // type are decided at compile time.
+        // The commonest types by hand: the same bytes, in a third of the time. The tests of type are
+        // decided at compile time.
         let any = value as &dyn Any;
         if let Some(&number) = any.downcast_ref::<u64>() {
             push_varint(number, bytes);
+            return Ok(());
+        }
+        if let Some(&number) = any.downcast_ref::<u32>() {
+            push_varint(number.into(), bytes);
+            return Ok(());
+        }
+        let signed = any.downcast_ref::<i64>().copied();
+        if let Some(number) = signed.or(any.downcast_ref::<isize>().map(|&number| number as i64)) {
+            push_varint((number << 1 ^ number >> 63) as u64, bytes);
             return Ok(());
         }
         if let Some(text) = any.downcast_ref::<String>() {

@@ -20,6 +20,7 @@ mod derive;
 mod hydrate;
 mod hydrated;
 mod log;
+mod merge;
 mod restored;
 mod session;
 mod view;

@@ -29,6 +29,12 @@ impl<K: Data> KeyRoute<K> {
     pub(crate) fn hash(&mut self, key: &K) -> Result<u64, CodecError> {
         hash_key::<K, Postcard>(self.hasher, key, &mut self.encoded)
     }
+
+    /// The encoded form of the key that was hashed last.
+    #[inline]
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
 }
 
 /// The pact that brings each record to the owner of its key's partition, by the view's table.

@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 
 use super::chunk::Update;
-use super::log::Log;
+use super::log::{Log, Order};
 use super::restored::{Beginning, Restored, with_beginning};
 use crate::data::Data;
 use crate::fence::{Fence, HasFence};
@@ -65,12 +65,12 @@ where
     Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
     Tr: Kept<K, V, T, R>,
 {
-    let (log, mut updates) = Log::<K, V, T, R>::restore(fence, name);
-    let beginning = fence.generation().resume.map(|through| {
-        let mut builder = Bu::default();
-        builder.push(&mut updates);
-        Beginning::<Tr> { through, batch: builder.done().map(Into::into) }
-    });
+    let (log, contents) = Log::<K, V, T, R>::restore(fence, name, Order::ByKey);
+    let batch = contents.batch::<K, V, T, R, Bu>();
+    let beginning = fence
+        .generation()
+        .resume
+        .map(|through| Beginning::<Tr> { through, batch: batch.map(Into::into) });
     let arranged = with_beginning(beginning, build);
     seal::<K, V, T, R, Tr>(arranged.stream.clone(), fence, name, log);
     arranged

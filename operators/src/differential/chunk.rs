@@ -6,7 +6,6 @@
 
 use std::marker::PhantomData;
 
-use differential_dataflow::consolidation::consolidate_updates;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
@@ -38,13 +37,14 @@ impl<T> Default for ChunkWriter<T> {
 }
 
 impl<T: Data + Eq> ChunkWriter<T> {
-    /// Appends an update. Its `place` tells keys and values apart without comparing them: those of equal
-    /// numbers are equal.
+    /// Appends an update, whose key `write_key` writes. Its `place` tells keys and values apart without
+    /// comparing them: those of equal numbers are equal.
     #[inline]
-    pub(super) fn push<K: Data, V: Data, R: Data>(
+    pub(super) fn push<V: Data, R: Data>(
         &mut self,
         place: (usize, usize),
-        (key, val): (&K, &V),
+        write_key: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+        val: &V,
         time: &T,
         diff: &R,
     ) -> Result<(), CodecError> {
@@ -55,7 +55,7 @@ impl<T: Data + Eq> ChunkWriter<T> {
         self.bytes
             .push(flag(same_key, SAME_KEY) | flag(same_val, SAME_VAL) | flag(same_time, SAME_TIME));
         if !same_key {
-            Postcard::encode(key, &mut self.bytes)?;
+            write_key(&mut self.bytes)?;
         }
         if !same_val {
             Postcard::encode(val, &mut self.bytes)?;
@@ -66,11 +66,6 @@ impl<T: Data + Eq> ChunkWriter<T> {
         }
         self.last = Some(place);
         Postcard::encode(diff, &mut self.bytes)
-    }
-
-    /// Makes the next update be written whole, but for its time: places are counted anew.
-    pub(super) fn forget_place(&mut self) {
-        self.last = None;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,37 +85,80 @@ impl<T: Data + Eq> ChunkWriter<T> {
     }
 }
 
+/// Reads one chunk, in pieces.
+///
+/// It has always read the key of the update that comes next.
+pub(super) struct ChunkReader<'a, K, T> {
+    /// What follows the next update's key.
+    bytes: &'a [u8],
+    next: Option<(u8, K)>,
+    time: Option<T>,
+}
+
+impl<'a, K: Data, T: Data> ChunkReader<'a, K, T> {
+    pub(super) fn new(mut bytes: &'a [u8]) -> Result<Self, CodecError> {
+        let next = match bytes.split_off_first() {
+            None => None,
+            Some(flags) if flags & SAME_KEY != 0 => return Err(malformed::<K>(bytes.len())),
+            Some(&flags) => Some((flags, take(&mut bytes)?)),
+        };
+        Ok(ChunkReader { bytes, next, time: None })
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// Appends updates until the next one's key is not `wanted`.
+    #[inline]
+    pub(super) fn read_while<V: Data, R: Data>(
+        &mut self,
+        wanted: impl Fn(&K) -> bool,
+        updates: &mut Vec<Update<K, V, T, R>>,
+    ) -> Result<(), CodecError> {
+        let Some((mut flags, mut key)) = self.next.take() else { return Ok(()) };
+        // What belongs to one key is read at once, so a value that is left out is here.
+        let begin = updates.len();
+        let mut bytes = self.bytes;
+        loop {
+            if !wanted(&key) {
+                self.next = Some((flags, key));
+                break;
+            }
+            let val = match updates.get(begin..).and_then(<[_]>::last) {
+                Some(((_, val), _, _)) if flags & SAME_VAL != 0 => val.clone(),
+                None if flags & SAME_VAL != 0 => return Err(malformed::<K>(bytes.len())),
+                _ => take(&mut bytes)?,
+            };
+            if flags & SAME_TIME == 0 {
+                self.time = Some(take(&mut bytes)?);
+            }
+            let Some(time) = self.time.clone() else {
+                return Err(malformed::<K>(bytes.len()));
+            };
+            let diff = take(&mut bytes)?;
+            let Some(&next_flags) = bytes.split_off_first() else {
+                updates.push(((key, val), time, diff));
+                break;
+            };
+            let next_key = match next_flags & SAME_KEY != 0 {
+                true => key.clone(),
+                false => take(&mut bytes)?,
+            };
+            updates.push(((key, val), time, diff));
+            (flags, key) = (next_flags, next_key);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
 /// Appends the updates of a chunk.
 pub(super) fn decode<K: Data, V: Data, T: Data, R: Data>(
-    mut bytes: &[u8],
+    bytes: &[u8],
     updates: &mut Vec<Update<K, V, T, R>>,
 ) -> Result<(), CodecError> {
-    let begin = updates.len();
-    while let Some((&flags, rest)) = bytes.split_first() {
-        bytes = rest;
-        let has = |flag: u8| flags & flag != 0;
-        // Parts that are left out are those of the update before, in this chunk.
-        let last = match updates[begin..].last() {
-            Some(last) => Some(last),
-            None if flags == 0 => None,
-            None => return Err(malformed::<K>(bytes.len())),
-        };
-        let key = match last {
-            Some(((key, _), _, _)) if has(SAME_KEY) => key.clone(),
-            _ => take(&mut bytes)?,
-        };
-        let val = match last {
-            Some(((_, val), _, _)) if has(SAME_VAL) => val.clone(),
-            _ => take(&mut bytes)?,
-        };
-        let time = match last {
-            Some((_, time, _)) if has(SAME_TIME) => time.clone(),
-            _ => take(&mut bytes)?,
-        };
-        let diff = take(&mut bytes)?;
-        updates.push(((key, val), time, diff));
-    }
-    Ok(())
+    ChunkReader::new(bytes)?.read_while(|_key| true, updates)
 }
 
 fn take<V: Data>(bytes: &mut &[u8]) -> Result<V, CodecError> {
@@ -147,7 +185,31 @@ fn malformed<K: Data>(length: usize) -> CodecError {
     }
 }
 
-/// Advances times to the beginning of `since`, as far as later times can tell, and sums equal updates.
+/// Advances times to the beginning of `since`, as far as later times can tell.
+pub(super) fn advance_times<K, V, T, R>(updates: &mut [Update<K, V, T, R>], since: Epoch)
+where
+    T: FencedTime + Lattice,
+{
+    let first = T::first_of(since);
+    for (_, time, _) in updates {
+        time.join_assign(&first);
+    }
+}
+
+/// Sums up equal updates, which are next to each other.
+pub(super) fn sum_up<K: Eq, V: Eq, T: Eq, R: Semigroup>(updates: &mut Vec<Update<K, V, T, R>>) {
+    updates.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0 && next.1 == kept.1;
+        if is_same {
+            kept.2.plus_equals(&next.2);
+        }
+        is_same
+    });
+    updates.retain(|(_, _, diff)| !diff.is_zero());
+}
+
+/// Advances times to the beginning of `since`, as far as later times can tell, sorts, and sums equal
+/// updates.
 pub(super) fn advance<K, V, T, R>(updates: &mut Vec<Update<K, V, T, R>>, since: Epoch)
 where
     K: Ord,
@@ -155,15 +217,12 @@ where
     T: FencedTime + Lattice,
     R: Semigroup,
 {
-    let first = T::first_of(since);
-    for (_, time, _) in updates.iter_mut() {
-        time.join_assign(&first);
-    }
+    advance_times(updates, since);
     // Chunks are sorted, so what comes from several is a few runs, which a stable sort merges.
     updates.sort_by(|(data, time, _), (other, other_time, _)| {
         data.cmp(other).then_with(|| time.cmp(other_time))
     });
-    consolidate_updates(updates);
+    sum_up(updates);
 }
 
 /// Encodes sorted updates.
@@ -184,7 +243,7 @@ where
             _ => (place.0 + 1, 0),
         };
         last = Some(data);
-        writer.push(place, (&data.0, &data.1), time, diff)?;
+        writer.push(place, |bytes| Postcard::encode(&data.0, bytes), &data.1, time, diff)?;
         if writer.len() >= CHUNK_BYTES_MAX {
             chunks.push(std::mem::take(&mut writer).into_bytes());
         }

@@ -9,7 +9,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::chunk::Update;
-use super::log::Log;
+use super::log::{Log, Order};
 use crate::data::Data;
 use crate::fence::HasFence;
 use crate::frames::Frames;
@@ -32,7 +32,8 @@ where
     let scope = collection.inner.scope();
     let fence = scope.fence();
     let name = fence.admit(name);
-    let (mut log, restored) = Log::<D, (), T, R>::restore(&fence, &name);
+    let (mut log, contents) = Log::<D, (), T, R>::restore(&fence, &name, Order::AsTheyCame);
+    let restored = contents.updates::<D, (), T, R>();
     let ids = vec![log.id()];
     let pact = to_owner(&fence, &name, |(data, _, _): &(D, T, R)| data.clone());
     let mut builder = OperatorBuilder::new(format!("Hydrate: {name}"), scope);

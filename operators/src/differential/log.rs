@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
+use differential_dataflow::trace::Builder;
 
 use super::chunk::{self, ChunkWriter, Update, UpdateMerger};
+use super::merge::merge;
 use crate::codec::{CodecError, Postcard, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
@@ -30,9 +32,119 @@ struct Slot<T> {
     partition: PartitionId,
     /// The epoch of the last delta: the predecessor of the next.
     sealed: Option<Epoch>,
-    open: Vec<ChunkWriter<T>>,
+    /// Chunks, each with the epoch of its updates.
+    open: Vec<(Epoch, ChunkWriter<T>)>,
     /// Where copies are to be filled: what they lack.
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
+}
+
+/// What a log holds when a view begins.
+pub(super) struct Contents {
+    fence: Fence,
+    name: OperatorName,
+    begun: Instant,
+    bases: Vec<(PartitionId, Arc<ReplicaBase>)>,
+}
+
+impl Contents {
+    /// All updates, partition by partition; those of each sorted, consolidated, and with times advanced
+    /// to the resume epoch.
+    pub(super) fn updates<K, V, T, R>(self) -> Vec<Update<K, V, T, R>>
+    where
+        K: Data + Ord,
+        V: Data + Ord,
+        T: FencedTime + Lattice + Data,
+        R: Data + Semigroup,
+    {
+        let (mut all, mut updates) = (Vec::new(), Vec::new());
+        for (chunks, (partition, _)) in self.chunks().into_iter().zip(&self.bases) {
+            for chunk in chunks {
+                let decoded = chunk::decode(chunk, &mut updates);
+                decoded.unwrap_or_else(|error| self.refuse(*partition, &error));
+            }
+            if let Some(resume) = self.fence.generation().resume {
+                chunk::advance(&mut updates, resume);
+            }
+            all.append(&mut updates);
+        }
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::TraceLosesFirst) && !all.is_empty() {
+            all.remove(0);
+        }
+        self.tell();
+        all
+    }
+
+    /// A batch of all updates, with times advanced to the resume epoch; `None` if there are none.
+    pub(super) fn batch<K, V, T, R, Bu>(self) -> Option<Bu::Output>
+    where
+        K: Data + Ord,
+        V: Data + Ord,
+        T: FencedTime + Lattice + Data,
+        R: Data + Semigroup,
+        Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>>,
+    {
+        let mut builder = Bu::default();
+        if let Some(resume) = self.fence.generation().resume {
+            #[cfg(feature = "planted")]
+            let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
+            let chunks = self.chunks();
+            let merged = merge::<K, V, T, R>(&chunks, resume, |updates| {
+                #[cfg(feature = "planted")]
+                if std::mem::take(&mut loses) && !updates.is_empty() {
+                    updates.remove(0);
+                }
+                builder.push(updates);
+            });
+            if let Err(error) = merged {
+                let is_bad = |chunks: &Vec<&[u8]>| {
+                    let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
+                    chunks.iter().any(|chunk| chunk::decode(chunk, &mut updates).is_err())
+                };
+                let place = chunks.iter().position(is_bad).unwrap_or(0);
+                self.refuse(self.bases[place].0, &error);
+            }
+        }
+        self.tell();
+        builder.done()
+    }
+
+    fn chunks(&self) -> Vec<Vec<&[u8]>> {
+        let mut all = Vec::with_capacity(self.bases.len());
+        for (partition, base) in &self.bases {
+            let chunks = base.chunks().unwrap_or_else(|error| self.refuse(*partition, &error));
+            all.push(chunks.into_iter().map(|(_, chunk)| chunk).collect());
+        }
+        all
+    }
+
+    fn refuse(&self, partition: PartitionId, error: &CodecError) -> ! {
+        let (operator, what) = (self.name.clone(), error.to_string());
+        self.fence.fail(JobError::State { operator, partition, what })
+    }
+
+    fn tell(&self) {
+        if !self.fence.is_first_view() {
+            self.fence.notice(Notice::Restored {
+                worker: self.fence.worker(),
+                operator: self.name.clone(),
+                rewound: 0,
+                opened: self.bases.len(),
+                bytes_opened: self.bases.iter().map(|(_, base)| base.encoded_bytes()).sum(),
+                keys_rewound: 0,
+                elapsed: self.begun.elapsed(),
+            });
+        }
+    }
+}
+
+/// The order of a log's updates within a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// That of keys: what a [batch](Contents::batch) is made of.
+    ByKey,
+    /// That in which they came.
+    AsTheyCame,
 }
 
 /// The log of one protected trace or edge at one worker.
@@ -41,6 +153,7 @@ pub(super) struct Log<K, V, T, R> {
     name: OperatorName,
     id: u64,
     fingerprint: u32,
+    order: Order,
     slots: Vec<Slot<T>>,
     /// For each partition the place of its slot.
     places: Vec<Option<usize>>,
@@ -57,9 +170,9 @@ where
     T: FencedTime + Lattice + Data,
     R: Data + Semigroup,
 {
-    /// Opens the log, and returns the updates through the resume epoch of the partitions that this
-    /// worker owns: sorted, consolidated, and with times advanced to it.
-    pub(super) fn restore(fence: &Fence, name: &OperatorName) -> (Self, Vec<Update<K, V, T, R>>) {
+    /// Opens the log, and returns what it holds through the resume epoch of the partitions that this
+    /// worker owns.
+    pub(super) fn restore(fence: &Fence, name: &OperatorName, order: Order) -> (Self, Contents) {
         let begun = Instant::now();
         let generation = fence.generation();
         let fingerprint = fingerprint::<(K, V), (T, R), Postcard>();
@@ -70,11 +183,9 @@ where
         let id = registered.unwrap_or_else(|error| {
             fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
         });
-        let owned = fence.owned();
         let mut places = vec![None; partition_count as usize];
-        let (mut slots, mut updates) = (Vec::new(), Vec::new());
-        let (mut opened, mut bytes_opened) = (0, 0);
-        for partition in owned {
+        let (mut slots, mut bases) = (Vec::new(), Vec::new());
+        for partition in fence.owned() {
             let mut slot = Slot { partition, sealed: None, open: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume {
@@ -88,17 +199,13 @@ where
                     }
                     Err(error) => refuse(error.to_string()),
                 };
-                let chunks =
-                    replica.base.chunks().unwrap_or_else(|error| refuse(error.to_string()));
-                for (id, chunk) in chunks {
-                    if let Err(error) = chunk::decode(chunk, &mut updates) {
-                        refuse(error.to_string());
-                    }
-                    lacking.push_back((id, Arc::clone(&replica.base)));
+                if generation.routes.filling[partition.0 as usize] {
+                    let chunks = replica.base.chunks();
+                    let chunks = chunks.unwrap_or_else(|error| refuse(error.to_string()));
+                    lacking.extend(chunks.iter().map(|(id, _)| (*id, Arc::clone(&replica.base))));
                 }
                 slot.sealed = replica.last;
-                opened += 1;
-                bytes_opened += replica.base.encoded_bytes();
+                bases.push((partition, replica.base));
                 generation.vault.close_replica(id, partition);
             }
             #[cfg(feature = "planted")]
@@ -111,36 +218,19 @@ where
             places[partition.0 as usize] = Some(slots.len());
             slots.push(slot);
         }
-        if let Some(resume) = generation.resume {
-            chunk::advance(&mut updates, resume);
-        }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::TraceLosesFirst) && !updates.is_empty() {
-            updates.remove(0);
-        }
-        if !fence.is_first_view() {
-            fence.notice(Notice::Restored {
-                worker: fence.worker(),
-                operator: name.clone(),
-                rewound: 0,
-                opened,
-                bytes_opened,
-                keys_rewound: 0,
-                elapsed: begun.elapsed(),
-            });
-        }
         let log = Log {
             fence: fence.clone(),
             name: name.clone(),
             id,
             fingerprint,
+            order,
             slots,
             places,
             waiting: BTreeMap::new(),
             route: KeyRoute::new(generation.settings.hasher),
             buffers: BTreeMap::new(),
         };
-        (log, updates)
+        (log, Contents { fence: fence.clone(), name: name.clone(), begun, bases })
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -182,7 +272,16 @@ where
 
     /// Encodes the updates of an epoch, each for its partition.
     fn encode(&mut self, epoch: Epoch) {
-        let updates = self.waiting.remove(&epoch).unwrap_or_default();
+        let mut updates = self.waiting.remove(&epoch).unwrap_or_default();
+        // A batch is sorted, but in a loop an epoch has several.
+        let is_sorted = |updates: &[Update<K, V, T, R>]| {
+            updates.is_sorted_by(|((key, _), _, _), ((next, _), _, _)| key <= next)
+        };
+        if self.order == Order::ByKey && !is_sorted(&updates) {
+            updates.sort_by(|(data, time, _), (other, other_time, _)| {
+                data.cmp(other).then_with(|| time.cmp(other_time))
+            });
+        }
         let (mut place, mut last, mut slot) = ((0, 0), None::<&(K, V)>, 0);
         for (data, time, diff) in &updates {
             match last {
@@ -200,22 +299,29 @@ where
             }
             last = Some(data);
             let open = &mut self.slots[slot].open;
-            if open.last().is_none_or(|writer| writer.len() >= CHUNK_BYTES_MAX) {
-                open.push(ChunkWriter::default());
+            // Each epoch begins a chunk of its own: chunks are sorted.
+            let goes_on = open.last().is_some_and(|(begun, writer)| {
+                #[cfg(feature = "planted")]
+                let begun = match crate::planted::is(crate::planted::Planted::PlacesKept) {
+                    true => &epoch,
+                    false => begun,
+                };
+                *begun == epoch && writer.len() < CHUNK_BYTES_MAX
+            });
+            if !goes_on {
+                open.push((epoch, ChunkWriter::default()));
             }
-            let Some(writer) = open.last_mut() else { continue };
-            if let Err(error) = writer.push(place, (&data.0, &data.1), time, diff) {
+            let Some((_, writer)) = open.last_mut() else { continue };
+            // The key was encoded for its hash.
+            let key = self.route.encoded();
+            let write_key = |bytes: &mut Vec<u8>| {
+                bytes.extend_from_slice(key);
+                Ok(())
+            };
+            if let Err(error) = writer.push(place, write_key, &data.1, time, diff) {
                 let partition = self.slots[slot].partition;
                 self.refuse(partition, &error);
             }
-        }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::PlacesKept) {
-            return;
-        }
-        // The places of the next epoch begin anew, and must not be taken for those of this one.
-        for slot in &mut self.slots {
-            slot.open.iter_mut().for_each(ChunkWriter::forget_place);
         }
     }
 
@@ -279,7 +385,7 @@ where
                 })
             };
             let mut sealed = Ok(());
-            for (index, writer) in (0u32..).zip(slot.open.drain(..)) {
+            for (index, (_, writer)) in (0u32..).zip(slot.open.drain(..)) {
                 sealed = sealed.and(put(ChunkId { epoch, index }, writer.bytes()));
             }
             if let Some(lacking) = slot.filling.as_mut().filter(|_| fills) {
