@@ -15,6 +15,9 @@ use crate::ids::Epoch;
 use crate::state::{CHUNK_BYTES_MAX, ChunkMerger};
 use crate::time::FencedTime;
 
+/// Memory of more bytes than this is given back between chunks.
+const SPARE_BYTES_MAX: usize = 4 << 10;
+
 const SAME_KEY: u8 = 1;
 const SAME_VAL: u8 = 2;
 const SAME_TIME: u8 = 4;
@@ -37,6 +40,13 @@ impl<T> Default for ChunkWriter<T> {
 }
 
 impl<T: Data + Eq> ChunkWriter<T> {
+    /// Begins another chunk, in the memory of this one unless that is much.
+    pub(super) fn begin_anew(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(SPARE_BYTES_MAX);
+        (self.last, self.last_time) = (None, None);
+    }
+
     /// Appends an update, whose key `write_key` writes. Its `place` tells keys and values apart without
     /// comparing them: those of equal numbers are equal.
     #[inline]
@@ -80,7 +90,7 @@ impl<T: Data + Eq> ChunkWriter<T> {
         &self.bytes
     }
 
-    fn into_bytes(self) -> Vec<u8> {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 }

@@ -86,10 +86,8 @@ where
         let updates = self.unary(Pipeline, "AsCollectionFenced", |_, _| {
             |input, output| {
                 input.for_each(|capability, updates| {
-                    for (_, time, _) in updates.iter_mut() {
-                        if let Some(least) = capability.stamp().iter().min() {
-                            time.join_assign(least);
-                        }
+                    if let Some(least) = capability.stamp().iter().min() {
+                        updates.iter_mut().for_each(|(_, time, _)| time.join_assign(least));
                     }
                     output.session(&capability).give_container(updates);
                 });

@@ -27,15 +27,27 @@ use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
 use crate::time::FencedTime;
 
+/// Memory of more updates than this is given back once they are encoded.
+const SPARE_UPDATES_MAX: usize = 1 << 16;
+
 /// The updates of one partition that no seal has taken.
 struct Slot<T> {
     partition: PartitionId,
     /// The epoch of the last delta: the predecessor of the next.
     sealed: Option<Epoch>,
-    /// Chunks, each with the epoch of its updates.
-    open: Vec<(Epoch, ChunkWriter<T>)>,
+    /// The chunk that is being written, which has updates of this epoch alone: chunks are sorted.
+    writer: ChunkWriter<T>,
+    epoch: Epoch,
+    /// Chunks that are full, or of epochs before.
+    full: Vec<Vec<u8>>,
     /// Where copies are to be filled: what they lack.
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
+}
+
+impl<T: Data + Eq> Slot<T> {
+    fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.writer.is_empty()
+    }
 }
 
 /// What a log holds when a view begins.
@@ -159,6 +171,8 @@ pub(super) struct Log<K, V, T, R> {
     places: Vec<Option<usize>>,
     /// What came of epochs that are not begun, in the order of its encoding.
     waiting: BTreeMap<Epoch, Vec<Update<K, V, T, R>>>,
+    /// Memory for those of the next epoch.
+    spare: Vec<Update<K, V, T, R>>,
     route: KeyRoute<K>,
     buffers: BTreeMap<usize, Vec<u8>>,
 }
@@ -186,7 +200,7 @@ where
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
-            let mut slot = Slot { partition, sealed: None, open: Vec::new(), filling: None };
+            let mut slot = Slot { partition, sealed: None, writer: ChunkWriter::default(), epoch: Epoch(0), full: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume {
                 let refuse = |what: String| -> ! {
@@ -227,6 +241,7 @@ where
             slots,
             places,
             waiting: BTreeMap::new(),
+            spare: Vec::new(),
             route: KeyRoute::new(generation.settings.hasher),
             buffers: BTreeMap::new(),
         };
@@ -240,7 +255,8 @@ where
     /// Takes an update in; its epoch need not be complete.
     #[inline]
     pub(super) fn add(&mut self, update: Update<K, V, T, R>) {
-        self.waiting.entry(update.1.epoch()).or_default().push(update);
+        let (waiting, spare) = (&mut self.waiting, &mut self.spare);
+        waiting.entry(update.1.epoch()).or_insert_with(|| std::mem::take(spare)).push(update);
     }
 
     /// Seals what is complete, where all epochs through `through` are.
@@ -298,20 +314,15 @@ where
                 }
             }
             last = Some(data);
-            let open = &mut self.slots[slot].open;
-            // Each epoch begins a chunk of its own: chunks are sorted.
-            let goes_on = open.last().is_some_and(|(begun, writer)| {
-                #[cfg(feature = "planted")]
-                let begun = match crate::planted::is(crate::planted::Planted::PlacesKept) {
-                    true => &epoch,
-                    false => begun,
-                };
-                *begun == epoch && writer.len() < CHUNK_BYTES_MAX
-            });
-            if !goes_on {
-                open.push((epoch, ChunkWriter::default()));
+            let Slot { writer, epoch: begun, full, .. } = &mut self.slots[slot];
+            let is_other = *begun != epoch;
+            #[cfg(feature = "planted")]
+            let is_other =
+                is_other && !crate::planted::is(crate::planted::Planted::PlacesKept);
+            if !writer.is_empty() && (is_other || writer.len() >= CHUNK_BYTES_MAX) {
+                full.push(std::mem::take(writer).into_bytes());
             }
-            let Some((_, writer)) = open.last_mut() else { continue };
+            *begun = epoch;
             // The key was encoded for its hash.
             let key = self.route.encoded();
             let write_key = |bytes: &mut Vec<u8>| {
@@ -322,6 +333,10 @@ where
                 let partition = self.slots[slot].partition;
                 self.refuse(partition, &error);
             }
+        }
+        if updates.capacity() <= SPARE_UPDATES_MAX {
+            updates.clear();
+            self.spare = updates;
         }
     }
 
@@ -359,7 +374,7 @@ where
         for slot in &mut self.slots {
             let partition = slot.partition;
             let fills = slot.filling.is_some() && allowance > 0;
-            if slot.open.is_empty() && !fills {
+            if slot.is_empty() && !fills {
                 continue;
             }
             let backups = &routes.backups[partition.0 as usize];
@@ -385,9 +400,13 @@ where
                 })
             };
             let mut sealed = Ok(());
-            for (index, (_, writer)) in (0u32..).zip(slot.open.drain(..)) {
-                sealed = sealed.and(put(ChunkId { epoch, index }, writer.bytes()));
+            let full = slot.full.iter().map(Vec::as_slice);
+            let chunks = full.chain(Some(slot.writer.bytes()).filter(|chunk| !chunk.is_empty()));
+            for (index, chunk) in (0u32..).zip(chunks) {
+                sealed = sealed.and(put(ChunkId { epoch, index }, chunk));
             }
+            slot.full.clear();
+            slot.writer.begin_anew();
             if let Some(lacking) = slot.filling.as_mut().filter(|_| fills) {
                 while allowance > 0
                     && let Some((id, base)) = lacking.pop_front()
@@ -412,10 +431,12 @@ where
             }
             delta.finish();
             slot.sealed = Some(epoch);
-            let frame = buffer[begin..].to_vec();
             let others: Vec<usize> = targets.collect();
-            for other in &others {
-                self.buffers.entry(*other).or_default().extend_from_slice(&frame);
+            if !others.is_empty() {
+                let frame = buffer[begin..].to_vec();
+                for other in &others {
+                    self.buffers.entry(*other).or_default().extend_from_slice(&frame);
+                }
             }
             for target in others.into_iter().chain([first]) {
                 if let Some(buffer) = self.buffers.get_mut(&target)
