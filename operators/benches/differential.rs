@@ -485,7 +485,9 @@ fn main() {
                 JOBS.into_iter().find(|job| args.iter().any(|arg| *arg == format!("{job:?}")));
             let job = job.expect("the name of a job");
             match what {
-                "one" => println!("{:?}", restore(job, numbers.last().copied().unwrap_or(1_000_000))),
+                "one" => {
+                    println!("{:?}", restore(job, numbers.last().copied().unwrap_or(1_000_000)))
+                }
                 _ => println!("{:.0}", throughput(job, numbers.last().copied().unwrap_or(500))),
             }
         }

@@ -16,6 +16,7 @@ mod arrange;
 mod arranged;
 mod chunk;
 mod collection;
+mod contents;
 mod derive;
 mod hydrate;
 mod hydrated;
@@ -24,6 +25,7 @@ mod merge;
 mod restored;
 mod session;
 mod view;
+mod waiting;
 
 pub use arrange::FencedTrace;
 pub use arranged::{FencedArranged, Reduced, SharedTrace};

@@ -376,16 +376,20 @@ impl Fence {
     pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
-        let names = self.inner.names.borrow();
-        // Few operators and shared names: a pointer is found sooner than a text.
-        let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
-        let active = self.inner.whereabouts.enter(index.unwrap_or(names.len()));
-        drop(names);
+        let active = self.active(operator);
         self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
         active
+    }
+
+    /// Notes that a protected operator is at work.
+    pub(crate) fn active(&self, operator: &OperatorName) -> Active<'_> {
+        let names = self.inner.names.borrow();
+        // Few operators and shared names: a pointer is found sooner than a text.
+        let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
+        self.inner.whereabouts.enter(index.unwrap_or(names.len()))
     }
 
     /// The abort point of an operator that is no part of the job.

@@ -42,6 +42,8 @@ pub enum Planted {
     RestoredShown,
     /// A trace leaves out what it was restored with where it is read up to a frontier.
     RestoredUnseen,
+    /// The output of a reduction begins empty where it is not kept.
+    OutputBeginsEmpty,
     /// A complete copy takes the chunks by which others are filled, too.
     FillingTakenTwice,
     /// Copies are filled with new chunks only.

@@ -26,8 +26,18 @@ pub struct Whereabouts {
     epoch: AtomicU64,
     partition: AtomicU32,
     worker: usize,
-    operators: Mutex<Vec<(OperatorName, Option<Epoch>)>>,
+    operators: Mutex<Vec<Operator>>,
     record: Mutex<Option<String>>,
+}
+
+/// What is known of a protected operator of the worker's.
+#[derive(Clone, Debug)]
+struct Operator {
+    name: OperatorName,
+    /// The last epoch that all backups have stored.
+    stored: Option<Epoch>,
+    /// Whether it stores anything at all.
+    stores: bool,
 }
 
 impl Whereabouts {
@@ -52,7 +62,7 @@ impl Whereabouts {
     pub fn spot(&self) -> Spot {
         let index = self.operator.load(Ordering::Relaxed);
         let operator =
-            index.checked_sub(1).and_then(|at| Some(self.operators().get(at)?.0.clone()));
+            index.checked_sub(1).and_then(|at| Some(self.operators().get(at)?.name.clone()));
         let epoch = self.epoch.load(Ordering::Relaxed);
         let partition = self.partition.load(Ordering::Relaxed);
         Spot {
@@ -73,24 +83,34 @@ impl Whereabouts {
     /// `None` where all are equally far, so that none holds back the others.
     pub fn held_back_by(&self) -> Option<(OperatorName, Option<Epoch>)> {
         let operators = self.operators();
-        let least = operators.iter().map(|(_, stored)| *stored).min()?;
-        let most = operators.iter().map(|(_, stored)| *stored).max()?;
-        let mut behind = operators.iter().filter(|(_, stored)| *stored == least);
-        behind.next().filter(|_| least < most).cloned()
+        let storing = || operators.iter().filter(|operator| operator.stores);
+        let least = storing().map(|operator| operator.stored).min()?;
+        let most = storing().map(|operator| operator.stored).max()?;
+        let mut behind = storing().filter(|operator| operator.stored == least);
+        let behind = behind.next().filter(|_| least < most)?;
+        Some((behind.name.clone(), behind.stored))
     }
 
-    fn operators(&self) -> MutexGuard<'_, Vec<(OperatorName, Option<Epoch>)>> {
+    fn operators(&self) -> MutexGuard<'_, Vec<Operator>> {
         self.operators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn admit(&self, operator: &OperatorName, stored: Option<Epoch>) {
-        self.operators().push((operator.clone(), stored));
+        self.operators().push(Operator { name: operator.clone(), stored, stores: true });
     }
 
     pub(crate) fn stored(&self, operator: &OperatorName, through: Option<Epoch>) {
         let mut operators = self.operators();
-        if let Some((_, stored)) = operators.iter_mut().find(|(name, _)| name == operator) {
-            *stored = (*stored).max(through);
+        if let Some(there) = operators.iter_mut().find(|there| there.name == *operator) {
+            there.stored = there.stored.max(through);
+        }
+    }
+
+    /// Notes that an operator stores nothing, and so never holds a commit back.
+    pub(crate) fn stores_nothing(&self, operator: &OperatorName) {
+        let mut operators = self.operators();
+        if let Some(there) = operators.iter_mut().find(|there| there.name == *operator) {
+            there.stores = false;
         }
     }
 
@@ -178,6 +198,8 @@ mod tests {
         here.stored(&names[2], Some(Epoch(6)));
         here.stored(&names[1], Some(Epoch(6)));
         assert_eq!(here.held_back_by(), Some((names[1].clone(), Some(Epoch(6)))));
+        here.stores_nothing(&names[1]);
+        assert_eq!(here.held_back_by(), Some((names[2].clone(), Some(Epoch(6)))));
     }
 
     #[test]

@@ -89,6 +89,8 @@ plants! {
     RestoredShown, "restored-shown", 80, true;
     /// A trace leaves out what it was restored with where it is read up to a frontier.
     RestoredUnseen, "restored-unseen", 60, true;
+    /// The output of a reduction begins empty where it is not kept.
+    OutputBeginsEmpty, "output-begins-empty", 60, true;
     /// A complete copy takes the chunks by which others are filled, too.
     FillingTakenTwice, "filling-taken-twice", 300, true;
     /// Copies are filled with new chunks only.
@@ -131,6 +133,7 @@ impl Plant {
             Plant::ContentsLoggedAgain => Some(Planted::ContentsLoggedAgain),
             Plant::RestoredShown => Some(Planted::RestoredShown),
             Plant::RestoredUnseen => Some(Planted::RestoredUnseen),
+            Plant::OutputBeginsEmpty => Some(Planted::OutputBeginsEmpty),
             Plant::FillingTakenTwice => Some(Planted::FillingTakenTwice),
             Plant::LackingForgotten => Some(Planted::LackingForgotten),
             Plant::OwnerNotFed => Some(Planted::OwnerNotFed),

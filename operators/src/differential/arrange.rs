@@ -16,8 +16,9 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 
 use super::chunk::Update;
-use super::log::{Log, Order};
+use super::log::Log;
 use super::restored::{Beginning, Restored, with_beginning};
+use super::waiting::Batches;
 use crate::data::Data;
 use crate::fence::{Fence, HasFence};
 use crate::frames::Frames;
@@ -34,8 +35,11 @@ pub type FencedTrace<Tr> = TraceAgent<Restored<Tr>>;
 ///
 /// They are read from their layout, at about a quarter of what a cursor takes.
 pub(super) trait Kept<K, V, T, R>: Trace<Time = T, Batch: Navigable> + 'static {
-    /// Calls `visit` with each update of a batch, in order.
-    fn for_each(batch: &Self::Batch, visit: impl FnMut(&K, &V, &T, &R));
+    /// Calls `visit` with each update of a batch, in order, and with the numbers of its key and value.
+    fn for_each(batch: &Self::Batch, visit: impl FnMut((usize, usize), &K, &V, &T, &R));
+
+    /// All times that updates of a batch have, some of them several times.
+    fn times(batch: &Self::Batch) -> &[T];
 }
 
 impl<K, V, T, R> Kept<K, V, T, R> for ValSpine<K, V, T, R>
@@ -45,19 +49,24 @@ where
     T: FencedTime + Lattice,
     R: Data + Semigroup + Ord,
 {
-    fn for_each(batch: &Self::Batch, mut visit: impl FnMut(&K, &V, &T, &R)) {
+    fn for_each(batch: &Self::Batch, mut visit: impl FnMut((usize, usize), &K, &V, &T, &R)) {
         let OrdValStorage { keys, vals, upds } = &batch.storage;
         let mut updates = updates(&upds.offs);
         let mut vals_begin = vals.offs.index(0);
         for (index, key) in keys.iter().enumerate() {
             let vals_end = vals.offs.index(index + 1);
-            for val in &vals.vals[vals_begin..vals_end] {
+            for place in vals_begin..vals_end {
                 for update in updates.next().unwrap_or_default() {
-                    visit(key, val, &upds.times[update], &upds.diffs[update]);
+                    let (time, diff) = (&upds.times[update], &upds.diffs[update]);
+                    visit((index, place), key, &vals.vals[place], time, diff);
                 }
             }
             vals_begin = vals_end;
         }
+    }
+
+    fn times(batch: &Self::Batch) -> &[T] {
+        &batch.storage.upds.times
     }
 }
 
@@ -67,13 +76,17 @@ where
     T: FencedTime + Lattice,
     R: Data + Semigroup + Ord,
 {
-    fn for_each(batch: &Self::Batch, mut visit: impl FnMut(&K, &(), &T, &R)) {
+    fn for_each(batch: &Self::Batch, mut visit: impl FnMut((usize, usize), &K, &(), &T, &R)) {
         let OrdKeyStorage { keys, upds } = &batch.storage;
-        for (key, updates) in keys.iter().zip(updates(&upds.offs)) {
+        for (index, (key, updates)) in keys.iter().zip(updates(&upds.offs)).enumerate() {
             for update in updates {
-                visit(key, &(), &upds.times[update], &upds.diffs[update]);
+                visit((index, 0), key, &(), &upds.times[update], &upds.diffs[update]);
             }
         }
+    }
+
+    fn times(batch: &Self::Batch) -> &[T] {
+        &batch.storage.upds.times
     }
 }
 
@@ -103,7 +116,7 @@ where
     Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
     Tr: Kept<K, V, T, R>,
 {
-    let (log, contents) = Log::<K, V, T, R>::restore(fence, name, Order::ByKey);
+    let (log, contents) = Log::restore(fence, name, Batches::<K, V, T, R, Tr>::default());
     let batch = contents.batch::<K, V, T, R, Bu>();
     let beginning = fence
         .generation()
@@ -142,7 +155,7 @@ fn seal<'scope, K, V, T, R, Tr>(
     batches: Stream<'scope, T, Vec<Span<T, Tr::Batch>>>,
     fence: &Fence,
     name: &OperatorName,
-    mut log: Log<K, V, T, R>,
+    mut log: Log<Batches<K, V, T, R, Tr>>,
 ) where
     K: Data + Ord,
     V: Data + Ord,
@@ -168,9 +181,7 @@ fn seal<'scope, K, V, T, R, Tr>(
             let _active = fence.check(&name);
             input.for_each(|_capability, spans| {
                 for batch in spans.drain(..).filter_map(|span| span.inner) {
-                    Tr::for_each(&batch, |key, val, time, diff| {
-                        log.add(((key.clone(), val.clone()), time.clone(), diff.clone()));
-                    });
+                    log.waiting().add(batch);
                 }
             });
             if let Some(outlet) = &mut outlet {

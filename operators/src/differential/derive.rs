@@ -44,19 +44,19 @@ where
     R2: Data + Abelian,
     Tr: TraceReader<Time: FencedTime + Lattice + Data, Batch: Navigable> + Clone + 'static,
     for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
-    Bu: Builder<
-            Time = Tr::Time,
-            Input = Vec<Update<K, V2, Tr::Time, R2>>,
-            Output: Into<Tr2::Batch>,
-        >,
+    Bu: Builder<Time = Tr::Time, Input = Vec<Update<K, V2, Tr::Time, R2>>, Output: Into<Tr2::Batch>>,
     Tr2: Kept<K, V2, Tr::Time, R2>,
     L: FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
 {
     if Tr::Time::NESTED {
         return protect::<K, V2, Tr::Time, R2, Bu, Tr2>(fence, name, || build(input, logic));
     }
+    fence.whereabouts().stores_nothing(name);
     let beginning = fence.generation().resume.map(|through| {
         let begun = Instant::now();
+        // For a panic of the logic.
+        let _active = fence.active(name);
+        fence.whereabouts().set_epoch(through);
         let batch = output_of::<K, V, R, V2, R2, Tr, Bu>(&mut input.trace, through, &mut logic);
         fence.notice(Notice::Restored {
             worker: fence.worker(),
@@ -67,6 +67,9 @@ where
             keys_rewound: 0,
             elapsed: begun.elapsed(),
         });
+        #[cfg(feature = "planted")]
+        let batch =
+            batch.filter(|_| !crate::planted::is(crate::planted::Planted::OutputBeginsEmpty));
         Beginning::<Tr2> { through, batch: batch.map(Into::into) }
     });
     with_beginning(beginning, || build(input, logic))
@@ -112,7 +115,9 @@ where
             logic(key, &values, &mut output);
             consolidate(&mut output);
             values.clear();
-            block.extend(output.drain(..).map(|(val, diff)| ((key.clone(), val), time.clone(), diff)));
+            block.extend(
+                output.drain(..).map(|(val, diff)| ((key.clone(), val), time.clone(), diff)),
+            );
             if block.len() >= BLOCK_UPDATES {
                 builder.push(&mut block);
                 block.clear();

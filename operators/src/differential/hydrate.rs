@@ -9,7 +9,8 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::chunk::Update;
-use super::log::{Log, Order};
+use super::log::Log;
+use super::waiting::Loose;
 use crate::data::Data;
 use crate::fence::HasFence;
 use crate::frames::Frames;
@@ -32,7 +33,7 @@ where
     let scope = collection.inner.scope();
     let fence = scope.fence();
     let name = fence.admit(name);
-    let (mut log, contents) = Log::<D, (), T, R>::restore(&fence, &name, Order::AsTheyCame);
+    let (mut log, contents) = Log::restore(&fence, &name, Loose::<D, (), T, R>::default());
     let restored = contents.updates::<D, (), T, R>();
     let ids = vec![log.id()];
     let pact = to_owner(&fence, &name, |(data, _, _): &(D, T, R)| data.clone());
@@ -54,7 +55,7 @@ where
         #[cfg(feature = "planted")]
         if crate::planted::is(crate::planted::Planted::ContentsLoggedAgain) {
             for (data, _, diff) in &restored {
-                log.add((data.clone(), T::from_epoch(fence.first_epoch()), diff.clone()));
+                log.waiting().add((data.clone(), T::from_epoch(fence.first_epoch()), diff.clone()));
             }
         }
         let mut restored = restored.into_iter().peekable();
@@ -78,7 +79,7 @@ where
             }
             input.for_each(|capability, updates| {
                 for (data, time, diff) in updates.iter() {
-                    log.add(((data.clone(), ()), time.clone(), diff.clone()));
+                    log.waiting().add(((data.clone(), ()), time.clone(), diff.clone()));
                 }
                 output.session_with_builder(&capability).give_container(updates);
             });

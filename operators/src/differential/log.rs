@@ -8,27 +8,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use differential_dataflow::difference::Semigroup;
-use differential_dataflow::lattice::Lattice;
-use differential_dataflow::trace::Builder;
-
-use super::chunk::{self, ChunkWriter, Update, UpdateMerger};
-use super::merge::merge;
-use crate::codec::{CodecError, Postcard, fingerprint};
+use super::chunk::{ChunkWriter, UpdateMerger};
+use super::contents::Contents;
+use super::waiting::Waiting;
+use crate::codec::{Postcard, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::Frames;
-use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::{FRAME_BYTES, Outlet, Seal, complete};
 use crate::route::KeyRoute;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
-use crate::time::FencedTime;
-
-/// Memory of more updates than this is given back once they are encoded.
-const SPARE_UPDATES_MAX: usize = 1 << 16;
 
 /// The updates of one partition that no seal has taken.
 struct Slot<T> {
@@ -50,148 +42,30 @@ impl<T: Data + Eq> Slot<T> {
     }
 }
 
-/// What a log holds when a view begins.
-pub(super) struct Contents {
-    fence: Fence,
-    name: OperatorName,
-    begun: Instant,
-    bases: Vec<(PartitionId, Arc<ReplicaBase>)>,
-}
-
-impl Contents {
-    /// All updates, partition by partition; those of each sorted, consolidated, and with times advanced
-    /// to the resume epoch.
-    pub(super) fn updates<K, V, T, R>(self) -> Vec<Update<K, V, T, R>>
-    where
-        K: Data + Ord,
-        V: Data + Ord,
-        T: FencedTime + Lattice + Data,
-        R: Data + Semigroup,
-    {
-        let (mut all, mut updates) = (Vec::new(), Vec::new());
-        for (chunks, (partition, _)) in self.chunks().into_iter().zip(&self.bases) {
-            for chunk in chunks {
-                let decoded = chunk::decode(chunk, &mut updates);
-                decoded.unwrap_or_else(|error| self.refuse(*partition, &error));
-            }
-            if let Some(resume) = self.fence.generation().resume {
-                chunk::advance(&mut updates, resume);
-            }
-            all.append(&mut updates);
-        }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::TraceLosesFirst) && !all.is_empty() {
-            all.remove(0);
-        }
-        self.tell();
-        all
-    }
-
-    /// A batch of all updates, with times advanced to the resume epoch; `None` if there are none.
-    pub(super) fn batch<K, V, T, R, Bu>(self) -> Option<Bu::Output>
-    where
-        K: Data + Ord,
-        V: Data + Ord,
-        T: FencedTime + Lattice + Data,
-        R: Data + Semigroup,
-        Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>>,
-    {
-        let mut builder = Bu::default();
-        if let Some(resume) = self.fence.generation().resume {
-            #[cfg(feature = "planted")]
-            let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
-            let chunks = self.chunks();
-            let merged = merge::<K, V, T, R>(&chunks, resume, |updates| {
-                #[cfg(feature = "planted")]
-                if std::mem::take(&mut loses) && !updates.is_empty() {
-                    updates.remove(0);
-                }
-                builder.push(updates);
-            });
-            if let Err(error) = merged {
-                let is_bad = |chunks: &Vec<&[u8]>| {
-                    let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
-                    chunks.iter().any(|chunk| chunk::decode(chunk, &mut updates).is_err())
-                };
-                let place = chunks.iter().position(is_bad).unwrap_or(0);
-                self.refuse(self.bases[place].0, &error);
-            }
-        }
-        self.tell();
-        builder.done()
-    }
-
-    fn chunks(&self) -> Vec<Vec<&[u8]>> {
-        let mut all = Vec::with_capacity(self.bases.len());
-        for (partition, base) in &self.bases {
-            let chunks = base.chunks().unwrap_or_else(|error| self.refuse(*partition, &error));
-            all.push(chunks.into_iter().map(|(_, chunk)| chunk).collect());
-        }
-        all
-    }
-
-    fn refuse(&self, partition: PartitionId, error: &CodecError) -> ! {
-        let (operator, what) = (self.name.clone(), error.to_string());
-        self.fence.fail(JobError::State { operator, partition, what })
-    }
-
-    fn tell(&self) {
-        if !self.fence.is_first_view() {
-            self.fence.notice(Notice::Restored {
-                worker: self.fence.worker(),
-                operator: self.name.clone(),
-                rewound: 0,
-                opened: self.bases.len(),
-                bytes_opened: self.bases.iter().map(|(_, base)| base.encoded_bytes()).sum(),
-                keys_rewound: 0,
-                elapsed: self.begun.elapsed(),
-            });
-        }
-    }
-}
-
-/// The order of a log's updates within a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// That of keys: what a [batch](Contents::batch) is made of.
-    ByKey,
-    /// That in which they came.
-    AsTheyCame,
-}
-
 /// The log of one protected trace or edge at one worker.
-pub(super) struct Log<K, V, T, R> {
+pub(super) struct Log<W: Waiting> {
     fence: Fence,
     name: OperatorName,
     id: u64,
     fingerprint: u32,
-    order: Order,
-    slots: Vec<Slot<T>>,
+    slots: Vec<Slot<W::Time>>,
     /// For each partition the place of its slot.
     places: Vec<Option<usize>>,
-    /// What came of epochs that are not begun, in the order of its encoding.
-    waiting: BTreeMap<Epoch, Vec<Update<K, V, T, R>>>,
-    /// Memory for those of the next epoch.
-    spare: Vec<Update<K, V, T, R>>,
-    route: KeyRoute<K>,
+    /// What is not encoded yet.
+    waiting: W,
+    route: KeyRoute<W::Key>,
     buffers: BTreeMap<usize, Vec<u8>>,
 }
 
-impl<K, V, T, R> Log<K, V, T, R>
-where
-    K: Data + Ord,
-    V: Data + Ord,
-    T: FencedTime + Lattice + Data,
-    R: Data + Semigroup,
-{
+impl<W: Waiting> Log<W> {
     /// Opens the log, and returns what it holds through the resume epoch of the partitions that this
     /// worker owns.
-    pub(super) fn restore(fence: &Fence, name: &OperatorName, order: Order) -> (Self, Contents) {
+    pub(super) fn restore(fence: &Fence, name: &OperatorName, waiting: W) -> (Self, Contents) {
         let begun = Instant::now();
         let generation = fence.generation();
-        let fingerprint = fingerprint::<(K, V), (T, R), Postcard>();
+        let fingerprint = fingerprint::<(W::Key, W::Val), (W::Time, W::Diff), Postcard>();
         let partition_count = generation.routes.partitions();
-        let merger = Arc::new(UpdateMerger::<K, V, T, R>::new());
+        let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
         let registered =
             generation.vault.register_chunks(name, fingerprint, partition_count, merger);
         let id = registered.unwrap_or_else(|error| {
@@ -200,7 +74,14 @@ where
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
-            let mut slot = Slot { partition, sealed: None, writer: ChunkWriter::default(), epoch: Epoch(0), full: Vec::new(), filling: None };
+            let mut slot = Slot {
+                partition,
+                sealed: None,
+                writer: ChunkWriter::default(),
+                epoch: Epoch(0),
+                full: Vec::new(),
+                filling: None,
+            };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume {
                 let refuse = |what: String| -> ! {
@@ -237,11 +118,9 @@ where
             name: name.clone(),
             id,
             fingerprint,
-            order,
             slots,
             places,
-            waiting: BTreeMap::new(),
-            spare: Vec::new(),
+            waiting,
             route: KeyRoute::new(generation.settings.hasher),
             buffers: BTreeMap::new(),
         };
@@ -252,16 +131,14 @@ where
         self.id
     }
 
-    /// Takes an update in; its epoch need not be complete.
-    #[inline]
-    pub(super) fn add(&mut self, update: Update<K, V, T, R>) {
-        let (waiting, spare) = (&mut self.waiting, &mut self.spare);
-        waiting.entry(update.1.epoch()).or_insert_with(|| std::mem::take(spare)).push(update);
+    /// What is not encoded yet; updates are to be put there.
+    pub(super) fn waiting(&mut self) -> &mut W {
+        &mut self.waiting
     }
 
     /// Seals what is complete, where all epochs through `through` are.
-    pub(super) fn advance(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        while let Some(epoch) = self.first_waiting()
+    pub(super) fn advance(&mut self, through: Option<Epoch>, outlet: &mut Outlet<W::Time>) {
+        while let Some(epoch) = self.waiting.first()
             && Some(epoch) <= through
         {
             self.fence.leave_if_stopping();
@@ -274,7 +151,7 @@ where
             self.fence.whereabouts().set_epoch(epoch);
             self.encode(epoch);
         }
-        let done = complete(through, self.first_waiting());
+        let done = complete(through, self.waiting.first());
         if let Some(time) = outlet.due(done) {
             outlet.seal(&time, self);
         }
@@ -282,86 +159,55 @@ where
         outlet.advance(done);
     }
 
-    fn first_waiting(&self) -> Option<Epoch> {
-        self.waiting.first_key_value().map(|(epoch, _)| *epoch)
-    }
-
     /// Encodes the updates of an epoch, each for its partition.
     fn encode(&mut self, epoch: Epoch) {
-        let mut updates = self.waiting.remove(&epoch).unwrap_or_default();
-        // A batch is sorted, but in a loop an epoch has several.
-        let is_sorted = |updates: &[Update<K, V, T, R>]| {
-            updates.is_sorted_by(|((key, _), _, _), ((next, _), _, _)| key <= next)
-        };
-        if self.order == Order::ByKey && !is_sorted(&updates) {
-            updates.sort_by(|(data, time, _), (other, other_time, _)| {
-                data.cmp(other).then_with(|| time.cmp(other_time))
-            });
-        }
-        let (mut place, mut last, mut slot) = ((0, 0), None::<&(K, V)>, 0);
-        for (data, time, diff) in &updates {
-            match last {
-                Some(last) if last.0 == data.0 && last.1 == data.1 => {}
-                Some(last) if last.0 == data.0 => place.1 += 1,
-                _ => {
-                    place = (place.0 + 1, 0);
-                    slot = match self.slot_of(&data.0) {
-                        Ok(slot) => slot,
-                        Err(what) => self
-                            .fence
-                            .fail(JobError::Misplaced { operator: self.name.clone(), what }),
-                    };
-                }
-            }
-            last = Some(data);
-            let Slot { writer, epoch: begun, full, .. } = &mut self.slots[slot];
+        let Log { fence, name, slots, places, waiting, route, .. } = self;
+        let mut keyed = None;
+        waiting.take(epoch, |place, key, val, time, diff| {
+            let slot = match keyed {
+                Some((number, slot)) if number == place.0 => slot,
+                _ => match slot_of(route, places, key) {
+                    Ok(slot) => slot,
+                    Err(what) => {
+                        fence.fail(JobError::Misplaced { operator: name.clone(), what });
+                    }
+                },
+            };
+            keyed = Some((place.0, slot));
+            let Slot { partition, writer, epoch: begun, full, .. } = &mut slots[slot];
             let is_other = *begun != epoch;
             #[cfg(feature = "planted")]
-            let is_other =
-                is_other && !crate::planted::is(crate::planted::Planted::PlacesKept);
+            let is_other = is_other && !crate::planted::is(crate::planted::Planted::PlacesKept);
             if !writer.is_empty() && (is_other || writer.len() >= CHUNK_BYTES_MAX) {
                 full.push(std::mem::take(writer).into_bytes());
             }
             *begun = epoch;
             // The key was encoded for its hash.
-            let key = self.route.encoded();
             let write_key = |bytes: &mut Vec<u8>| {
-                bytes.extend_from_slice(key);
+                bytes.extend_from_slice(route.encoded());
                 Ok(())
             };
-            if let Err(error) = writer.push(place, write_key, &data.1, time, diff) {
-                let partition = self.slots[slot].partition;
-                self.refuse(partition, &error);
+            if let Err(error) = writer.push(place, write_key, val, time, diff) {
+                let (operator, what) = (name.clone(), error.to_string());
+                fence.fail(JobError::State { operator, partition: *partition, what })
             }
-        }
-        if updates.capacity() <= SPARE_UPDATES_MAX {
-            updates.clear();
-            self.spare = updates;
-        }
-    }
-
-    fn slot_of(&mut self, key: &K) -> Result<usize, String> {
-        let hash =
-            self.route.hash(key).map_err(|error| format!("a key cannot be encoded: {error}"))?;
-        let partition = crate::hash::partition_of(hash, self.places.len() as u32);
-        self.places[partition.0 as usize].ok_or_else(|| {
-            format!("partition {partition} is not run by worker {}", self.fence.worker())
-        })
-    }
-
-    fn refuse(&self, partition: PartitionId, error: &CodecError) -> ! {
-        let (operator, what) = (self.name.clone(), error.to_string());
-        self.fence.fail(JobError::State { operator, partition, what })
+        });
     }
 }
 
-impl<K, V, T, R> Seal for Log<K, V, T, R>
-where
-    K: Data + Ord,
-    V: Data + Ord,
-    T: FencedTime + Lattice + Data,
-    R: Data + Semigroup,
-{
+/// The place of the slot of a key's partition.
+fn slot_of<K: Data>(
+    route: &mut KeyRoute<K>,
+    places: &[Option<usize>],
+    key: &K,
+) -> Result<usize, String> {
+    let hash = route.hash(key).map_err(|error| format!("a key cannot be encoded: {error}"))?;
+    let partition = crate::hash::partition_of(hash, places.len() as u32);
+    places[partition.0 as usize]
+        .ok_or_else(|| format!("partition {partition} is not run by this worker"))
+}
+
+impl<W: Waiting> Seal for Log<W> {
     fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames)) {
         let generation = self.fence.generation();
         let routes = &generation.routes;

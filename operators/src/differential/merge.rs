@@ -5,6 +5,8 @@
 //! their hash, so the keys of a few partitions are a fair sample of all, and cut the key space into ranges
 //! of some hundred updates. Each range is gathered from all chunks, read one after the other, and sorted
 //! while it is in the processor's cache (sample sort: Frazer and McKellar, "Samplesort", J. ACM 17, 1970).
+//! A partition has few large chunks and may have many small ones, as they came; those are sorted first, all
+//! together, and read as one.
 
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
@@ -17,6 +19,9 @@ use crate::time::FencedTime;
 
 /// About how many updates are sorted at a time.
 const RANGE_UPDATES: usize = 512;
+
+/// Chunks of less than one part in so many of their partition are small.
+const LARGE_CHUNKS_MAX: usize = 8;
 
 /// The partitions whose keys are the sample are at most one in so many.
 const SAMPLED_ONE_IN: usize = 64;
@@ -35,15 +40,26 @@ where
     R: Data + Semigroup,
 {
     let bounds = bounds::<K, V, T, R>(partitions)?;
-    let chunks = partitions.iter().flatten();
-    let mut readers = chunks
-        .map(|chunk| ChunkReader::<K, T>::new(chunk))
-        .collect::<Result<Vec<_>, CodecError>>()?;
+    let mut readers = Vec::new();
+    let mut small: Vec<Update<K, V, T, R>> = Vec::new();
+    for chunks in partitions {
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        for chunk in chunks {
+            match chunk.len() * LARGE_CHUNKS_MAX < bytes {
+                true => decode(chunk, &mut small)?,
+                false => readers.push(ChunkReader::<K, T>::new(chunk)?),
+            }
+        }
+    }
+    small.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
+    let mut small = small.into_iter().peekable();
     let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
     for (index, bound) in bounds.iter().map(Some).chain([None]).enumerate() {
+        let is_wanted = |key: &K| bound.is_none_or(|bound| key < bound);
         for reader in &mut readers {
-            reader.read_while(|key| bound.is_none_or(|bound| key < bound), &mut updates)?;
+            reader.read_while(is_wanted, &mut updates)?;
         }
+        updates.extend(std::iter::from_fn(|| small.next_if(|((key, _), _, _)| is_wanted(key))));
         if index % SAMPLED_ONE_IN == 0 {
             readers.retain(|reader| !reader.is_done());
         }
@@ -88,4 +104,86 @@ where
         sample.into_iter().map(|((key, _), _, _)| key).skip(step).step_by(step).collect();
     bounds.dedup();
     Ok(bounds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chunk::{advance, encode};
+    use super::*;
+    use proptest::prelude::*;
+    use timely::order::Product;
+
+    type Time = Product<u64, u32>;
+    type TestUpdate = Update<String, u8, Time, i64>;
+
+    fn updates() -> impl Strategy<Value = Vec<TestUpdate>> {
+        let update = ("[a-f]{1,2}", 0u8..3, 0u64..6, 0u32..3, -2i64..3)
+            .prop_map(|(key, val, outer, inner, diff)| ((key, val), Time::new(outer, inner), diff));
+        proptest::collection::vec(update, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_sorting_all_gives(
+            partitions in proptest::collection::vec(proptest::collection::vec(updates(), 0..20), 0..6),
+        ) {
+            let mut all: Vec<TestUpdate> = partitions.iter().flatten().flatten().cloned().collect();
+            advance(&mut all, Epoch(6));
+            let chunks: Vec<Vec<Vec<u8>>> = partitions
+                .into_iter()
+                .map(|chunks| {
+                    let sorted = chunks.into_iter().map(|mut chunk| {
+                        chunk.sort();
+                        encode(&chunk).unwrap()
+                    });
+                    sorted.flatten().collect()
+                })
+                .collect();
+            let views: Vec<Vec<&[u8]>> =
+                chunks.iter().map(|chunks| chunks.iter().map(Vec::as_slice).collect()).collect();
+            let mut merged: Vec<TestUpdate> = Vec::new();
+            merge(&views, Epoch(6), |updates| merged.append(updates)).unwrap();
+            prop_assert_eq!(merged, all);
+        }
+
+        #[test]
+        fn any_bytes_are_updates_or_an_error(
+            bytes in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..4),
+        ) {
+            let views = vec![bytes.iter().map(Vec::as_slice).collect()];
+            let _ = merge(&views, Epoch(0), |_: &mut Vec<Update<String, u64, Time, i64>>| ());
+        }
+    }
+
+    #[test]
+    fn many_ranges_are_one_sequence() {
+        let all: Vec<Update<u64, (), u64, isize>> = (0..40_000).map(|n| ((n, ()), 0, 1)).collect();
+        let mut partitions = vec![Vec::new(); 70];
+        for (update, partition) in all.iter().zip((0..70).cycle()) {
+            partitions[partition].push(*update);
+        }
+        let chunks: Vec<Vec<Vec<u8>>> =
+            partitions.iter().map(|updates| encode(updates).unwrap()).collect();
+        let views: Vec<Vec<&[u8]>> =
+            chunks.iter().map(|chunks| chunks.iter().map(Vec::as_slice).collect()).collect();
+        let (mut merged, mut most) = (Vec::new(), 0);
+        merge::<u64, (), u64, isize>(&views, Epoch(0), |updates| {
+            most = most.max(updates.len());
+            merged.append(updates);
+        })
+        .unwrap();
+        assert_eq!(merged, all);
+        assert!(most < 4 * RANGE_UPDATES, "{most} updates in a range");
+    }
+
+    #[test]
+    fn a_chunk_that_is_not_sorted_is_refused() {
+        let descending: Vec<Update<u64, (), u64, isize>> =
+            (0..4_000).rev().map(|n| ((n, ()), 0, 1)).collect();
+        let chunks = encode(&descending).unwrap();
+        let views = vec![chunks.iter().map(Vec::as_slice).collect()];
+        let error =
+            merge(&views, Epoch(0), |_: &mut Vec<Update<u64, (), u64, isize>>| ()).unwrap_err();
+        assert!(error.to_string().contains("not sorted"), "{error}");
+    }
 }
