@@ -24,6 +24,7 @@ mod log;
 mod merge;
 mod restored;
 mod session;
+mod verbs;
 mod view;
 mod waiting;
 

@@ -4,9 +4,6 @@ use differential_dataflow::collection::AsCollection;
 use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::iterate::Variable;
-use differential_dataflow::trace::implementations::{
-    KeyBatcher, KeyBuilder, KeySpine, ValBatcher, ValBuilder, ValSpine,
-};
 use differential_dataflow::{VecCollection, consolidation};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Probe;
@@ -18,8 +15,6 @@ use timely::order::Product;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::Refines;
 
-use super::arrange::{FencedTrace, arrange};
-use super::arranged::FencedArranged;
 use super::hydrate::hydrate;
 use super::hydrated::HydratedCollection;
 use crate::data::Data;
@@ -153,6 +148,24 @@ macro_rules! stateless {
             }
 
             /// Makes records with multiplicities of each, as differential's `explode`.
+            ///
+            /// ```
+            /// use ringfence_operators::prelude::*;
+            /// use ringfence_operators::testing;
+            ///
+            /// let rows = testing::run_workers(2, |worker, output| {
+            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+            ///     worker.dataflow(|scope| {
+            ///         numbers
+            ///             .to_collection(scope)
+            ///             .explode(|number| Some((number % 2, number as isize)))
+            ///             .sink_fenced("out", output);
+            ///     });
+            ///     numbers.insert_to(0, 5);
+            ///     numbers.insert_to(1, 5);
+            /// });
+            /// assert_eq!(rows, [(1, 0, 10)]);
+            /// ```
             pub fn explode<D2, R2, I>(
                 self,
                 logic: impl FnMut(D) -> I + 'static,
@@ -196,6 +209,28 @@ macro_rules! stateless {
             /// one round that of the next.
             ///
             /// What the loop keeps is kept by its verbs, as outside of it.
+            ///
+            /// ```
+            /// use ringfence_operators::prelude::*;
+            /// use ringfence_operators::testing;
+            ///
+            /// let mut rows = testing::run_workers(2, |worker, output| {
+            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+            ///     worker.dataflow(|scope| {
+            ///         // All that halving leads to.
+            ///         numbers
+            ///             .to_collection(scope)
+            ///             .iterate(|_scope, numbers| {
+            ///                 let halves = numbers.clone().map(|number| number / 2);
+            ///                 numbers.concat(halves).distinct_fenced("all")
+            ///             })
+            ///             .sink_fenced("out", output);
+            ///     });
+            ///     numbers.insert_to(0, 5);
+            /// });
+            /// rows.sort();
+            /// assert_eq!(rows, [(0, 0, 1), (1, 0, 1), (2, 0, 1), (5, 0, 1)]);
+            /// ```
             pub fn iterate<F>(self, logic: F) -> Self
             where
                 T: Lattice,
@@ -321,6 +356,25 @@ where
     }
 
     /// The stream of changes, for timely's operators and the protected ones among them.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::dataflow::operators::vec::Map;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .into_stream()
+    ///             .map(|(number, _time, diff)| (number, diff))
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    /// });
+    /// assert_eq!(rows, [(5, 1)]);
+    /// ```
     pub fn into_stream(self) -> StreamVec<'scope, T, (D, T, R)> {
         self.updates.inner
     }
@@ -367,204 +421,6 @@ where
     }
 }
 
-impl<'scope, T, K, V, R> FencedCollection<'scope, T, (K, V), R>
-where
-    T: FencedTime + Lattice + Data,
-    K: Data + Ord + std::fmt::Debug,
-    V: Data + Ord + std::fmt::Debug,
-    R: Data + Semigroup + Ord,
-{
-    /// Arranges the collection by key, as differential's `arrange_by_key`: protected.
-    ///
-    /// What survives is the arrangement; after a failure it is there again without a record having passed.
-    pub fn arrange_by_key_fenced(
-        self,
-        name: &str,
-    ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>> {
-        FencedArranged {
-            arranged: arrange::<K, V, T, R, ValBatcher<K, V, T, R>, ValBuilder<K, V, T, R>, _>(
-                self.updates.inner,
-                name,
-                ValBatcher::<K, V, T, R>::new,
-            ),
-        }
-    }
-
-    /// Makes of all values of a key others, as differential's `reduce`: protected.
-    ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
-    ///
-    /// ```
-    /// use ringfence_operators::prelude::*;
-    /// use ringfence_operators::testing;
-    ///
-    /// let greatest = testing::run_workers(1, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, (u8, u64)>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .reduce_fenced("greatest", |_key, values, out| {
-    ///                 out.extend(values.last().map(|(value, _)| (**value, 1isize)));
-    ///             })
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     if let Some(mut share) = numbers.share(0) {
-    ///         [3, 9, 4].map(|n| share.insert((0, n)));
-    ///     }
-    /// });
-    /// assert_eq!(greatest, [((0, 9), 0, 1)]);
-    /// ```
-    pub fn reduce_fenced<V2, R2>(
-        self,
-        name: &str,
-        logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
-    ) -> FencedCollection<'scope, T, (K, V2), R2>
-    where
-        V2: Data + Ord + std::fmt::Debug,
-        R2: Data + Abelian + Ord,
-    {
-        let input = self.arrange_by_key_fenced(&format!("{name}/input"));
-        input.reduce_fenced(name, logic).as_collection(|key, val| (key.clone(), val.clone()))
-    }
-
-    /// Joins two collections by key, as differential's `join`: protected.
-    ///
-    /// What survives is the arrangements of both, `NAME/left` and `NAME/right`.
-    pub fn join_fenced<V2, R2>(
-        self,
-        name: &str,
-        other: FencedCollection<'scope, T, (K, V2), R2>,
-    ) -> FencedCollection<'scope, T, Joined<K, V, V2>, <R as Multiply<R2>>::Output>
-    where
-        V2: Data + Ord + std::fmt::Debug,
-        R2: Data + Semigroup + Ord + std::fmt::Debug,
-        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
-    {
-        self.join_map_fenced(name, other, |key, left, right| {
-            (key.clone(), (left.clone(), right.clone()))
-        })
-    }
-
-    /// Joins two collections by key and makes a record of each match, as differential's `join_map`:
-    /// protected.
-    ///
-    /// ```
-    /// use ringfence_operators::prelude::*;
-    /// use ringfence_operators::testing;
-    ///
-    /// let mut both = testing::run_workers(2, |worker, output| {
-    ///     let mut left = FencedSession::<u64, (u8, char)>::new("left");
-    ///     let mut right = FencedSession::<u64, (u8, char)>::new("right");
-    ///     worker.dataflow(|scope| {
-    ///         let right = right.to_collection(scope);
-    ///         left.to_collection(scope)
-    ///             .join_map_fenced("both", right, |_key, left, right| (*left, *right))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     left.insert_to(0, (1, 'l'));
-    ///     right.insert_to(1, (1, 'r'));
-    ///     right.insert_to(1, (2, 'r'));
-    /// });
-    /// assert_eq!(both, [(('l', 'r'), 0, 1)]);
-    /// ```
-    pub fn join_map_fenced<V2, R2, D>(
-        self,
-        name: &str,
-        other: FencedCollection<'scope, T, (K, V2), R2>,
-        mut logic: impl FnMut(&K, &V, &V2) -> D + 'static,
-    ) -> FencedCollection<'scope, T, D, <R as Multiply<R2>>::Output>
-    where
-        V2: Data + Ord + std::fmt::Debug,
-        R2: Data + Semigroup + Ord + std::fmt::Debug,
-        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
-        D: differential_dataflow::Data,
-    {
-        let left = self.arrange_by_key_fenced(&format!("{name}/left"));
-        let right = other.arrange_by_key_fenced(&format!("{name}/right"));
-        left.join_core(right, move |key, left, right| Some(logic(key, left, right)))
-    }
-
-    /// Keeps the records whose keys are in another collection, as differential's `semijoin`: protected.
-    pub fn semijoin_fenced<R2>(
-        self,
-        name: &str,
-        other: FencedCollection<'scope, T, K, R2>,
-    ) -> FencedCollection<'scope, T, (K, V), <R as Multiply<R2>>::Output>
-    where
-        R2: Data + Semigroup + Ord + std::fmt::Debug,
-        R: Multiply<R2, Output: Clone + Semigroup + 'static>,
-    {
-        let left = self.arrange_by_key_fenced(&format!("{name}/left"));
-        let right = other.arrange_by_self_fenced(&format!("{name}/right"));
-        left.join_core(right, |key, val, ()| Some((key.clone(), val.clone())))
-    }
-
-    /// Keeps the records whose keys are not in another collection, as differential's `antijoin`:
-    /// protected.
-    ///
-    /// The keys of the other must be distinct.
-    pub fn antijoin_fenced<R2>(
-        self,
-        name: &str,
-        other: FencedCollection<'scope, T, K, R2>,
-    ) -> FencedCollection<'scope, T, (K, V), R>
-    where
-        R2: Data + Semigroup + Ord + std::fmt::Debug,
-        R: Multiply<R2, Output = R> + Abelian,
-    {
-        self.clone().concat(self.semijoin_fenced(name, other).negate())
-    }
-}
-
-impl<'scope, T, K, R> FencedCollection<'scope, T, K, R>
-where
-    T: FencedTime + Lattice + Data,
-    K: Data + Ord + std::fmt::Debug,
-    R: Data + Semigroup + Ord + std::fmt::Debug,
-{
-    /// Arranges the collection by its records, as differential's `arrange_by_self`: protected.
-    pub fn arrange_by_self_fenced(
-        self,
-        name: &str,
-    ) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
-        FencedArranged {
-            arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, KeyBuilder<K, T, R>, _>(
-                self.updates.map(|key| (key, ())).inner,
-                name,
-                KeyBatcher::<K, T, R>::new,
-            ),
-        }
-    }
-
-    /// Counts how often each record is there, as differential's `count`: protected.
-    ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the counts.
-    pub fn count_fenced(self, name: &str) -> FencedCollection<'scope, T, (K, R), isize> {
-        self.arrange_by_self_fenced(&format!("{name}/input"))
-            .reduce_fenced(name, |_key, values, out| out.push((values[0].1.clone(), 1)))
-            .as_collection(|key, count| (key.clone(), count.clone()))
-    }
-
-    /// Keeps one of each record that is there, as differential's `distinct`: protected.
-    pub fn distinct_fenced(self, name: &str) -> FencedCollection<'scope, T, K, isize> {
-        self.threshold_fenced(name, |_key, _count| 1)
-    }
-
-    /// Makes of each record's multiplicity another, as differential's `threshold`: protected.
-    pub fn threshold_fenced<R2>(
-        self,
-        name: &str,
-        mut threshold: impl FnMut(&K, &R) -> R2 + 'static,
-    ) -> FencedCollection<'scope, T, K, R2>
-    where
-        R2: Data + Abelian + Ord,
-    {
-        self.arrange_by_self_fenced(&format!("{name}/input"))
-            .threshold_fenced(name, move |key, count| threshold(key, count))
-            .as_collection(|key, ()| key.clone())
-    }
-}
-
 impl<'outer, T, D, R> FencedCollection<'outer, T, D, R>
 where
     T: Timestamp,
@@ -572,6 +428,25 @@ where
     R: Clone + Semigroup + 'static,
 {
     /// Brings a collection out of an iterative scope, as differential's `leave`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    /// use timely::order::Product;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         let numbers = numbers.to_collection(scope);
+    ///         let outer = numbers.scope();
+    ///         outer
+    ///             .scoped::<Product<u64, u64>, _, _>("inner", |inner| numbers.enter(inner).leave(outer))
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    /// });
+    /// assert_eq!(rows, [(5, 0, 1)]);
+    /// ```
     pub fn leave<'scope, TOuter>(
         self,
         outer: Scope<'scope, TOuter>,

@@ -39,6 +39,23 @@ where
     R: Clone + Semigroup + 'static,
 {
     /// Only what is new after a failure: for protected verbs, which have the rest, and for timely's.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         let counts = numbers.to_collection(scope).fenced("numbers seen").count();
+    ///         // From here on only what is new, for verbs that have the rest.
+    ///         counts.into_fenced().distinct_fenced("counts seen").sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    ///     numbers.insert_to(1, 5);
+    /// });
+    /// assert_eq!(rows, [((5, 2), 0, 1)]);
+    /// ```
     pub fn into_fenced(self) -> FencedCollection<'scope, T, D, R> {
         let first = self.updates.inner.fence().first_epoch();
         #[cfg(feature = "planted")]
@@ -58,6 +75,25 @@ where
     ///
     /// It must use nothing from outside but what it is given: a collection that does not come again from
     /// a protected edge would make wrong what does.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .fenced("numbers seen")
+    ///             .apply(|numbers| numbers.map(|number| number % 4).distinct())
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    ///     numbers.insert_to(1, 5);
+    /// });
+    /// assert_eq!(rows, [(1, 0, 1)]);
+    /// ```
     pub fn apply<D2, R2>(
         self,
         logic: impl for<'any> FnOnce(VecCollection<'any, T, D, R>) -> VecCollection<'any, T, D2, R2>,
@@ -78,6 +114,24 @@ where
     R: ExchangeData + Semigroup,
 {
     /// Differential's `reduce`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
+    ///     worker.dataflow(|scope| {
+    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
+    ///         pairs
+    ///             .reduce(|_key, values, out| out.extend(values.last().map(|(value, _)| (**value, 1isize))))
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     pairs.insert_to(0, (1, 'a'));
+    ///     pairs.insert_to(1, (1, 'b'));
+    /// });
+    /// assert_eq!(rows, [((1, 'b'), 0, 1)]);
+    /// ```
     pub fn reduce<V2, R2>(
         self,
         logic: impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
@@ -90,6 +144,21 @@ where
     }
 
     /// Differential's `join`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
+    ///     worker.dataflow(|scope| {
+    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
+    ///         pairs.clone().join(pairs).sink_fenced("out", output);
+    ///     });
+    ///     pairs.insert_to(0, (1, 'a'));
+    /// });
+    /// assert_eq!(rows, [((1, ('a', 'a')), 0, 1)]);
+    /// ```
     pub fn join<V2, R2>(
         self,
         other: HydratedCollection<'scope, T, (K, V2), R2>,
@@ -103,6 +172,24 @@ where
     }
 
     /// Differential's `join_map`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
+    ///     worker.dataflow(|scope| {
+    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
+    ///         pairs
+    ///             .clone()
+    ///             .join_map(pairs, |key, left, right| (*key, *left, *right))
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     pairs.insert_to(0, (1, 'a'));
+    /// });
+    /// assert_eq!(rows, [((1, 'a', 'a'), 0, 1)]);
+    /// ```
     pub fn join_map<V2, R2, D>(
         self,
         other: HydratedCollection<'scope, T, (K, V2), R2>,
@@ -118,6 +205,25 @@ where
     }
 
     /// Differential's `semijoin`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
+    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
+    ///     worker.dataflow(|scope| {
+    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
+    ///         let keys = keys.to_collection(scope).fenced("keys seen");
+    ///         pairs.semijoin(keys).sink_fenced("out", output);
+    ///     });
+    ///     pairs.insert_to(0, (1, 'a'));
+    ///     pairs.insert_to(1, (2, 'b'));
+    ///     keys.insert_to(0, 2);
+    /// });
+    /// assert_eq!(rows, [((2, 'b'), 0, 1)]);
+    /// ```
     pub fn semijoin<R2>(
         self,
         other: HydratedCollection<'scope, T, K, R2>,
@@ -130,6 +236,25 @@ where
     }
 
     /// Differential's `antijoin`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
+    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
+    ///     worker.dataflow(|scope| {
+    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
+    ///         let keys = keys.to_collection(scope).fenced("keys seen");
+    ///         pairs.antijoin(keys).sink_fenced("out", output);
+    ///     });
+    ///     pairs.insert_to(0, (1, 'a'));
+    ///     pairs.insert_to(1, (2, 'b'));
+    ///     keys.insert_to(0, 2);
+    /// });
+    /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
+    /// ```
     pub fn antijoin<R2>(self, other: HydratedCollection<'scope, T, K, R2>) -> Self
     where
         R2: ExchangeData + Semigroup,
@@ -146,11 +271,49 @@ where
     R: ExchangeData + Semigroup,
 {
     /// Differential's `distinct`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .fenced("numbers seen")
+    ///             .distinct()
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    ///     numbers.insert_to(1, 5);
+    /// });
+    /// assert_eq!(rows, [(5, 0, 1)]);
+    /// ```
     pub fn distinct(self) -> HydratedCollection<'scope, T, K, isize> {
         HydratedCollection::of(self.updates.distinct())
     }
 
     /// Differential's `threshold`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .fenced("numbers seen")
+    ///             .threshold(|_number, count| count / 2)
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    ///     numbers.insert_to(1, 5);
+    /// });
+    /// assert_eq!(rows, [(5, 0, 1)]);
+    /// ```
     pub fn threshold<R2: Ord + Abelian + 'static>(
         self,
         threshold: impl FnMut(&K, &R) -> R2 + 'static,
@@ -159,6 +322,25 @@ where
     }
 
     /// Differential's `count`.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let rows = testing::run_workers(2, |worker, output| {
+    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+    ///     worker.dataflow(|scope| {
+    ///         numbers
+    ///             .to_collection(scope)
+    ///             .fenced("numbers seen")
+    ///             .count()
+    ///             .sink_fenced("out", output);
+    ///     });
+    ///     numbers.insert_to(0, 5);
+    ///     numbers.insert_to(1, 5);
+    /// });
+    /// assert_eq!(rows, [((5, 2), 0, 1)]);
+    /// ```
     pub fn count(self) -> HydratedCollection<'scope, T, (K, R), isize> {
         HydratedCollection::of(self.updates.count())
     }

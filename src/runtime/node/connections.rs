@@ -1,0 +1,174 @@
+//! Connections: those of control, and who is let in.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::Instant;
+
+use ringfence_operators::ids::{Incarnation, NodeId};
+
+use super::{Node, NodeEvent, RunSource};
+use crate::error::{Error, Kind, Result};
+use crate::network::{
+    ControlConnection, ControlLimits, DialError, Hello, Identity, Inbound, Purpose, Refusal,
+    Welcome, dial,
+};
+use crate::protocol::message::Input;
+use crate::report::What;
+
+impl Node {
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            run: self.run.as_ref().map_or_else(String::new, |run| run.id.clone()),
+            job: self.setup.job_hash.clone(),
+            node: self.setup.node,
+            incarnation: self.incarnation,
+        }
+    }
+
+    pub(super) fn hello(
+        &self,
+        purpose: Purpose,
+        to: NodeId,
+        incarnation: Option<Incarnation>,
+    ) -> Hello {
+        let identity = self.identity();
+        Hello {
+            run: identity.run,
+            job: identity.job,
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            address: self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default(),
+            purpose,
+            to_node: to,
+            to_incarnation: incarnation,
+        }
+    }
+
+    pub(super) fn welcome(&self) -> Welcome {
+        Welcome {
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            run: self.identity().run,
+            register: self.run.as_ref().and_then(|run| run.location.clone()),
+        }
+    }
+
+    pub(super) fn spawn_dial(
+        &self,
+        address: String,
+        hello: Hello,
+        deadline: Instant,
+        event: impl FnOnce(Result<(TcpStream, Welcome), DialError>) -> NodeEvent + Send + 'static,
+    ) {
+        let events = self.events.clone();
+        thread::spawn(move || {
+            let _ = events.send(event(dial(&address, &hello, deadline)));
+        });
+    }
+
+    pub(super) fn on_inbound(&mut self, inbound: Inbound) -> Result<()> {
+        if let Err(reason) = self.identity().check(&inbound.hello) {
+            return self.refuse(inbound, reason);
+        }
+        match inbound.hello.purpose.clone() {
+            Purpose::Control => self.on_inbound_control(inbound),
+            Purpose::Data { view, digest } => self.on_inbound_data(inbound, view, digest),
+        }
+    }
+
+    pub(super) fn on_inbound_control(&mut self, inbound: Inbound) -> Result<()> {
+        let node = inbound.hello.node;
+        if node <= self.setup.node || !self.setup.nodes.contains_key(&node) {
+            return self.refuse(inbound, Refusal::NotAMember { node });
+        }
+        if let Some((known, _)) = self.controls.get(&node) {
+            let reason = if *known == inbound.hello.incarnation {
+                Refusal::AlreadyConnected { node }
+            } else {
+                Refusal::Restarted { node }
+            };
+            return self.refuse(inbound, reason);
+        }
+        // The lowest node tells the others which run it is: it must know first.
+        let (incarnation, address) = (inbound.hello.incarnation, inbound.hello.address.clone());
+        match inbound.accept(self.welcome()) {
+            Ok(stream) => self.connect_control(node, incarnation, address, stream),
+            // The dialler tries again.
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn on_welcome(
+        &mut self,
+        node: NodeId,
+        stream: TcpStream,
+        welcome: Welcome,
+    ) -> Result<()> {
+        if self.run.is_none()
+            && let RunSource::Told(open) = &self.setup.run
+            && let Some(location) = &welcome.register
+        {
+            let run = open(location)?;
+            if run.id != welcome.run {
+                return Err(Error::new(
+                    Kind::Register,
+                    format!(
+                        "register {location} holds run {}, but node {node} is in run {}: the \
+                         directory must be the same one for all nodes (see --register)",
+                        run.id, welcome.run
+                    ),
+                ));
+            }
+            self.join_run(run)?;
+        }
+        let address = self.setup.nodes.get(&node).cloned().unwrap_or_default();
+        self.connect_control(node, welcome.incarnation, address, stream)
+    }
+
+    pub(super) fn connect_control(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        address: String,
+        stream: TcpStream,
+    ) -> Result<()> {
+        let events = self.events.clone();
+        let on_event = move |event| drop(events.send(NodeEvent::Control { node, event }));
+        let connection = ControlConnection::start(stream, node, ControlLimits::default(), on_event);
+        let connection = connection.map_err(|error| {
+            Error::new(Kind::Network, format!("cannot talk to node {node}")).because(error)
+        })?;
+        self.controls.insert(node, (incarnation, connection));
+        self.step(Input::PeerUp { node, incarnation, address })
+    }
+
+    pub(super) fn refuse(&mut self, inbound: Inbound, reason: Refusal) -> Result<()> {
+        let what =
+            What::Refused { peer: inbound.peer_addr.to_string(), reason: reason.to_string() };
+        // Whether the stranger hears it or not changes nothing here.
+        thread::spawn(move || drop(inbound.refuse(reason)));
+        self.tell(what);
+        Ok(())
+    }
+
+    pub(super) fn dial_failed(&self, node: NodeId, error: DialError) -> Error {
+        Error::new(Kind::Network, format!("cannot connect to node {node}")).because(error)
+    }
+
+    pub(super) fn not_formed(&self) -> Error {
+        let missing: Vec<String> = self
+            .setup
+            .nodes
+            .keys()
+            .filter(|&&node| node != self.setup.node && !self.controls.contains_key(&node))
+            .map(NodeId::to_string)
+            .collect();
+        let limit_ms = self.setup.connect_limit.as_millis();
+        let text = if missing.is_empty() {
+            format!("there was no first view after {limit_ms} ms though all nodes are connected")
+        } else {
+            format!("node(s) {} did not connect within {limit_ms} ms", missing.join(", "))
+        };
+        Error::new(Kind::Network, text)
+    }
+}

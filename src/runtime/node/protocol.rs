@@ -1,0 +1,191 @@
+//! Protocol: what the machine is told, and how what it decides is carried out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringfence_operators::ids::{NodeId, ViewNumber};
+
+use super::{Node, NodeEvent, Run};
+use crate::error::Result;
+use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
+use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
+use crate::report::{Observation, What};
+use crate::runtime::registrar::Registrar;
+use crate::runtime::witness;
+use crate::runtime::wording::{failure_of, protocol_failed, register_failed};
+
+/// A loop that stood still for longer was not merely busy.
+const STALL_LIMIT: Duration = Duration::from_millis(500);
+
+impl Node {
+    pub(super) fn join_run(&mut self, run: Run) -> Result<()> {
+        let done = run.register.done().map_err(register_failed)?;
+        let address = self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default();
+        self.machine = Some(Machine::new(MemberConfig {
+            run: run.id.clone(),
+            node: self.setup.node,
+            incarnation: self.incarnation,
+            address,
+            nodes: self.setup.nodes.keys().copied().collect(),
+            workers_per_node: self.setup.workers as u32,
+            partitions: self.setup.partitions,
+            backups: self.setup.backups,
+            limits: MemberLimits {
+                restarts_max: self.setup.restarts.0,
+                restarts_window_ms: self.setup.restarts.1.as_millis() as u64,
+                ..MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64)
+            },
+        }));
+        let events = self.events.clone();
+        let answered = move |reply| drop(events.send(NodeEvent::Register(reply)));
+        self.registrar =
+            Some(Registrar::start(Arc::clone(&run.register), run.id.clone(), answered));
+        self.run = Some(run);
+        self.step(Input::Started { done })?;
+        for input in std::mem::take(&mut self.early) {
+            self.step(input)?;
+        }
+        Ok(())
+    }
+
+    /// Hands an input to the protocol and carries out what it answers, to the end.
+    pub(super) fn step(&mut self, input: Input) -> Result<()> {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let now_ms = self.started.elapsed().as_millis() as u64;
+            let Some(machine) = &mut self.machine else {
+                self.early.push(input);
+                continue;
+            };
+            for output in machine.handle(now_ms, input) {
+                // A reply never comes before the rest of what was asked for.
+                inputs.extend(self.carry_out(output)?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, output: Output) -> Result<Option<Input>> {
+        match output {
+            Output::Send(node, message) => {
+                if let Some((_, connection)) = self.controls.get(&node) {
+                    // A lost connection reports itself.
+                    let _ = connection.send(&message);
+                }
+            }
+            Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
+                // The machine that asks is made when the register is known.
+                if let Some(registrar) = &self.registrar {
+                    registrar.ask(output);
+                }
+            }
+            Output::Install(view) => self.install(view)?,
+            Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
+            Output::Report(decision) => self.on_decision(decision),
+            Output::Finish => self.end = Some(Ok(())),
+            Output::Fail(error) => {
+                self.testify(&error);
+                let own = matches!(error, ProtocolError::Local { .. });
+                let job_error = self.job_error.take().filter(|_| own);
+                self.end = Some(Err(job_error.unwrap_or_else(|| protocol_failed(error))));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn on_decision(&mut self, decision: Decision) {
+        let now = Instant::now();
+        match decision {
+            Decision::Suspicion { view, what } => {
+                self.recovery.suspected(now);
+                let here = self.setup.node;
+                let is_refused = matches!(
+                    what,
+                    Suspicion::ConnectFailed { node, .. } if self.refused_by == Some(node)
+                );
+                let workers = self.current.as_ref().and_then(|current| current.running.as_ref());
+                let workers = workers.map_or_else(Vec::new, |r| r.shared.whereabouts());
+                let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
+                match (failure_of(here, view, &what), what) {
+                    // SUBTLE: survivors that stop close their links, too. A lost link is told only
+                    // where nothing else explains it.
+                    (Some(failure), Suspicion::LinkLost { .. }) => {
+                        self.lost_link.get_or_insert((failure, seen));
+                    }
+                    (failure, _) => {
+                        self.failure_told = true;
+                        failure.into_iter().for_each(|failure| self.tell(failure));
+                        self.observe(seen);
+                    }
+                }
+            }
+            Decision::Silent { node, silent_ms } => {
+                self.tell(What::Suspicion { suspect: node, silent_ms });
+            }
+            Decision::HeardAgain { node, silent_ms } => {
+                self.tell(What::Cleared { suspect: node, silent_ms });
+            }
+            Decision::Stopped { .. } => self.recovery.stopped(now),
+            Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
+                self.recovery.agreed(now);
+                let lost_link = self.lost_link.take();
+                if !std::mem::take(&mut self.failure_told)
+                    && let Some((failure, seen)) = lost_link
+                {
+                    self.tell(failure);
+                    self.observe(seen);
+                }
+                let takeovers = self.takeovers(&moved);
+                self.tell(What::View {
+                    number,
+                    members,
+                    resume,
+                    moved_partitions: moved.len() as u32,
+                    under_replicated: under_replicated.len() as u32,
+                    takeovers,
+                });
+            }
+            Decision::Waiting { missing, .. } => {
+                let missing: Vec<String> = missing.iter().map(NodeId::to_string).collect();
+                let text = format!(
+                    "waiting for node(s) {}: without what they hold no view can be made",
+                    missing.join(", ")
+                );
+                self.tell(What::Message { text });
+            }
+            Decision::RegisterUnavailable { why } => {
+                let text = format!("the register does not answer, trying again: {why}");
+                if !std::mem::replace(&mut self.register_told, true) {
+                    self.observe(Some(witness::of_register(self.setup.node, self.view(), why)));
+                }
+                self.tell(What::Message { text });
+            }
+            Decision::Running { .. } | Decision::Finishing { .. } => {}
+        }
+    }
+
+    /// Tells what the error with which this node ends shows of a failure.
+    pub(super) fn testify(&self, error: &ProtocolError) {
+        let (here, view) = (self.setup.node, self.view());
+        let stalled = (self.stalled >= STALL_LIMIT).then_some(self.stalled.as_millis() as u64);
+        self.observe(witness::of_protocol_error(here, view, error, stalled));
+        if let (ProtocolError::StopLimit { limit_ms, .. }, Some(current)) = (error, &self.current)
+            && let Some(running) = &current.running
+        {
+            for worker in running.shared.whereabouts() {
+                if !current.ended.contains(&worker.worker()) {
+                    self.observe(Some(witness::of_hung_worker(here, view, &worker, *limit_ms)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn observe(&self, seen: Option<Observation>) {
+        seen.into_iter().for_each(|seen| self.tell(What::Observed(Box::new(seen))));
+    }
+
+    /// The number of the present view; 0 before the first.
+    pub(super) fn view(&self) -> ViewNumber {
+        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+    }
+}

@@ -1,0 +1,79 @@
+//! Telling: what happened, for people and for files.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use ringfence_operators::error::JobError;
+use ringfence_operators::generation::Notice;
+use ringfence_operators::ids::{Epoch, ViewNumber};
+use ringfence_operators::sink::RELEASE_LIMIT;
+
+use super::Node;
+use crate::error::Result;
+use crate::report::What;
+use crate::runtime::witness;
+
+impl Node {
+    pub(super) fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
+        let now = Instant::now();
+        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
+            return Ok(());
+        };
+        if let Notice::Committed { epoch } = notice
+            && Some(epoch) > current.committed
+        {
+            current.committed = Some(epoch);
+            // The end of everything is not an epoch that anybody would know.
+            if epoch != Epoch::END {
+                self.commits += 1;
+                self.tell(What::Commit { view, epoch });
+            }
+        }
+        match &notice {
+            Notice::Quarantined { operator, partition, epoch, record } => {
+                self.tell(What::Quarantined {
+                    operator: operator.to_string(),
+                    partition: *partition,
+                    epoch: *epoch,
+                    record: record.clone(),
+                });
+            }
+            Notice::ReleaseFailed { operator, epoch, why } => {
+                let limit_s = RELEASE_LIMIT.as_secs();
+                let text = format!(
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                     up to {limit_s} s"
+                );
+                self.tell(What::Message { text });
+                let error = JobError::Sink { operator: operator.clone(), what: why.clone() };
+                let mut seen = witness::of_job_error(self.setup.node, view, &error);
+                seen.place.epoch = Some(*epoch);
+                self.observe(Some(seen));
+            }
+            Notice::ReleaseRecovered { operator, failed_for } => {
+                let failed_ms = failed_for.as_millis();
+                let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
+                self.tell(What::Message { text });
+            }
+            _ => {}
+        }
+        if let Some(recovered) = self.recovery.note(view, &notice, now) {
+            self.tell(recovered);
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell(&self, what: What) {
+        (self.setup.tell)(what);
+    }
+
+    pub(super) fn tell_progress(&self) {
+        if self.current.as_ref().is_some_and(|current| current.running.is_some()) {
+            self.tell(What::Progress {
+                consumed: self.gauges.consumed.load(Ordering::Relaxed),
+                total: self.gauges.total.load(Ordering::Relaxed),
+                records: self.gauges.records.load(Ordering::Relaxed),
+            });
+        }
+    }
+}
