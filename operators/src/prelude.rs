@@ -2,7 +2,8 @@
 
 pub use crate::data::Data;
 pub use crate::differential::{
-    AsCollectionFenced as _, FencedCollection, FencedSession, HydratedCollection,
+    AsCollectionFenced as _, FencedCollection, FencedSession, FencedVariable, HydratedCollection,
+    HydratedVariable,
 };
 pub use crate::feedback::{ConnectLoopFenced as _, FeedbackFenced as _};
 pub use crate::fence::{Fence, HasFence as _};

@@ -271,3 +271,77 @@ equal!(
             .sink_fenced("out", output)
     }
 );
+
+equal!(
+    parities,
+    restored_chains,
+    |edges: VecCollection<'_, u64, Edge, isize>| {
+        let degrees = edges.clone().map(|(from, _)| from).count();
+        let of_degrees = degrees.map(|(_, degree)| (degree as u32 % 2, 1)).map(|(odd, _)| odd);
+        let farthest = edges.reduce(|_, to, out| {
+            out.extend(to.last().map(|(to, often)| ((**to, *often as i64), 1)));
+        });
+        let few = farthest.reduce(|_, farthest, out| {
+            let (to, often) = farthest[0].0;
+            if *often < 2 {
+                out.push((i64::from(*to), 1));
+            }
+        });
+        of_degrees.count().map(|(odd, count)| (odd, count as i64)).concat(few)
+    },
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        // Outputs of reductions are read by others, and by joins' like as_collection.
+        let by_from = edges.clone().arrange_by_key_fenced("edges by from");
+        let degrees = edges.map(|(from, _)| from).count_fenced("degrees");
+        let of_degrees = degrees.map(|(_, degree)| degree as u32 % 2).count_fenced("parities");
+        let farthest = by_from.reduce_fenced("farthest", |_, to: &[(&u32, isize)], out| {
+            out.extend(to.last().map(|(to, often)| ((**to, *often as i64), 1isize)));
+        });
+        let few = farthest.reduce_fenced("few", |_, farthest: &[(&(u32, i64), isize)], out| {
+            let (to, often) = farthest[0].0;
+            if *often < 2 {
+                out.push((i64::from(*to), 1isize));
+            }
+        });
+        let few = few.as_collection(|from: &u32, to: &i64| (*from, *to));
+        of_degrees.map(|(odd, count)| (odd, count as i64)).concat(few).sink_fenced("out", output)
+    }
+);
+
+equal!(
+    turns,
+    restored_variables,
+    |edges: VecCollection<'_, u64, Edge, isize>| {
+        use differential_dataflow::operators::iterate::Variable;
+        use timely::order::Product;
+        let scope = edges.inner.scope();
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from).distinct();
+        let odd = scope.iterative::<u64, _, _>(|nested| {
+            let edges = edges.enter(nested);
+            let step = || Product::new(Default::default(), 1);
+            let (even_next, even) = Variable::new_from(roots.enter(nested), step());
+            let (odd_next, odd) = Variable::new(nested, step());
+            odd_next.set(edges.clone().semijoin(even.clone()).map(|(_, to)| to).distinct());
+            let back = edges.semijoin(odd.clone()).map(|(_, to)| to);
+            even_next.set(even.concat(back).distinct());
+            odd.leave(scope)
+        });
+        odd.map(|node| (node, 0)).consolidate()
+    },
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        let scope = edges.scope();
+        let roots = edges.clone().filter(|(from, _)| *from < 2).map(|(from, _)| from);
+        let roots = roots.distinct_fenced("roots");
+        let odd = scope.iterative::<u64, _, _>(|nested| {
+            let edges = edges.enter(nested);
+            let (even_next, even) = FencedVariable::new_from(roots.enter(nested));
+            let (odd_next, odd) = FencedVariable::new(nested);
+            let step = edges.clone().semijoin_fenced("from even", even.clone());
+            odd_next.set(step.map(|(_, to)| to).distinct_fenced("odd"));
+            let back = edges.semijoin_fenced("from odd", odd.clone()).map(|(_, to)| to);
+            even_next.set(even.concat(back).distinct_fenced("even"));
+            odd.leave(scope)
+        });
+        odd.map(|node| (node, 0)).consolidate().sink_fenced("out", output)
+    }
+);

@@ -205,6 +205,38 @@ macro_rules! stateless {
                 $collection::of(self.updates.enter(child))
             }
 
+            /// Brings each record into an iterative scope at a round of its own, as differential's
+            /// `enter_at`.
+            ///
+            /// ```
+            /// use ringfence_operators::prelude::*;
+            /// use ringfence_operators::testing;
+            ///
+            /// let rows = testing::run_workers(2, |worker, output| {
+            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
+            ///     worker.dataflow(|scope| {
+            ///         let numbers = numbers.to_collection(scope);
+            ///         // Small numbers take part from the first round, others later.
+            ///         let all = scope.iterative::<u64, _, _>(|nested| {
+            ///             numbers.enter_at(nested, |number| number / 4).distinct_fenced("all").leave(scope)
+            ///         });
+            ///         all.sink_fenced("out", output);
+            ///     });
+            ///     numbers.insert_to(0, 9);
+            /// });
+            /// assert_eq!(rows, [(9, 0, 1)]);
+            /// ```
+            pub fn enter_at<'inner, TInner>(
+                self,
+                child: Iterative<'inner, T, TInner>,
+                initial: impl FnMut(&D) -> TInner + Clone + 'static,
+            ) -> $collection<'inner, Product<T, TInner>, D, R>
+            where
+                TInner: Timestamp + std::hash::Hash,
+            {
+                $collection::of(self.updates.enter_at(child, initial))
+            }
+
             /// Iterates to a fixed point, as differential's `iterate`: `logic` makes of the collection of
             /// one round that of the next.
             ///

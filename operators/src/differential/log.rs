@@ -22,24 +22,15 @@ use crate::route::KeyRoute;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
 
-/// The updates of one partition that no seal has taken.
-struct Slot<T> {
+/// A partition's part of a log, but for the chunk that is being written.
+struct Slot {
     partition: PartitionId,
     /// The epoch of the last delta: the predecessor of the next.
     sealed: Option<Epoch>,
-    /// The chunk that is being written, which has updates of this epoch alone: chunks are sorted.
-    writer: ChunkWriter<T>,
-    epoch: Epoch,
-    /// Chunks that are full, or of epochs before.
-    full: Vec<Vec<u8>>,
+    /// Chunks that are written and not sealed.
+    written: Vec<Vec<u8>>,
     /// Where copies are to be filled: what they lack.
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
-}
-
-impl<T: Data + Eq> Slot<T> {
-    fn is_empty(&self) -> bool {
-        self.full.is_empty() && self.writer.is_empty()
-    }
 }
 
 /// The log of one protected trace or edge at one worker.
@@ -48,7 +39,10 @@ pub(super) struct Log<W: Waiting> {
     name: OperatorName,
     id: u64,
     fingerprint: u32,
-    slots: Vec<Slot<W::Time>>,
+    slots: Vec<Slot>,
+    /// The chunks that are being written, one for each slot: apart, since all of them together are used
+    /// for each batch, and should be found in the processor's cache.
+    writers: Vec<ChunkWriter<W::Time>>,
     /// For each partition the place of its slot.
     places: Vec<Option<usize>>,
     /// What is not encoded yet.
@@ -74,14 +68,7 @@ impl<W: Waiting> Log<W> {
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
-            let mut slot = Slot {
-                partition,
-                sealed: None,
-                writer: ChunkWriter::default(),
-                epoch: Epoch(0),
-                full: Vec::new(),
-                filling: None,
-            };
+            let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume {
                 let refuse = |what: String| -> ! {
@@ -113,12 +100,14 @@ impl<W: Waiting> Log<W> {
             places[partition.0 as usize] = Some(slots.len());
             slots.push(slot);
         }
+        let writers = slots.iter().map(|_| ChunkWriter::default()).collect();
         let log = Log {
             fence: fence.clone(),
             name: name.clone(),
             id,
             fingerprint,
             slots,
+            writers,
             places,
             waiting,
             route: KeyRoute::new(generation.settings.hasher),
@@ -161,7 +150,8 @@ impl<W: Waiting> Log<W> {
 
     /// Encodes the updates of an epoch, each for its partition.
     fn encode(&mut self, epoch: Epoch) {
-        let Log { fence, name, slots, places, waiting, route, .. } = self;
+        self.begin_chunks();
+        let Log { fence, name, slots, writers, places, waiting, route, .. } = self;
         let mut keyed = None;
         waiting.take(epoch, |place, key, val, time, diff| {
             let slot = match keyed {
@@ -174,14 +164,10 @@ impl<W: Waiting> Log<W> {
                 },
             };
             keyed = Some((place.0, slot));
-            let Slot { partition, writer, epoch: begun, full, .. } = &mut slots[slot];
-            let is_other = *begun != epoch;
-            #[cfg(feature = "planted")]
-            let is_other = is_other && !crate::planted::is(crate::planted::Planted::PlacesKept);
-            if !writer.is_empty() && (is_other || writer.len() >= CHUNK_BYTES_MAX) {
-                full.push(std::mem::take(writer).into_bytes());
+            let writer = &mut writers[slot];
+            if writer.len() >= CHUNK_BYTES_MAX {
+                slots[slot].written.push(std::mem::take(writer).into_bytes());
             }
-            *begun = epoch;
             // The key was encoded for its hash.
             let write_key = |bytes: &mut Vec<u8>| {
                 bytes.extend_from_slice(route.encoded());
@@ -189,9 +175,23 @@ impl<W: Waiting> Log<W> {
             };
             if let Err(error) = writer.push(place, write_key, val, time, diff) {
                 let (operator, what) = (name.clone(), error.to_string());
-                fence.fail(JobError::State { operator, partition: *partition, what })
+                fence.fail(JobError::State { operator, partition: slots[slot].partition, what })
             }
         });
+    }
+
+    /// Makes the updates of each epoch begin a chunk of its own: chunks are sorted, and the places of keys
+    /// and values are counted anew.
+    fn begin_chunks(&mut self) {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::PlacesKept) {
+            return;
+        }
+        for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
+            if !writer.is_empty() {
+                slot.written.push(std::mem::take(writer).into_bytes());
+            }
+        }
     }
 }
 
@@ -217,10 +217,10 @@ impl<W: Waiting> Seal for Log<W> {
             true => u64::MAX,
             false => generation.refill_allowance(),
         };
-        for slot in &mut self.slots {
+        for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
             let partition = slot.partition;
             let fills = slot.filling.is_some() && allowance > 0;
-            if slot.is_empty() && !fills {
+            if writer.is_empty() && slot.written.is_empty() && !fills {
                 continue;
             }
             let backups = &routes.backups[partition.0 as usize];
@@ -246,13 +246,13 @@ impl<W: Waiting> Seal for Log<W> {
                 })
             };
             let mut sealed = Ok(());
-            let full = slot.full.iter().map(Vec::as_slice);
-            let chunks = full.chain(Some(slot.writer.bytes()).filter(|chunk| !chunk.is_empty()));
+            let written = slot.written.iter().map(Vec::as_slice);
+            let chunks = written.chain(Some(writer.bytes()).filter(|chunk| !chunk.is_empty()));
             for (index, chunk) in (0u32..).zip(chunks) {
                 sealed = sealed.and(put(ChunkId { epoch, index }, chunk));
             }
-            slot.full.clear();
-            slot.writer.begin_anew();
+            slot.written.clear();
+            writer.begin_anew();
             if let Some(lacking) = slot.filling.as_mut().filter(|_| fills) {
                 while allowance > 0
                     && let Some((id, base)) = lacking.pop_front()
