@@ -4,14 +4,15 @@
 //! the time from the beginning of its build until a probe on the output has passed what was committed, and
 //! the number of old records that came out on the way. Against it the time that bare differential takes
 //! to read the same input again. `overhead`: updates per second of a count over a million keys, each
-//! protected form against bare differential within a round. `memory`: a count under steady change.
+//! protected form against bare differential within a round. `memory`: what is live and what a replica
+//! holds under steady change.
 //! Held fixed: one worker thread, 256 partitions, u64 keys, every epoch a checkpoint, the only replica in this
 //! process, which is folded and merged by a thread of its own as in a job.
 //!
 //! ```text
 //! cargo bench -p ringfence-operators --bench differential -- restore [RECORDS.. [FILE.svg]]
 //! cargo bench -p ringfence-operators --bench differential -- overhead [ROUNDS]
-//! cargo bench -p ringfence-operators --bench differential -- memory [SECONDS]
+//! cargo bench -p ringfence-operators --bench differential -- memory [SECONDS] [JOB..]
 //! ```
 
 use std::cell::Cell;
@@ -421,13 +422,15 @@ fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * 4096
 }
 
-fn memory(seconds: u64) {
+const MEMORY_JOBS: [Job; 3] = [Job::RestoredCount, Job::RestoredJoin, Job::HydratedCount];
+
+fn memory(seconds: u64, jobs: &[Job]) {
     println!("{KEYS} keys, {EPOCH_UPDATES} updates an epoch: as many are put in as are taken out");
     println!(
-        "| job | s | updates | resident bytes a key | replica bytes a key | of them not folded |"
+        "| job | s | updates | live bytes a key | replica bytes a key | of them not compacted |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
-    for job in [Job::RestoredCount, Job::HydratedCount] {
+    for &job in jobs {
         let mut node = Node::new();
         let vault = Arc::clone(&node.vault);
         let before = resident_bytes();
@@ -435,10 +438,12 @@ fn memory(seconds: u64) {
             let (mut input, probe, _) = build(worker, job, 0);
             let row = |at: u64, updates: u64| {
                 let usage = vault.usage();
+                let replica_bytes = (usage.replica_bytes + usage.pending_bytes) as u64;
+                let live_bytes = resident_bytes().saturating_sub(before + replica_bytes);
                 println!(
                     "| {job:?} | {at} | {updates} | {:.1} | {:.1} | {:.1} |",
-                    resident_bytes().saturating_sub(before) as f64 / KEYS as f64,
-                    (usage.replica_bytes + usage.pending_bytes) as f64 / KEYS as f64,
+                    live_bytes as f64 / KEYS as f64,
+                    replica_bytes as f64 / KEYS as f64,
                     usage.pending_bytes as f64 / KEYS as f64,
                 );
             };
@@ -492,12 +497,17 @@ fn main() {
             }
         }
         Some("overhead") => overhead(numbers.first().map_or(5, |rounds| *rounds as usize)),
-        Some("memory") => memory(numbers.first().copied().unwrap_or(600)),
+        Some("memory") => {
+            let named = |job: &Job| args.iter().any(|arg| *arg == format!("{job:?}"));
+            let named: Vec<Job> = JOBS.into_iter().filter(named).collect();
+            let jobs = if named.is_empty() { &MEMORY_JOBS[..] } else { &named[..] };
+            memory(numbers.first().copied().unwrap_or(600), jobs);
+        }
         // A short look at all of it.
         _ => {
             restores(&[10_000], None);
             overhead(1);
-            memory(5);
+            memory(5, &MEMORY_JOBS);
         }
     }
 }

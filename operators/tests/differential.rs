@@ -345,3 +345,115 @@ equal!(
         odd.map(|node| (node, 0)).consolidate().sink_fenced("out", output)
     }
 );
+
+/// A time of an inner scope that is no `Product`: of two halves of a moment, the second sees the first. With
+/// it a join can tell what has changed from what there is, as in `AltNeu` of differential's `dogsdogsdogs`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+struct Half {
+    time: u64,
+    is_second: bool,
+}
+
+impl timely::PartialOrder for Half {
+    fn less_equal(&self, other: &Self) -> bool {
+        self <= other
+    }
+}
+
+impl timely::progress::PathSummary<Half> for u64 {
+    fn results_in(&self, half: &Half) -> Option<Half> {
+        Some(Half { time: half.time.checked_add(*self)?, ..*half })
+    }
+
+    fn followed_by(&self, other: &Self) -> Option<Self> {
+        self.checked_add(*other)
+    }
+}
+
+impl timely::progress::Timestamp for Half {
+    type Summary = u64;
+
+    fn minimum() -> Self {
+        Half::default()
+    }
+}
+
+impl timely::progress::timestamp::Refines<u64> for Half {
+    fn to_inner(time: u64) -> Self {
+        Half { time, is_second: false }
+    }
+
+    fn to_outer(self) -> u64 {
+        self.time
+    }
+
+    fn summarize(path: u64) -> u64 {
+        path
+    }
+}
+
+impl differential_dataflow::lattice::Lattice for Half {
+    fn join(&self, other: &Self) -> Self {
+        *self.max(other)
+    }
+
+    fn meet(&self, other: &Self) -> Self {
+        *self.min(other)
+    }
+}
+
+impl FencedTime for Half {
+    type Outer = u64;
+
+    const NESTED: bool = true;
+
+    fn outer(&self) -> u64 {
+        self.time
+    }
+
+    fn from_outer(time: u64) -> Self {
+        Half { time, is_second: false }
+    }
+}
+
+equal!(
+    halves,
+    times_of_their_own,
+    |edges: VecCollection<'_, u64, Edge, isize>| edges
+        .clone()
+        .map(|(from, to)| (to, from))
+        .join_map(edges, |_via, from, to| (*from, *to))
+        .reduce(|_, to, out| out.extend(to.last().map(|(to, _)| (i64::from(**to), 1)))),
+    |edges: FencedCollection<'_, u64, Edge, isize>, output: Collected<_>| {
+        use ringfence_operators::differential::AsCollectionFenced;
+        use timely::dataflow::operators::vec::Map;
+        let outer = edges.scope();
+        let farthest = outer.scoped::<Half, _, _>("halves", |inner| {
+            let first = edges.enter(inner);
+            let later = |(edge, time, diff): (Edge, Half, isize)| {
+                (edge, Half { is_second: true, ..time }, diff)
+            };
+            let second = first.clone().into_stream().map(later).as_collection_fenced();
+            first
+                .map(|(from, to)| (to, from))
+                .join_map_fenced("paths", second, |_via, from, to| (*from, *to))
+                .reduce_fenced("farthest", |_, to, out| {
+                    out.extend(to.last().map(|(to, _)| (i64::from(**to), 1isize)));
+                })
+                .leave(outer)
+        });
+        farthest.consolidate().sink_fenced("out", output)
+    }
+);
