@@ -20,6 +20,7 @@ use super::arrange::{FencedTrace, Kept, protect};
 use super::chunk::Update;
 use super::restored::{Beginning, with_beginning};
 use crate::data::Data;
+use crate::error::JobError;
 use crate::fence::Fence;
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
@@ -57,7 +58,12 @@ where
         // For a panic of the logic.
         let _active = fence.active(name);
         fence.whereabouts().set_epoch(through);
-        let batch = output_of::<K, V, R, V2, R2, Tr, Bu>(&mut input.trace, through, &mut logic);
+        let upper = Antichain::from_elem(Tr::Time::first_of(through.next()));
+        // What was restored ends there, and nothing comes before all dataflows are built.
+        let input_batches = input.trace.batches_through(upper.borrow());
+        let input_batches =
+            input_batches.unwrap_or_else(|| fence.fail(JobError::BuiltLate { name: name.clone() }));
+        let batch = output_of::<K, V, R, V2, R2, Tr, Bu>(input_batches, through, &mut logic);
         fence.notice(Notice::Restored {
             worker: fence.worker(),
             operator: name.clone(),
@@ -75,9 +81,9 @@ where
     with_beginning(beginning, || build(input, logic))
 }
 
-/// What a reduction has put out through an epoch, by what its input was then.
+/// What a reduction has put out through an epoch, where these were all updates of its input.
 fn output_of<K, V, R, V2, R2, Tr, Bu>(
-    input: &mut Tr,
+    input: Vec<Tr::Batch>,
     through: Epoch,
     logic: &mut impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>),
 ) -> Option<Bu::Output>
@@ -92,10 +98,7 @@ where
     Bu: Builder<Time = Tr::Time, Input = Vec<Update<K, V2, Tr::Time, R2>>>,
 {
     let time = Tr::Time::first_of(through);
-    let upper = Antichain::from_elem(Tr::Time::first_of(through.next()));
-    // A trace that was restored is cut there, and nothing has come since.
-    let batches = input.batches_through(upper.borrow()).unwrap_or_default();
-    let (mut cursor, batches) = cursor_list(batches);
+    let (mut cursor, batches) = cursor_list(input);
     let (mut builder, mut block) = (Bu::default(), Vec::with_capacity(BLOCK_UPDATES));
     let (mut values, mut output) = (Vec::new(), Vec::new());
     while let Some(key) = cursor.get_key(&batches) {
