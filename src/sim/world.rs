@@ -32,8 +32,9 @@ use crate::register::{MemoryRegister, Register, RunRecord};
 /// The id of every simulated run.
 pub(super) const RUN: &str = "simulated";
 
-/// More events than this in one run mean that somebody is busy without end.
-const EVENTS_MAX: u64 = 400_000;
+/// More events than this in one run mean that somebody is busy without end. A long story with all scenes takes
+/// some 400,000.
+const EVENTS_MAX: u64 = 1_000_000;
 
 /// How long the job may take to finish once nothing fails any more.
 const LIVENESS_US: u64 = 300_000_000;
