@@ -13,6 +13,8 @@
 //! cargo bench -p ringfence-operators --bench differential -- restore [RECORDS.. [FILE.svg]]
 //! cargo bench -p ringfence-operators --bench differential -- overhead [ROUNDS]
 //! cargo bench -p ringfence-operators --bench differential -- memory [SECONDS] [JOB..]
+//! cargo bench -p ringfence-operators --bench differential -- one JOB [RECORDS]     # a restore, alone
+//! cargo bench -p ringfence-operators --bench differential -- speed JOB [EPOCHS]    # its updates per second
 //! ```
 
 use std::cell::Cell;
