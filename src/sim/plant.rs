@@ -92,7 +92,7 @@ plants! {
     /// The output of a reduction begins empty where it is not kept.
     OutputBeginsEmpty, "output-begins-empty", 60, true;
     /// A complete copy takes the chunks by which others are filled, too.
-    FillingTakenTwice, "filling-taken-twice", 300, true;
+    FillingTakenTwice, "filling-taken-twice", 1_000, true;
     /// Copies are filled with new chunks only.
     LackingForgotten, "lacking-forgotten", 400, true;
     /// An owner's own copy of a trace is not fed.
