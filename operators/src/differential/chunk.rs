@@ -4,6 +4,7 @@
 //! them by itself, and a copy be filled while new ones come in. Updates stand back to back; each begins
 //! with a byte that tells which of its parts are those of the update before, and are left out.
 
+use std::cmp::Ordering;
 use std::marker::PhantomData;
 
 use differential_dataflow::difference::Semigroup;
@@ -24,6 +25,31 @@ const SAME_TIME: u8 = 4;
 
 /// An update, in the form in which differential's batches are built.
 pub(super) type Update<K, V, T, R> = ((K, V), T, R);
+
+/// The order of updates in a batch: by key, value and time.
+pub(super) fn order<K: Ord, V: Ord, T: Ord, R>(
+    (data, time, _): &Update<K, V, T, R>,
+    (other, other_time, _): &Update<K, V, T, R>,
+) -> Ordering {
+    data.cmp(other).then_with(|| time.cmp(other_time))
+}
+
+/// Updates with the numbers of their keys and values: those of equal ones next to each other are equal.
+pub(super) fn numbered<K: Eq, V: Eq, T, R>(
+    updates: &[Update<K, V, T, R>],
+) -> impl Iterator<Item = ((usize, usize), &Update<K, V, T, R>)> {
+    let (mut place, mut last) = ((0, 0), None::<&(K, V)>);
+    updates.iter().map(move |update| {
+        let data = &update.0;
+        place = match last {
+            Some(last) if last.0 == data.0 && last.1 == data.1 => place,
+            Some(last) if last.0 == data.0 => (place.0, place.1 + 1),
+            _ => (place.0 + 1, 0),
+        };
+        last = Some(data);
+        (place, update)
+    })
+}
 
 /// Writes one chunk.
 pub(super) struct ChunkWriter<T> {
@@ -229,9 +255,7 @@ where
 {
     advance_times(updates, since);
     // Chunks are sorted, so what comes from several is a few runs, which a stable sort merges.
-    updates.sort_by(|(data, time, _), (other, other_time, _)| {
-        data.cmp(other).then_with(|| time.cmp(other_time))
-    });
+    updates.sort_by(order);
     sum_up(updates);
 }
 
@@ -245,14 +269,7 @@ where
 {
     let mut chunks = Vec::new();
     let mut writer = ChunkWriter::default();
-    let (mut place, mut last) = ((0, 0), None::<&(K, V)>);
-    for (data, time, diff) in updates {
-        place = match last {
-            Some(last) if last.0 == data.0 && last.1 == data.1 => place,
-            Some(last) if last.0 == data.0 => (place.0, place.1 + 1),
-            _ => (place.0 + 1, 0),
-        };
-        last = Some(data);
+    for (place, (data, time, diff)) in numbered(updates) {
         writer.push(place, |bytes| Postcard::encode(&data.0, bytes), &data.1, time, diff)?;
         if writer.len() >= CHUNK_BYTES_MAX {
             chunks.push(std::mem::take(&mut writer).into_bytes());

@@ -68,6 +68,7 @@ impl<W: Waiting> Log<W> {
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
+            let is_filling = generation.routes.filling[partition.0 as usize];
             let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume {
@@ -81,7 +82,7 @@ impl<W: Waiting> Log<W> {
                     }
                     Err(error) => refuse(error.to_string()),
                 };
-                if generation.routes.filling[partition.0 as usize] {
+                if is_filling {
                     let chunks = replica.base.chunks();
                     let chunks = chunks.unwrap_or_else(|error| refuse(error.to_string()));
                     lacking.extend(chunks.iter().map(|(id, _)| (*id, Arc::clone(&replica.base))));
@@ -94,9 +95,7 @@ impl<W: Waiting> Log<W> {
             if crate::planted::is(crate::planted::Planted::LackingForgotten) {
                 lacking.clear();
             }
-            if generation.routes.filling[partition.0 as usize] {
-                slot.filling = Some(lacking);
-            }
+            slot.filling = is_filling.then_some(lacking);
             places[partition.0 as usize] = Some(slots.len());
             slots.push(slot);
         }

@@ -11,7 +11,7 @@
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
-use super::chunk::{ChunkReader, Update, advance_times, decode, sum_up};
+use super::chunk::{ChunkReader, Update, advance_times, decode, order, sum_up};
 use crate::codec::{Codec, CodecError, Postcard};
 use crate::data::Data;
 use crate::ids::Epoch;
@@ -60,13 +60,9 @@ where
             reader.read_while(is_wanted, &mut updates)?;
         }
         updates.extend(std::iter::from_fn(|| small.next_if(|((key, _), _, _)| is_wanted(key))));
-        if index % SAMPLED_ONE_IN == 0 {
-            readers.retain(|reader| !reader.is_done());
-        }
+        readers.retain(|reader| !reader.is_done());
         advance_times(&mut updates, since);
-        updates.sort_unstable_by(|(data, time, _), (other, other_time, _)| {
-            data.cmp(other).then_with(|| time.cmp(other_time))
-        });
+        updates.sort_unstable_by(order);
         if let (Some(before), Some(((least, _), _, _))) =
             (index.checked_sub(1).and_then(|before| bounds.get(before)), updates.first())
             && least < before

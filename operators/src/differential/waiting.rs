@@ -6,7 +6,7 @@ use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
 use super::arrange::Kept;
-use super::chunk::Update;
+use super::chunk::{Update, numbered, order};
 use crate::data::Data;
 use crate::ids::Epoch;
 use crate::time::FencedTime;
@@ -75,14 +75,7 @@ where
 
     fn take(&mut self, epoch: Epoch, mut visit: impl FnMut((usize, usize), &K, &V, &T, &R)) {
         let mut updates = self.epochs.remove(&epoch).unwrap_or_default();
-        let (mut place, mut last) = ((0, 0), None::<&(K, V)>);
-        for (data, time, diff) in &updates {
-            place = match last {
-                Some(last) if last.0 == data.0 && last.1 == data.1 => place,
-                Some(last) if last.0 == data.0 => (place.0, place.1 + 1),
-                _ => (place.0 + 1, 0),
-            };
-            last = Some(data);
+        for (place, (data, time, diff)) in numbered(&updates) {
             visit(place, &data.0, &data.1, time, diff);
         }
         if updates.capacity() <= SPARE_UPDATES_MAX {
@@ -168,9 +161,7 @@ where
             }
         }
         if let Some(updates) = self.loose.epochs.get_mut(&epoch) {
-            updates.sort_by(|(data, time, _), (other, other_time, _)| {
-                data.cmp(other).then_with(|| time.cmp(other_time))
-            });
+            updates.sort_by(order);
         }
         self.loose.take(epoch, visit);
     }
