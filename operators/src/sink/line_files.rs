@@ -10,7 +10,8 @@ use super::{Release, Sink, Start};
 use crate::generation::WhenDone;
 use crate::ids::PartitionId;
 
-/// The file that marks an output as unfinished; it holds the identity of the run.
+/// The file that marks an output as unfinished; it holds the identity of the run. Files whose names
+/// begin with its name are markers that a worker was writing when it was killed.
 const MARKER: &str = ".ringfence-unfinished";
 
 /// A sink that writes each record as a line, into files directly below a directory.
@@ -58,8 +59,11 @@ impl LineFiles {
             return Ok(());
         }
         fs::create_dir_all(&self.directory).map_err(|error| about(&self.directory, error))?;
-        // Written aside and linked, so that no other worker sees a half-written marker.
-        let aside = tempfile::NamedTempFile::new_in(&self.directory)
+        // Written aside and linked, so that no other worker sees a half-written marker. Who is
+        // killed in between leaves it behind; its name tells whose it is.
+        let aside = tempfile::Builder::new()
+            .prefix(&format!("{MARKER}."))
+            .tempfile_in(&self.directory)
             .map_err(|error| about(&self.directory, error))?;
         aside.as_file().write_all(self.run.as_bytes())?;
         match fs::hard_link(aside.path(), self.marker()) {
@@ -95,6 +99,32 @@ impl LineFiles {
     }
 }
 
+/// Whether an entry of an output directory is a marker, or one that was being written.
+fn is_marker(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(MARKER)
+}
+
+/// Removes the marker, and those that killed workers had begun. Others may be doing the same.
+fn remove_markers(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Nothing was ever released.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !is_marker(&entry) {
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn about(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -114,9 +144,9 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(about(&self.directory, error)),
         };
+        let output = entries.find(|entry| !entry.as_ref().is_ok_and(is_marker)).transpose()?;
         // Another worker of this run may have begun between the check above and this one.
-        let found = entries.next().transpose()?;
-        if let Some(found) = found
+        if let Some(found) = output
             && !self.check_marker()?
         {
             let what = format!(
@@ -168,11 +198,8 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
     }
 
     fn when_done(&self) -> Option<WhenDone> {
-        let marker = self.marker();
-        Some(Box::new(move || match fs::remove_file(&marker) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(about(&marker, error)),
-            _ => Ok(()),
-        }))
+        let directory = self.directory.clone();
+        Some(Box::new(move || remove_markers(&directory).map_err(|error| about(&directory, error))))
     }
 }
 
@@ -310,6 +337,19 @@ mod tests {
         Sink::<Row>::when_done(&sink).unwrap()().unwrap();
         let error = started(directory.path(), "other", true).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
+    }
+
+    #[test]
+    fn a_marker_that_was_not_finished_is_no_output_and_goes_with_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let begun = directory.path().join(format!("{MARKER}.abc"));
+        fs::write(&begun, "ru").unwrap();
+        let mut sink = started(directory.path(), "run", true).unwrap();
+        Sink::<Row>::release(&mut sink, &release(0, 1), &[0; 8]).unwrap();
+        Sink::<Row>::when_done(&sink).unwrap()().unwrap();
+        let left: Vec<_> = directory.path().read_dir().unwrap().map(|e| e.unwrap()).collect();
+        assert!(!left.iter().any(is_marker), "{left:?}");
+        assert_eq!(left.len(), 1);
     }
 
     #[test]
