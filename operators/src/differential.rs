@@ -20,6 +20,7 @@ mod contents;
 mod derive;
 mod hydrate;
 mod hydrated;
+mod layout;
 mod log;
 mod merge;
 mod restored;

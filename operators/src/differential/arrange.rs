@@ -1,21 +1,17 @@
 //! Arrange: traces that survive, and what seals them.
 
-use std::ops::Range;
-
 use differential_dataflow::batcher::Batcher;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
-use differential_dataflow::trace::implementations::ord_neu::val_batch::OrdValStorage;
-use differential_dataflow::trace::implementations::{KeySpine, OffsetList, ValSpine};
-use differential_dataflow::trace::{Builder, Navigable, Span, Trace};
+use differential_dataflow::trace::Span;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 
 use super::chunk::Update;
+use super::layout::Kept;
 use super::log::Log;
 use super::restored::{Beginning, Restored, with_beginning};
 use super::waiting::Batches;
@@ -31,79 +27,8 @@ use crate::time::{FencedTime, passed};
 /// A protected trace, as operators read it.
 pub type FencedTrace<Tr> = TraceAgent<Restored<Tr>>;
 
-/// A trace that can be protected: its batches can be read as updates.
-///
-/// They are read from their layout, at about a quarter of what a cursor takes.
-pub(super) trait Kept<K, V, T, R>: Trace<Time = T, Batch: Navigable> + 'static {
-    /// Calls `visit` with each update of a batch, in order, and with the numbers of its key and value.
-    fn for_each(batch: &Self::Batch, visit: impl FnMut((usize, usize), &K, &V, &T, &R));
-
-    /// All times that updates of a batch have, some of them several times.
-    fn times(batch: &Self::Batch) -> &[T];
-}
-
-impl<K, V, T, R> Kept<K, V, T, R> for ValSpine<K, V, T, R>
-where
-    K: Data + Ord,
-    V: Data + Ord,
-    T: FencedTime + Lattice,
-    R: Data + Semigroup + Ord,
-{
-    fn for_each(batch: &Self::Batch, mut visit: impl FnMut((usize, usize), &K, &V, &T, &R)) {
-        let OrdValStorage { keys, vals, upds } = &batch.storage;
-        let mut updates = updates(&upds.offs);
-        let mut vals_begin = vals.offs.index(0);
-        for (index, key) in keys.iter().enumerate() {
-            let vals_end = vals.offs.index(index + 1);
-            for place in vals_begin..vals_end {
-                for update in updates.next().unwrap_or_default() {
-                    let (time, diff) = (&upds.times[update], &upds.diffs[update]);
-                    visit((index, place), key, &vals.vals[place], time, diff);
-                }
-            }
-            vals_begin = vals_end;
-        }
-    }
-
-    fn times(batch: &Self::Batch) -> &[T] {
-        &batch.storage.upds.times
-    }
-}
-
-impl<K, T, R> Kept<K, (), T, R> for KeySpine<K, T, R>
-where
-    K: Data + Ord,
-    T: FencedTime + Lattice,
-    R: Data + Semigroup + Ord,
-{
-    fn for_each(batch: &Self::Batch, mut visit: impl FnMut((usize, usize), &K, &(), &T, &R)) {
-        let OrdKeyStorage { keys, upds } = &batch.storage;
-        for (index, (key, updates)) in keys.iter().zip(updates(&upds.offs)).enumerate() {
-            for update in updates {
-                visit((index, 0), key, &(), &upds.times[update], &upds.diffs[update]);
-            }
-        }
-    }
-
-    fn times(batch: &Self::Batch) -> &[T] {
-        &batch.storage.upds.times
-    }
-}
-
-/// The places of the updates of each value, of which `offsets` are the bounds: those of no updates stand
-/// for the update before, as in all of differential's layouts.
-fn updates(offsets: &OffsetList) -> impl Iterator<Item = Range<usize>> {
-    let mut begin = offsets.index(0);
-    (1..offsets.len()).map(move |index| {
-        let end = offsets.index(index);
-        let range = begin.min(end.saturating_sub(1))..end;
-        begin = end;
-        range
-    })
-}
-
 /// Restores a trace, makes the operator that maintains it, and seals what that adds to it.
-pub(super) fn protect<'scope, K, V, T, R, Bu, Tr>(
+pub(super) fn protect<'scope, K, V, T, R, Tr>(
     fence: &Fence,
     name: &OperatorName,
     build: impl FnOnce() -> Arranged<'scope, FencedTrace<Tr>>,
@@ -113,22 +38,18 @@ where
     V: Data + Ord,
     T: FencedTime + Lattice + Data,
     R: Data + Semigroup,
-    Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
     Tr: Kept<K, V, T, R>,
 {
     let (log, contents) = Log::restore(fence, name, Batches::<K, V, T, R, Tr>::default());
-    let batch = contents.batch::<K, V, T, R, Bu>();
-    let beginning = fence
-        .generation()
-        .resume
-        .map(|through| Beginning::<Tr> { through, batch: batch.map(Into::into) });
+    let batch = contents.batch::<K, V, T, R, Tr>();
+    let beginning = fence.generation().resume.map(|through| Beginning::<Tr> { through, batch });
     let arranged = with_beginning(beginning, build);
     seal::<K, V, T, R, Tr>(arranged.stream.clone(), fence, name, log);
     arranged
 }
 
 /// Arranges updates by the key that decides their partition.
-pub(super) fn arrange<'scope, K, V, T, R, Ba, Bu, Tr>(
+pub(super) fn arrange<'scope, K, V, T, R, Ba, Tr>(
     updates: StreamVec<'scope, T, Update<K, V, T, R>>,
     name: &str,
     batcher: impl FnOnce(Option<differential_dataflow::logging::Logger>, usize) -> Ba,
@@ -139,13 +60,12 @@ where
     T: FencedTime + Lattice + Data,
     R: Data + Semigroup,
     Ba: Batcher<Vec<Update<K, V, T, R>>, Time = T, Output: Into<Tr::Batch>> + 'static,
-    Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>, Output: Into<Tr::Batch>>,
     Tr: Kept<K, V, T, R>,
 {
     let fence = updates.fence();
     let name = fence.admit(name);
     let pact = to_owner(&fence, &name, |update: &Update<K, V, T, R>| update.0.0.clone());
-    protect::<K, V, T, R, Bu, Tr>(&fence, &name, || {
+    protect::<K, V, T, R, Tr>(&fence, &name, || {
         arrange_core::<_, _, Ba, Restored<Tr>>(updates, pact, &name.to_string(), batcher)
     })
 }

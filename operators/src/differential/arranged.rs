@@ -237,7 +237,7 @@ where
     {
         let fence = self.arranged.stream.fence();
         let name = fence.admit(name);
-        let arranged = reduce::<K, V, R, V2, R2, Tr, ValBuilder<K, V2, Tr::Time, R2>, _, _>(
+        let arranged = reduce::<K, V, R, V2, R2, Tr, _, _>(
             &fence,
             &name,
             self.arranged,
@@ -280,7 +280,7 @@ where
         let logic = move |key: &K, values: &[(&(), R)], output: &mut Vec<((), R2)>| {
             output.push(((), threshold(key, &values[0].1)));
         };
-        let arranged = reduce::<K, (), R, (), R2, Tr, KeyBuilder<K, Tr::Time, R2>, _, _>(
+        let arranged = reduce::<K, (), R, (), R2, Tr, _, _>(
             &fence,
             &name,
             self.arranged,

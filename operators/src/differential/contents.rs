@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
-use differential_dataflow::trace::Builder;
 
 use super::chunk::{self, Update};
-use super::merge::merge;
+use super::layout::{BatchWriter, Kept};
+use super::merge::Merge;
 use crate::codec::CodecError;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::generation::Notice;
-use crate::ids::{OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::state::ReplicaBase;
 use crate::time::FencedTime;
 
@@ -57,37 +57,54 @@ impl Contents {
     }
 
     /// A batch of all updates, with times advanced to the resume epoch; `None` if there are none.
-    pub(super) fn batch<K, V, T, R, Bu>(self) -> Option<Bu::Output>
+    pub(super) fn batch<K, V, T, R, Tr>(self) -> Option<Tr::Batch>
     where
         K: Data + Ord,
         V: Data + Ord,
         T: FencedTime + Lattice + Data,
         R: Data + Semigroup,
-        Bu: Builder<Time = T, Input = Vec<Update<K, V, T, R>>>,
+        Tr: Kept<K, V, T, R>,
     {
-        let mut builder = Bu::default();
-        if let Some(resume) = self.fence.generation().resume {
-            #[cfg(feature = "planted")]
-            let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
+        let batch = self.fence.generation().resume.and_then(|resume| {
             let chunks = self.chunks();
-            let merged = merge::<K, V, T, R>(&chunks, resume, |updates| {
-                #[cfg(feature = "planted")]
-                if std::mem::take(&mut loses) && !updates.is_empty() {
-                    updates.remove(0);
-                }
-                builder.push(updates);
-            });
-            if let Err(error) = merged {
+            let written = self.write_batch::<K, V, T, R, Tr>(&chunks, resume);
+            written.unwrap_or_else(|error| {
                 let is_bad = |chunks: &Vec<&[u8]>| {
                     let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
                     chunks.iter().any(|chunk| chunk::decode(chunk, &mut updates).is_err())
                 };
                 let place = chunks.iter().position(is_bad).unwrap_or(0);
-                self.refuse(self.bases[place].0, &error);
-            }
-        }
+                self.refuse(self.bases[place].0, &error)
+            })
+        });
         self.tell();
-        builder.done()
+        batch
+    }
+
+    fn write_batch<K, V, T, R, Tr>(
+        &self,
+        chunks: &[Vec<&[u8]>],
+        since: Epoch,
+    ) -> Result<Option<Tr::Batch>, CodecError>
+    where
+        K: Data + Ord,
+        V: Data + Ord,
+        T: FencedTime + Lattice + Data,
+        R: Data + Semigroup,
+        Tr: Kept<K, V, T, R>,
+    {
+        let merge = Merge::<K, V, T, R>::new(chunks)?;
+        let mut writer = Tr::Writer::new(merge.room());
+        #[cfg(feature = "planted")]
+        let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
+        merge.run(since, |updates| {
+            #[cfg(feature = "planted")]
+            if std::mem::take(&mut loses) && !updates.is_empty() {
+                updates.remove(0);
+            }
+            writer.push(updates);
+        })?;
+        Ok(writer.done())
     }
 
     fn chunks(&self) -> Vec<Vec<&[u8]>> {

@@ -13,11 +13,11 @@ use differential_dataflow::difference::{Abelian, Semigroup};
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::trace::cursor::cursor_list;
-use differential_dataflow::trace::{BatchCursor, Builder, Cursor, Navigable, TraceReader};
+use differential_dataflow::trace::{BatchCursor, Cursor, Navigable, TraceReader};
 use timely::progress::Antichain;
 
-use super::arrange::{FencedTrace, Kept, protect};
-use super::chunk::Update;
+use super::arrange::{FencedTrace, protect};
+use super::layout::{BatchWriter, Kept, Room};
 use super::restored::{Beginning, with_beginning};
 use crate::data::Data;
 use crate::error::JobError;
@@ -26,11 +26,11 @@ use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
 use crate::time::FencedTime;
 
-/// How many updates are handed to a builder at a time.
+/// How many updates are written at a time.
 const BLOCK_UPDATES: usize = 1024;
 
 /// Makes the operator that reduces `input` by `logic`, with an output that survives.
-pub(super) fn reduce<'scope, K, V, R, V2, R2, Tr, Bu, Tr2, L>(
+pub(super) fn reduce<'scope, K, V, R, V2, R2, Tr, Tr2, L>(
     fence: &Fence,
     name: &OperatorName,
     mut input: Arranged<'scope, Tr>,
@@ -45,12 +45,11 @@ where
     R2: Data + Abelian,
     Tr: TraceReader<Time: FencedTime + Lattice + Data, Batch: Navigable> + Clone + 'static,
     for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
-    Bu: Builder<Time = Tr::Time, Input = Vec<Update<K, V2, Tr::Time, R2>>, Output: Into<Tr2::Batch>>,
     Tr2: Kept<K, V2, Tr::Time, R2>,
     L: FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>) + 'static,
 {
     if Tr::Time::NESTED {
-        return protect::<K, V2, Tr::Time, R2, Bu, Tr2>(fence, name, || build(input, logic));
+        return protect::<K, V2, Tr::Time, R2, Tr2>(fence, name, || build(input, logic));
     }
     fence.whereabouts().stores_nothing(name);
     let beginning = fence.generation().resume.map(|through| {
@@ -63,7 +62,7 @@ where
         let input_batches = input.trace.batches_through(upper.borrow());
         let input_batches =
             input_batches.unwrap_or_else(|| fence.fail(JobError::BuiltLate { name: name.clone() }));
-        let batch = output_of::<K, V, R, V2, R2, Tr, Bu>(input_batches, through, &mut logic);
+        let batch = output_of::<K, V, R, V2, R2, Tr, Tr2>(input_batches, through, &mut logic);
         fence.notice(Notice::Restored {
             worker: fence.worker(),
             operator: name.clone(),
@@ -76,17 +75,17 @@ where
         #[cfg(feature = "planted")]
         let batch =
             batch.filter(|_| !crate::planted::is(crate::planted::Planted::OutputBeginsEmpty));
-        Beginning::<Tr2> { through, batch: batch.map(Into::into) }
+        Beginning::<Tr2> { through, batch }
     });
     with_beginning(beginning, || build(input, logic))
 }
 
 /// What a reduction has put out through an epoch, where these were all updates of its input.
-fn output_of<K, V, R, V2, R2, Tr, Bu>(
+fn output_of<K, V, R, V2, R2, Tr, Tr2>(
     input: Vec<Tr::Batch>,
     through: Epoch,
     logic: &mut impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>),
-) -> Option<Bu::Output>
+) -> Option<Tr2::Batch>
 where
     K: Data + Ord,
     V: 'static,
@@ -95,24 +94,55 @@ where
     R2: Data + Abelian,
     Tr: TraceReader<Time: FencedTime, Batch: Navigable>,
     for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
-    Bu: Builder<Time = Tr::Time, Input = Vec<Update<K, V2, Tr::Time, R2>>>,
+    Tr2: Kept<K, V2, Tr::Time, R2>,
 {
     let time = Tr::Time::first_of(through);
-    let (mut cursor, batches) = cursor_list(input);
-    let (mut builder, mut block) = (Bu::default(), Vec::with_capacity(BLOCK_UPDATES));
+    // What was restored is one batch, unless there was nothing.
+    match &input[..] {
+        [batch] => output_from::<_, K, V, R, V2, R2, Tr2>(batch.cursor(), batch, &time, logic),
+        _ => {
+            let (cursor, batches) = cursor_list(input);
+            output_from::<_, K, V, R, V2, R2, Tr2>(cursor, &batches, &time, logic)
+        }
+    }
+}
+
+fn output_from<C, K, V, R, V2, R2, Tr2>(
+    mut cursor: C,
+    storage: &C::Storage,
+    time: &C::Time,
+    logic: &mut impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>),
+) -> Option<Tr2::Batch>
+where
+    K: Data + Ord,
+    V: 'static,
+    R: Semigroup + 'static,
+    V2: Data + Ord,
+    R2: Data + Abelian,
+    for<'a> C: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Diff = R>,
+    Tr2: Kept<K, V2, C::Time, R2>,
+{
+    let mut keys = 0;
+    while cursor.key_valid(storage) {
+        keys += 1;
+        cursor.step_key(storage);
+    }
+    cursor.rewind_keys(storage);
+    let mut writer = Tr2::Writer::new(Room { keys, vals: keys });
+    let mut block = Vec::with_capacity(BLOCK_UPDATES);
     let (mut values, mut output) = (Vec::new(), Vec::new());
-    while let Some(key) = cursor.get_key(&batches) {
-        while let Some(value) = cursor.get_val(&batches) {
+    while let Some(key) = cursor.get_key(storage) {
+        while let Some(value) = cursor.get_val(storage) {
             let mut sum: Option<R> = None;
-            cursor.map_times(&batches, |_time, diff| {
-                let diff = <BatchCursor<Tr> as Cursor>::owned_diff(diff);
+            cursor.map_times(storage, |_time, diff| {
+                let diff = C::owned_diff(diff);
                 match &mut sum {
                     Some(sum) => sum.plus_equals(&diff),
                     None => sum = Some(diff),
                 }
             });
             values.extend(sum.filter(|sum| !sum.is_zero()).map(|sum| (value, sum)));
-            cursor.step_val(&batches);
+            cursor.step_val(storage);
         }
         if !values.is_empty() {
             logic(key, &values, &mut output);
@@ -122,12 +152,11 @@ where
                 output.drain(..).map(|(val, diff)| ((key.clone(), val), time.clone(), diff)),
             );
             if block.len() >= BLOCK_UPDATES {
-                builder.push(&mut block);
-                block.clear();
+                writer.push(&mut block);
             }
         }
-        cursor.step_key(&batches);
+        cursor.step_key(storage);
     }
-    builder.push(&mut block);
-    builder.done()
+    writer.push(&mut block);
+    writer.done()
 }

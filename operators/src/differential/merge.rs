@@ -3,22 +3,25 @@
 //! A trace's batch is sorted over all partitions of its worker, and each chunk is sorted by itself. Hundreds
 //! of chunks are too many to compare their heads for each update. But keys are spread over partitions by
 //! their hash, so the keys of a few partitions are a fair sample of all, and cut the key space into ranges
-//! of some hundred updates. Each range is gathered from all chunks, read one after the other, and sorted
+//! of some thousand updates. Each range is gathered from all chunks, read one after the other, and sorted
 //! while it is in the processor's cache (sample sort: Frazer and McKellar, "Samplesort", J. ACM 17, 1970).
 //! A partition has few large chunks and may have many small ones, as they came; those are sorted first, all
 //! together, and read as one.
 
+use std::marker::PhantomData;
+
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
-use super::chunk::{ChunkReader, Update, advance_times, decode, order, sum_up};
+use super::chunk::{ChunkReader, Update, advance_times, decode, numbered, order, sum_up};
+use super::layout::Room;
 use crate::codec::{Codec, CodecError, Postcard};
 use crate::data::Data;
 use crate::ids::Epoch;
 use crate::time::FencedTime;
 
 /// About how many updates are sorted at a time.
-const RANGE_UPDATES: usize = 512;
+const RANGE_UPDATES: usize = 2048;
 
 /// Chunks of less than one part in so many of their partition are small.
 const LARGE_CHUNKS_MAX: usize = 8;
@@ -26,80 +29,116 @@ const LARGE_CHUNKS_MAX: usize = 8;
 /// The partitions whose keys are the sample are at most one in so many.
 const SAMPLED_ONE_IN: usize = 64;
 
-/// Hands out the updates of all `partitions`, each some sorted chunks: ascending, consolidated, and with
-/// times advanced to `since`.
-pub(super) fn merge<K, V, T, R>(
-    partitions: &[Vec<&[u8]>],
-    since: Epoch,
-    mut take: impl FnMut(&mut Vec<Update<K, V, T, R>>),
-) -> Result<(), CodecError>
+/// How much more room is reserved than the sample suggests.
+const ROOM_RATIO: f64 = 1.06;
+
+/// The updates of many sorted chunks, some for each of several partitions, before they are merged.
+pub(super) struct Merge<'a, K, V, T, R> {
+    partitions: &'a [Vec<&'a [u8]>],
+    /// Keys between which there is about a range of updates each, ascending.
+    bounds: Vec<K>,
+    room: Room,
+    updates: PhantomData<fn(V, T, R)>,
+}
+
+impl<'a, K, V, T, R> Merge<'a, K, V, T, R>
 where
     K: Data + Ord,
     V: Data + Ord,
     T: FencedTime + Lattice + Data,
     R: Data + Semigroup,
 {
-    let bounds = bounds::<K, V, T, R>(partitions)?;
-    let mut readers = Vec::new();
-    let mut small: Vec<Update<K, V, T, R>> = Vec::new();
-    for chunks in partitions {
-        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-        for chunk in chunks {
-            match chunk.len() * LARGE_CHUNKS_MAX < bytes {
-                true => decode(chunk, &mut small)?,
-                false => readers.push(ChunkReader::<K, T>::new(chunk)?),
+    /// Takes a sample, by which the rest is planned.
+    pub(super) fn new(partitions: &'a [Vec<&'a [u8]>]) -> Result<Self, CodecError> {
+        let sampled = &partitions[..partitions.len().div_ceil(SAMPLED_ONE_IN)];
+        let mut sample: Vec<Update<K, V, T, R>> = Vec::new();
+        for chunk in sampled.iter().flatten() {
+            decode(chunk, &mut sample)?;
+        }
+        sort(&mut sample);
+        let (mut vals, mut last) = (0, (0, 0));
+        for (place, _) in numbered(&sample) {
+            vals += usize::from(place != last);
+            last = place;
+        }
+        let all = length(partitions) as f64 / length(sampled).max(1) as f64;
+        let scaled = |count: usize| (count as f64 * all * ROOM_RATIO) as usize;
+        let room = Room { keys: scaled(last.0), vals: scaled(vals) };
+        let step = (RANGE_UPDATES * sampled.len() / partitions.len().max(1)).max(1);
+        let mut bounds: Vec<K> =
+            sample.into_iter().map(|((key, _), _, _)| key).skip(step).step_by(step).collect();
+        bounds.dedup();
+        Ok(Merge { partitions, bounds, room, updates: PhantomData })
+    }
+
+    /// About how many keys and values there are.
+    pub(super) fn room(&self) -> Room {
+        self.room
+    }
+
+    /// Hands out all updates: ascending, consolidated, with times advanced to `since`, and all those of a
+    /// key at once.
+    pub(super) fn run(
+        self,
+        since: Epoch,
+        mut take: impl FnMut(&mut Vec<Update<K, V, T, R>>),
+    ) -> Result<(), CodecError> {
+        let Merge { partitions, bounds, .. } = self;
+        let mut readers = Vec::new();
+        let mut small: Vec<Update<K, V, T, R>> = Vec::new();
+        for chunks in partitions {
+            let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+            for chunk in chunks {
+                match chunk.len() * LARGE_CHUNKS_MAX < bytes {
+                    true => decode(chunk, &mut small)?,
+                    false => readers.push(ChunkReader::<K, T>::new(chunk)?),
+                }
             }
         }
-    }
-    small.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
-    let mut small = small.into_iter().peekable();
-    let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
-    for (index, bound) in bounds.iter().map(Some).chain([None]).enumerate() {
-        let is_wanted = |key: &K| bound.is_none_or(|bound| key < bound);
-        for reader in &mut readers {
-            reader.read_while(is_wanted, &mut updates)?;
+        small.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
+        let mut small = small.into_iter().peekable();
+        let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
+        for (index, bound) in bounds.iter().map(Some).chain([None]).enumerate() {
+            let is_wanted = |key: &K| bound.is_none_or(|bound| key < bound);
+            for reader in &mut readers {
+                reader.read_while(is_wanted, &mut updates)?;
+            }
+            updates.extend(std::iter::from_fn(|| small.next_if(|((key, _), _, _)| is_wanted(key))));
+            readers.retain(|reader| !reader.is_done());
+            advance_times(&mut updates, since);
+            sort(&mut updates);
+            if let (Some(before), Some(((least, _), _, _))) =
+                (index.checked_sub(1).and_then(|before| bounds.get(before)), updates.first())
+                && least < before
+            {
+                return Err(CodecError::Decode {
+                    format: <Postcard as Codec<K>>::FORMAT,
+                    type_name: std::any::type_name::<K>(),
+                    length: length(partitions),
+                    cause: "the updates of a chunk are not sorted by key".to_owned(),
+                });
+            }
+            sum_up(&mut updates);
+            take(&mut updates);
+            updates.clear();
         }
-        updates.extend(std::iter::from_fn(|| small.next_if(|((key, _), _, _)| is_wanted(key))));
-        readers.retain(|reader| !reader.is_done());
-        advance_times(&mut updates, since);
-        updates.sort_unstable_by(order);
-        if let (Some(before), Some(((least, _), _, _))) =
-            (index.checked_sub(1).and_then(|before| bounds.get(before)), updates.first())
-            && least < before
-        {
-            return Err(CodecError::Decode {
-                format: <Postcard as Codec<K>>::FORMAT,
-                type_name: std::any::type_name::<K>(),
-                length: partitions.iter().flatten().map(|chunk| chunk.len()).sum(),
-                cause: "the updates of a chunk are not sorted by key".to_owned(),
-            });
-        }
-        sum_up(&mut updates);
-        take(&mut updates);
-        updates.clear();
+        Ok(())
     }
-    Ok(())
 }
 
-/// Keys between which there is about a range of updates each, ascending.
-fn bounds<K, V, T, R>(partitions: &[Vec<&[u8]>]) -> Result<Vec<K>, CodecError>
-where
-    K: Data + Ord,
-    V: Data,
-    T: Data,
-    R: Data,
-{
-    let mut sample: Vec<Update<K, V, T, R>> = Vec::new();
-    let sampled = partitions.len().div_ceil(SAMPLED_ONE_IN);
-    for chunk in partitions.iter().take(sampled).flatten() {
-        decode(chunk, &mut sample)?;
+/// The bytes of all chunks.
+fn length(partitions: &[Vec<&[u8]>]) -> usize {
+    partitions.iter().flatten().map(|chunk| chunk.len()).sum()
+}
+
+/// Sorts updates, most of which have a key of their own.
+fn sort<K: Ord, V: Ord, T: Ord, R>(updates: &mut [Update<K, V, T, R>]) {
+    updates.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
+    for same in updates.chunk_by_mut(|((key, _), _, _), ((other, _), _, _)| key == other) {
+        if same.len() > 1 {
+            same.sort_unstable_by(order);
+        }
     }
-    sample.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
-    let step = (RANGE_UPDATES * sampled / partitions.len().max(1)).max(1);
-    let mut bounds: Vec<K> =
-        sample.into_iter().map(|((key, _), _, _)| key).skip(step).step_by(step).collect();
-    bounds.dedup();
-    Ok(bounds)
 }
 
 #[cfg(test)]
@@ -138,7 +177,8 @@ mod tests {
             let views: Vec<Vec<&[u8]>> =
                 chunks.iter().map(|chunks| chunks.iter().map(Vec::as_slice).collect()).collect();
             let mut merged: Vec<TestUpdate> = Vec::new();
-            merge(&views, Epoch(6), |updates| merged.append(updates)).unwrap();
+            let merge = Merge::new(&views).unwrap();
+            merge.run(Epoch(6), |updates| merged.append(updates)).unwrap();
             prop_assert_eq!(merged, all);
         }
 
@@ -147,7 +187,9 @@ mod tests {
             bytes in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..4),
         ) {
             let views = vec![bytes.iter().map(Vec::as_slice).collect()];
-            let _ = merge(&views, Epoch(0), |_: &mut Vec<Update<String, u64, Time, i64>>| ());
+            if let Ok(merge) = Merge::<String, u64, Time, i64>::new(&views) {
+                let _ = merge.run(Epoch(0), |_| ());
+            }
         }
     }
 
@@ -163,23 +205,26 @@ mod tests {
         let views: Vec<Vec<&[u8]>> =
             chunks.iter().map(|chunks| chunks.iter().map(Vec::as_slice).collect()).collect();
         let (mut merged, mut most) = (Vec::new(), 0);
-        merge::<u64, (), u64, isize>(&views, Epoch(0), |updates| {
+        let merge = Merge::<u64, (), u64, isize>::new(&views).unwrap();
+        let room = merge.room();
+        let run = merge.run(Epoch(0), |updates| {
             most = most.max(updates.len());
             merged.append(updates);
-        })
-        .unwrap();
+        });
+        run.unwrap();
         assert_eq!(merged, all);
+        assert!((36_000..44_000).contains(&room.keys) && room.vals == room.keys, "{room:?}");
         assert!(most < 4 * RANGE_UPDATES, "{most} updates in a range");
     }
 
     #[test]
     fn a_chunk_that_is_not_sorted_is_refused() {
         let descending: Vec<Update<u64, (), u64, isize>> =
-            (0..4_000).rev().map(|n| ((n, ()), 0, 1)).collect();
+            (0..40_000).rev().map(|n| ((n, ()), 0, 1)).collect();
         let chunks = encode(&descending).unwrap();
         let views = vec![chunks.iter().map(Vec::as_slice).collect()];
-        let error =
-            merge(&views, Epoch(0), |_: &mut Vec<Update<u64, (), u64, isize>>| ()).unwrap_err();
+        let merge = Merge::<u64, (), u64, isize>::new(&views).unwrap();
+        let error = merge.run(Epoch(0), |_| ()).unwrap_err();
         assert!(error.to_string().contains("not sorted"), "{error}");
     }
 }

@@ -2,9 +2,7 @@
 
 use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
-use differential_dataflow::trace::implementations::{
-    KeyBatcher, KeyBuilder, KeySpine, ValBatcher, ValBuilder, ValSpine,
-};
+use differential_dataflow::trace::implementations::{KeyBatcher, KeySpine, ValBatcher, ValSpine};
 
 use super::arrange::{FencedTrace, arrange};
 use super::arranged::FencedArranged;
@@ -42,7 +40,7 @@ where
         name: &str,
     ) -> FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>> {
         FencedArranged {
-            arranged: arrange::<K, V, T, R, ValBatcher<K, V, T, R>, ValBuilder<K, V, T, R>, _>(
+            arranged: arrange::<K, V, T, R, ValBatcher<K, V, T, R>, _>(
                 self.updates.inner,
                 name,
                 ValBatcher::<K, V, T, R>::new,
@@ -256,7 +254,7 @@ where
         name: &str,
     ) -> FencedArranged<'scope, FencedTrace<KeySpine<K, T, R>>> {
         FencedArranged {
-            arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, KeyBuilder<K, T, R>, _>(
+            arranged: arrange::<K, (), T, R, KeyBatcher<K, T, R>, _>(
                 self.updates.map(|key| (key, ())).inner,
                 name,
                 KeyBatcher::<K, T, R>::new,

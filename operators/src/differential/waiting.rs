@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
-use super::arrange::Kept;
 use super::chunk::{Update, numbered, order};
+use super::layout::Kept;
 use crate::data::Data;
 use crate::ids::Epoch;
 use crate::time::FencedTime;
