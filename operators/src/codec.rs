@@ -187,18 +187,83 @@ pub(crate) fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     if first < 0x80 {
         return Some((u64::from(first), rest));
     }
-    let mut value = u64::from(first & 0x7f);
-    for (index, &byte) in rest.iter().enumerate().take(9) {
-        let shift = 7 * (index as u32 + 1);
+    let Some(word) = bytes.first_chunk().map(|word| u64::from_le_bytes(*word)) else {
+        return take_long_varint(bytes);
+    };
+    let last_bits = !word & 0x8080_8080_8080_8080;
+    if last_bits == 0 {
+        return take_long_varint(bytes);
+    }
+    // Bring the groups together by halves, without a branch per group.
+    let length = last_bits.trailing_zeros() / 8 + 1;
+    let groups = word & 0x7f7f_7f7f_7f7f_7f7f & (u64::MAX >> (64 - 8 * length));
+    let pairs = (groups & 0x007f_007f_007f_007f) | (groups & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    let value = (fours & 0x0fff_ffff) | (fours & 0x0fff_ffff_0000_0000) >> 4;
+    Some((value, &bytes[length as usize..]))
+}
+
+fn take_long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (index, &byte) in bytes.iter().enumerate().take(10) {
+        let shift = 7 * index as u32;
         if shift == 63 && byte > 1 {
             return None;
         }
         value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
-            return Some((value, &rest[index + 1..]));
+            return Some((value, &bytes[index + 1..]));
         }
     }
     None
+}
+
+impl Postcard {
+    /// Reads the value at the beginning of `bytes`, and moves them on to what follows it.
+    #[inline]
+    pub(crate) fn take<V>(bytes: &mut &[u8]) -> Result<V, CodecError>
+    where
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        if let Some(number) = Self::take_number(bytes) {
+            return Ok(number);
+        }
+        match postcard::take_from_bytes(bytes) {
+            Ok((value, rest)) => {
+                *bytes = rest;
+                Ok(value)
+            }
+            Err(error) => Err(CodecError::Decode {
+                format: <Self as Codec<V>>::FORMAT,
+                type_name: std::any::type_name::<V>(),
+                length: bytes.len(),
+                cause: error.to_string(),
+            }),
+        }
+    }
+
+    /// Reads a value of one of the commonest types by hand; `None` if it is of another type or malformed.
+    #[inline]
+    fn take_number<V: 'static>(bytes: &mut &[u8]) -> Option<V> {
+        let mut value = None::<V>;
+        let any = &mut value as &mut dyn Any;
+        let signed = |number: u64| (number >> 1) as i64 ^ -((number & 1) as i64);
+        let (number, rest) = take_varint(bytes)?;
+        // The tests of type are decided at compile time.
+        if let Some(value) = any.downcast_mut::<Option<u64>>() {
+            *value = Some(number);
+        } else if let Some(value) = any.downcast_mut::<Option<u32>>() {
+            *value = Some(number.try_into().ok()?);
+        } else if let Some(value) = any.downcast_mut::<Option<i64>>() {
+            *value = Some(signed(number));
+        } else if let Some(value) = any.downcast_mut::<Option<isize>>() {
+            *value = Some(signed(number) as isize);
+        } else {
+            return None;
+        }
+        *bytes = rest;
+        value
+    }
 }
 
 impl<V: Serialize + DeserializeOwned + 'static> Codec<V> for Postcard {
@@ -237,17 +302,13 @@ impl<V: Serialize + DeserializeOwned + 'static> Codec<V> for Postcard {
 
     #[inline]
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(CodecError::Trailing {
+        let mut rest = bytes;
+        let value = Postcard::take(&mut rest)?;
+        match rest.is_empty() {
+            true => Ok(value),
+            false => Err(CodecError::Trailing {
                 type_name: std::any::type_name::<V>(),
                 remaining: rest.len(),
-            }),
-            Err(error) => Err(CodecError::Decode {
-                format: <Self as Codec<V>>::FORMAT,
-                type_name: std::any::type_name::<V>(),
-                length: bytes.len(),
-                cause: error.to_string(),
             }),
         }
     }
@@ -270,6 +331,17 @@ mod tests {
         bytes.split_off(1)
     }
 
+    fn reads_as_postcard<V>(bytes: &[u8])
+    where
+        V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
+    {
+        let mut rest = bytes;
+        match postcard::take_from_bytes::<V>(bytes) {
+            Ok(read) => assert_eq!((Postcard::take(&mut rest), rest), (Ok(read.0), read.1)),
+            Err(_) => assert!(Postcard::take::<V>(&mut rest).is_err() && rest == bytes),
+        }
+    }
+
     proptest! {
         #[test]
         fn a_value_survives_a_round_trip(value: (u64, String, Option<i32>, Vec<(u8, bool)>)) {
@@ -285,7 +357,20 @@ mod tests {
             let bytes = bytes_of(&number);
             prop_assert_eq!(&bytes, &postcard::to_stdvec(&number).unwrap());
             prop_assert_eq!(take_varint(&bytes), Some((number, &[][..])));
+            let longer = [&bytes[..], &[0xff; 9]].concat();
+            prop_assert_eq!(take_varint(&longer), Some((number, &[0xff; 9][..])));
             prop_assert_eq!(bytes_of(&text), postcard::to_stdvec(&text).unwrap());
+        }
+
+        #[test]
+        fn the_fast_paths_read_what_postcard_reads(bytes: Vec<u8>, number: u64, shift in 0_u32..64) {
+            let bytes = [bytes_of(&(number >> shift)), bytes].concat();
+            for begin in 0..bytes.len() {
+                reads_as_postcard::<u64>(&bytes[begin..]);
+                reads_as_postcard::<i64>(&bytes[begin..]);
+                reads_as_postcard::<isize>(&bytes[begin..]);
+                reads_as_postcard::<u32>(&bytes[begin..]);
+            }
         }
 
         #[test]

@@ -136,7 +136,7 @@ impl<'a, K: Data, T: Data> ChunkReader<'a, K, T> {
         let next = match bytes.split_off_first() {
             None => None,
             Some(flags) if flags & SAME_KEY != 0 => return Err(malformed::<K>(bytes.len())),
-            Some(&flags) => Some((flags, take(&mut bytes)?)),
+            Some(&flags) => Some((flags, Postcard::take(&mut bytes)?)),
         };
         Ok(ChunkReader { bytes, next, time: None })
     }
@@ -164,22 +164,22 @@ impl<'a, K: Data, T: Data> ChunkReader<'a, K, T> {
             let val = match updates.get(begin..).and_then(<[_]>::last) {
                 Some(((_, val), _, _)) if flags & SAME_VAL != 0 => val.clone(),
                 None if flags & SAME_VAL != 0 => return Err(malformed::<K>(bytes.len())),
-                _ => take(&mut bytes)?,
+                _ => Postcard::take(&mut bytes)?,
             };
             if flags & SAME_TIME == 0 {
-                self.time = Some(take(&mut bytes)?);
+                self.time = Some(Postcard::take(&mut bytes)?);
             }
             let Some(time) = self.time.clone() else {
                 return Err(malformed::<K>(bytes.len()));
             };
-            let diff = take(&mut bytes)?;
+            let diff = Postcard::take(&mut bytes)?;
             let Some(&next_flags) = bytes.split_off_first() else {
                 updates.push(((key, val), time, diff));
                 break;
             };
             let next_key = match next_flags & SAME_KEY != 0 {
                 true => key.clone(),
-                false => take(&mut bytes)?,
+                false => Postcard::take(&mut bytes)?,
             };
             updates.push(((key, val), time, diff));
             (flags, key) = (next_flags, next_key);
@@ -195,21 +195,6 @@ pub(super) fn decode<K: Data, V: Data, T: Data, R: Data>(
     updates: &mut Vec<Update<K, V, T, R>>,
 ) -> Result<(), CodecError> {
     ChunkReader::new(bytes)?.read_while(|_key| true, updates)
-}
-
-fn take<V: Data>(bytes: &mut &[u8]) -> Result<V, CodecError> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, rest)) => {
-            *bytes = rest;
-            Ok(value)
-        }
-        Err(error) => Err(CodecError::Decode {
-            format: <Postcard as Codec<V>>::FORMAT,
-            type_name: std::any::type_name::<V>(),
-            length: bytes.len(),
-            cause: error.to_string(),
-        }),
-    }
 }
 
 fn malformed<K: Data>(length: usize) -> CodecError {

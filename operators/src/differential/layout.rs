@@ -246,3 +246,65 @@ where
 
 /// The layout of batches of keys alone.
 type Keys<K, T, R> = Vector<((K, ()), T, R)>;
+
+#[cfg(test)]
+mod tests {
+    use differential_dataflow::trace::Builder;
+    use differential_dataflow::trace::implementations::{KeyBuilder, ValBuilder};
+    use proptest::prelude::*;
+    use timely::order::Product;
+
+    use super::super::chunk::advance;
+    use super::*;
+    use crate::ids::Epoch;
+
+    type Time = Product<u64, u32>;
+    type TestUpdate<V> = Update<String, V, Time, i64>;
+
+    /// Pieces of a sorted sequence, each with all updates of its keys.
+    fn pieces<V: Ord + Clone>(mut updates: Vec<TestUpdate<V>>) -> Vec<Vec<TestUpdate<V>>> {
+        advance(&mut updates, Epoch(0));
+        let mut pieces: Vec<Vec<TestUpdate<V>>> = vec![Vec::new()];
+        for same in updates.chunk_by(|((key, _), _, _), ((other, _), _, _)| key == other) {
+            match pieces.last_mut() {
+                Some(piece) if piece.len() < 4 => piece.extend_from_slice(same),
+                _ => pieces.push(same.to_vec()),
+            }
+        }
+        pieces
+    }
+
+    fn update() -> impl Strategy<Value = TestUpdate<u8>> {
+        ("[a-f]{1,2}", 0u8..3, 0u64..2, 0u32..2, -2i64..3)
+            .prop_map(|(key, val, outer, inner, diff)| ((key, val), Time::new(outer, inner), diff))
+    }
+
+    proptest! {
+        #[test]
+        fn batches_are_those_that_differential_builds(
+            updates in proptest::collection::vec(update(), 0..60),
+        ) {
+            let mut builder = ValBuilder::<String, u8, Time, i64>::default();
+            let mut writer = ValWriter::new(Room { keys: 3, vals: 5 });
+            for mut piece in pieces(updates.clone()) {
+                builder.push(&mut piece.clone());
+                writer.push(&mut piece);
+            }
+            let (built, written) = (builder.done().map(Rc::from), writer.done());
+            let bytes = |batch: &Rc<_>| postcard::to_stdvec::<OrdValBatch<_>>(batch).unwrap();
+            prop_assert_eq!(written.as_ref().map(bytes), built.as_ref().map(bytes));
+
+            let keys: Vec<TestUpdate<()>> =
+                updates.into_iter().map(|((key, _), time, diff)| ((key, ()), time, diff)).collect();
+            let mut builder = KeyBuilder::<String, Time, i64>::default();
+            let mut writer = KeyWriter::new(Room::default());
+            for mut piece in pieces(keys) {
+                builder.push(&mut piece.clone());
+                writer.push(&mut piece);
+            }
+            let (built, written) = (builder.done().map(Rc::from), writer.done());
+            let bytes = |batch: &Rc<_>| postcard::to_stdvec::<OrdKeyBatch<_>>(batch).unwrap();
+            prop_assert_eq!(written.as_ref().map(bytes), built.as_ref().map(bytes));
+        }
+    }
+}
