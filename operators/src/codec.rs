@@ -220,14 +220,22 @@ fn take_long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 impl Postcard {
     /// Reads the value at the beginning of `bytes`, and moves them on to what follows it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take<V>(bytes: &mut &[u8]) -> Result<V, CodecError>
     where
         V: Serialize + DeserializeOwned + 'static,
     {
-        if let Some(number) = Self::take_number(bytes) {
-            return Ok(number);
+        // Errors are large: where a number is read by hand none is passed through memory.
+        match Self::take_by_hand(bytes) {
+            Some(number) => Ok(number),
+            None => Self::take_any(bytes),
         }
+    }
+
+    fn take_any<V>(bytes: &mut &[u8]) -> Result<V, CodecError>
+    where
+        V: Serialize + DeserializeOwned + 'static,
+    {
         match postcard::take_from_bytes(bytes) {
             Ok((value, rest)) => {
                 *bytes = rest;
@@ -243,13 +251,17 @@ impl Postcard {
     }
 
     /// Reads a value of one of the commonest types by hand; `None` if it is of another type or malformed.
-    #[inline]
-    fn take_number<V: 'static>(bytes: &mut &[u8]) -> Option<V> {
+    #[inline(always)]
+    fn take_by_hand<V: 'static>(bytes: &mut &[u8]) -> Option<V> {
+        // The tests of type are decided at compile time.
         let mut value = None::<V>;
         let any = &mut value as &mut dyn Any;
+        if let Some(nothing) = any.downcast_mut::<Option<()>>() {
+            *nothing = Some(());
+            return value;
+        }
         let signed = |number: u64| (number >> 1) as i64 ^ -((number & 1) as i64);
         let (number, rest) = take_varint(bytes)?;
-        // The tests of type are decided at compile time.
         if let Some(value) = any.downcast_mut::<Option<u64>>() {
             *value = Some(number);
         } else if let Some(value) = any.downcast_mut::<Option<u32>>() {

@@ -25,6 +25,7 @@ mod log;
 mod merge;
 mod restored;
 mod session;
+mod sort;
 mod variable;
 mod verbs;
 mod view;

@@ -13,8 +13,9 @@ use std::marker::PhantomData;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
-use super::chunk::{ChunkReader, Update, advance_times, decode, numbered, order, sum_up};
+use super::chunk::{ChunkReader, Update, advance_times, decode, numbered, sum_up};
 use super::layout::Room;
+use super::sort::Sorter;
 use crate::codec::{Codec, CodecError, Postcard};
 use crate::data::Data;
 use crate::ids::Epoch;
@@ -55,7 +56,7 @@ where
         for chunk in sampled.iter().flatten() {
             decode(chunk, &mut sample)?;
         }
-        sort(&mut sample);
+        Sorter::default().sort(&mut sample);
         let (mut vals, mut last) = (0, (0, 0));
         for (place, _) in numbered(&sample) {
             vals += usize::from(place != last);
@@ -97,7 +98,7 @@ where
         }
         small.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
         let mut small = small.into_iter().peekable();
-        let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
+        let (mut updates, mut sorter) = (Vec::new(), Sorter::default());
         for (index, bound) in bounds.iter().map(Some).chain([None]).enumerate() {
             let is_wanted = |key: &K| bound.is_none_or(|bound| key < bound);
             for reader in &mut readers {
@@ -106,7 +107,7 @@ where
             updates.extend(std::iter::from_fn(|| small.next_if(|((key, _), _, _)| is_wanted(key))));
             readers.retain(|reader| !reader.is_done());
             advance_times(&mut updates, since);
-            sort(&mut updates);
+            sorter.sort(&mut updates);
             if let (Some(before), Some(((least, _), _, _))) =
                 (index.checked_sub(1).and_then(|before| bounds.get(before)), updates.first())
                 && least < before
@@ -129,16 +130,6 @@ where
 /// The bytes of all chunks.
 fn length(partitions: &[Vec<&[u8]>]) -> usize {
     partitions.iter().flatten().map(|chunk| chunk.len()).sum()
-}
-
-/// Sorts updates, most of which have a key of their own.
-fn sort<K: Ord, V: Ord, T: Ord, R>(updates: &mut [Update<K, V, T, R>]) {
-    updates.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
-    for same in updates.chunk_by_mut(|((key, _), _, _), ((other, _), _, _)| key == other) {
-        if same.len() > 1 {
-            same.sort_unstable_by(order);
-        }
-    }
 }
 
 #[cfg(test)]
