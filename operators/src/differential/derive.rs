@@ -146,7 +146,10 @@ where
         }
         if !values.is_empty() {
             logic(key, &values, &mut output);
-            consolidate(&mut output);
+            let is_one = matches!(&output[..], [(_, diff)] if !diff.is_zero());
+            if !is_one {
+                consolidate(&mut output);
+            }
             values.clear();
             block.extend(
                 output.drain(..).map(|(val, diff)| ((key.clone(), val), time.clone(), diff)),

@@ -182,9 +182,9 @@ where
     }
 
     fn push(&mut self, updates: &mut Vec<Update<K, V, T, R>>) {
-        let mut rest = updates.drain(..).peekable();
+        let mut rest = updates.drain(..);
         while let Some(((key, val), time, diff)) = rest.next() {
-            let (is_keys_last, is_vals_last) = match rest.peek() {
+            let (is_keys_last, is_vals_last) = match rest.as_slice().first() {
                 Some(((next, next_val), _, _)) if *next == key => (false, *next_val != val),
                 _ => (true, true),
             };
@@ -226,9 +226,9 @@ where
     }
 
     fn push(&mut self, updates: &mut Vec<Update<K, (), T, R>>) {
-        let mut rest = updates.drain(..).peekable();
+        let mut rest = updates.drain(..);
         while let Some(((key, ()), time, diff)) = rest.next() {
-            let is_last = rest.peek().is_none_or(|((next, ()), _, _)| *next != key);
+            let is_last = rest.as_slice().first().is_none_or(|((next, ()), _, _)| *next != key);
             self.updates.push(time, diff, is_last);
             if is_last {
                 self.keys.push(key);

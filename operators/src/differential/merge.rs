@@ -22,7 +22,7 @@ use crate::ids::Epoch;
 use crate::time::FencedTime;
 
 /// About how many updates are sorted at a time.
-const RANGE_UPDATES: usize = 2048;
+const RANGE_UPDATES: usize = 4096;
 
 /// Chunks of less than one part in so many of their partition are small.
 const LARGE_CHUNKS_MAX: usize = 8;
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn many_ranges_are_one_sequence() {
-        let all: Vec<Update<u64, (), u64, isize>> = (0..40_000).map(|n| ((n, ()), 0, 1)).collect();
+        let all: Vec<Update<u64, (), u64, isize>> = (0..80_000).map(|n| ((n, ()), 0, 1)).collect();
         let mut partitions = vec![Vec::new(); 70];
         for (update, partition) in all.iter().zip((0..70).cycle()) {
             partitions[partition].push(*update);
@@ -204,14 +204,14 @@ mod tests {
         });
         run.unwrap();
         assert_eq!(merged, all);
-        assert!((36_000..44_000).contains(&room.keys) && room.vals == room.keys, "{room:?}");
+        assert!((72_000..92_000).contains(&room.keys) && room.vals == room.keys, "{room:?}");
         assert!(most < 4 * RANGE_UPDATES, "{most} updates in a range");
     }
 
     #[test]
     fn a_chunk_that_is_not_sorted_is_refused() {
         let descending: Vec<Update<u64, (), u64, isize>> =
-            (0..40_000).rev().map(|n| ((n, ()), 0, 1)).collect();
+            (0..80_000).rev().map(|n| ((n, ()), 0, 1)).collect();
         let chunks = encode(&descending).unwrap();
         let views = vec![chunks.iter().map(Vec::as_slice).collect()];
         let merge = Merge::<u64, (), u64, isize>::new(&views).unwrap();
