@@ -7,14 +7,14 @@ use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 
 use super::chunk::{self, Update};
-use super::layout::{BatchWriter, Kept};
+use super::layout::{BatchWriter, Kept, Room};
 use super::merge::Merge;
 use crate::codec::CodecError;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::generation::Notice;
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{OperatorName, PartitionId};
 use crate::state::ReplicaBase;
 use crate::time::FencedTime;
 
@@ -28,8 +28,7 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// All updates, partition by partition; those of each sorted, consolidated, and with times advanced
-    /// to the resume epoch.
+    /// All updates: sorted, consolidated, and with times advanced to the resume epoch.
     pub(super) fn updates<K, V, T, R>(self) -> Vec<Update<K, V, T, R>>
     where
         K: Data + Ord,
@@ -37,23 +36,8 @@ impl Contents {
         T: FencedTime + Lattice + Data,
         R: Data + Semigroup,
     {
-        let (mut all, mut updates) = (Vec::new(), Vec::new());
-        for (chunks, (partition, _)) in self.chunks().into_iter().zip(&self.bases) {
-            for chunk in chunks {
-                let decoded = chunk::decode(chunk, &mut updates);
-                decoded.unwrap_or_else(|error| self.refuse(*partition, &error));
-            }
-            if let Some(resume) = self.fence.generation().resume {
-                chunk::advance(&mut updates, resume);
-            }
-            all.append(&mut updates);
-        }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::TraceLosesFirst) && !all.is_empty() {
-            all.remove(0);
-        }
-        self.tell();
-        all
+        let begin = |room: Room| Vec::with_capacity(room.vals);
+        self.gather(begin, Vec::append).unwrap_or_default()
     }
 
     /// A batch of all updates, with times advanced to the resume epoch; `None` if there are none.
@@ -65,46 +49,48 @@ impl Contents {
         R: Data + Semigroup,
         Tr: Kept<K, V, T, R>,
     {
-        let batch = self.fence.generation().resume.and_then(|resume| {
-            let chunks = self.chunks();
-            let written = self.write_batch::<K, V, T, R, Tr>(&chunks, resume);
-            written.unwrap_or_else(|error| {
-                let is_bad = |chunks: &Vec<&[u8]>| {
-                    let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
-                    chunks.iter().any(|chunk| chunk::decode(chunk, &mut updates).is_err())
-                };
-                let place = chunks.iter().position(is_bad).unwrap_or(0);
-                self.refuse(self.bases[place].0, &error)
-            })
-        });
-        self.tell();
-        batch
+        self.gather(Tr::Writer::new, Tr::Writer::push)?.done()
     }
 
-    fn write_batch<K, V, T, R, Tr>(
-        &self,
-        chunks: &[Vec<&[u8]>],
-        since: Epoch,
-    ) -> Result<Option<Tr::Batch>, CodecError>
+    /// Gathers all updates, piece by piece; `None` if nothing is resumed.
+    fn gather<K, V, T, R, A>(
+        self,
+        begin: impl FnOnce(Room) -> A,
+        mut add: impl FnMut(&mut A, &mut Vec<Update<K, V, T, R>>),
+    ) -> Option<A>
     where
         K: Data + Ord,
         V: Data + Ord,
         T: FencedTime + Lattice + Data,
         R: Data + Semigroup,
-        Tr: Kept<K, V, T, R>,
     {
-        let merge = Merge::<K, V, T, R>::new(chunks)?;
-        let mut writer = Tr::Writer::new(merge.room());
-        #[cfg(feature = "planted")]
-        let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
-        merge.run(since, |updates| {
-            #[cfg(feature = "planted")]
-            if std::mem::take(&mut loses) && !updates.is_empty() {
-                updates.remove(0);
-            }
-            writer.push(updates);
-        })?;
-        Ok(writer.done())
+        let gathered = self.fence.generation().resume.map(|resume| {
+            let chunks = self.chunks();
+            let merged = Merge::<K, V, T, R>::new(&chunks).and_then(|merge| {
+                let mut all = begin(merge.room());
+                #[cfg(feature = "planted")]
+                let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
+                merge.run(resume, |updates| {
+                    #[cfg(feature = "planted")]
+                    if std::mem::take(&mut loses) && !updates.is_empty() {
+                        updates.remove(0);
+                    }
+                    add(&mut all, updates);
+                })?;
+                Ok(all)
+            });
+            merged.unwrap_or_else(|error| {
+                let is_bad = |chunk: &&[u8]| {
+                    let mut updates: Vec<Update<K, V, T, R>> = Vec::new();
+                    let decoded = chunk::decode(chunk, &mut updates);
+                    decoded.is_err() || !updates.is_sorted_by(|one, next| one.0.0 <= next.0.0)
+                };
+                let place = chunks.iter().position(|chunks| chunks.iter().any(is_bad));
+                self.refuse(self.bases[place.unwrap_or(0)].0, &error)
+            })
+        });
+        self.tell();
+        gathered
     }
 
     fn chunks(&self) -> Vec<Vec<&[u8]>> {
