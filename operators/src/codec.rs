@@ -180,6 +180,9 @@ fn push_long_varint(mut value: u64, bytes: &mut Vec<u8>) {
     bytes.push(value as u8);
 }
 
+/// The most bytes that a `u32` takes.
+const U32_BYTES_MAX: usize = 5;
+
 /// Reads an integer as [`push_varint`] writes it, and returns it with what follows.
 #[inline]
 pub(crate) fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -265,7 +268,9 @@ impl Postcard {
         if let Some(value) = any.downcast_mut::<Option<u64>>() {
             *value = Some(number);
         } else if let Some(value) = any.downcast_mut::<Option<u32>>() {
-            *value = Some(number.try_into().ok()?);
+            // Longer forms of small numbers are malformed.
+            let is_short = bytes.len() - rest.len() <= U32_BYTES_MAX;
+            *value = Some(number.try_into().ok().filter(|_| is_short)?);
         } else if let Some(value) = any.downcast_mut::<Option<i64>>() {
             *value = Some(signed(number));
         } else if let Some(value) = any.downcast_mut::<Option<isize>>() {
