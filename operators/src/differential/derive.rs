@@ -23,7 +23,7 @@ use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::generation::Notice;
-use crate::ids::{Epoch, OperatorName};
+use crate::ids::OperatorName;
 use crate::time::FencedTime;
 
 /// How many updates are written at a time.
@@ -62,7 +62,17 @@ where
         let input_batches = input.trace.batches_through(upper.borrow());
         let input_batches =
             input_batches.unwrap_or_else(|| fence.fail(JobError::BuiltLate { name: name.clone() }));
-        let batch = output_of::<K, V, R, V2, R2, Tr, Tr2>(input_batches, through, &mut logic);
+        let time = Tr::Time::first_of(through);
+        // What was restored is one batch, unless there was nothing.
+        let batch = match &input_batches[..] {
+            [batch] => {
+                output_of::<_, K, V, R, V2, R2, Tr2>(batch.cursor(), batch, &time, &mut logic)
+            }
+            _ => {
+                let (cursor, batches) = cursor_list(input_batches);
+                output_of::<_, K, V, R, V2, R2, Tr2>(cursor, &batches, &time, &mut logic)
+            }
+        };
         fence.notice(Notice::Restored {
             worker: fence.worker(),
             operator: name.clone(),
@@ -81,33 +91,7 @@ where
 }
 
 /// What a reduction has put out through an epoch, where these were all updates of its input.
-fn output_of<K, V, R, V2, R2, Tr, Tr2>(
-    input: Vec<Tr::Batch>,
-    through: Epoch,
-    logic: &mut impl FnMut(&K, &[(&V, R)], &mut Vec<(V2, R2)>),
-) -> Option<Tr2::Batch>
-where
-    K: Data + Ord,
-    V: 'static,
-    R: Semigroup + 'static,
-    V2: Data + Ord,
-    R2: Data + Abelian,
-    Tr: TraceReader<Time: FencedTime, Batch: Navigable>,
-    for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
-    Tr2: Kept<K, V2, Tr::Time, R2>,
-{
-    let time = Tr::Time::first_of(through);
-    // What was restored is one batch, unless there was nothing.
-    match &input[..] {
-        [batch] => output_from::<_, K, V, R, V2, R2, Tr2>(batch.cursor(), batch, &time, logic),
-        _ => {
-            let (cursor, batches) = cursor_list(input);
-            output_from::<_, K, V, R, V2, R2, Tr2>(cursor, &batches, &time, logic)
-        }
-    }
-}
-
-fn output_from<C, K, V, R, V2, R2, Tr2>(
+fn output_of<C, K, V, R, V2, R2, Tr2>(
     mut cursor: C,
     storage: &C::Storage,
     time: &C::Time,

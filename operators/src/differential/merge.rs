@@ -96,7 +96,7 @@ where
                 }
             }
         }
-        small.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
+        Sorter::default().sort(&mut small);
         let mut small = small.into_iter().peekable();
         let (mut updates, mut sorter) = (Vec::new(), Sorter::default());
         for (index, bound) in bounds.iter().map(Some).chain([None]).enumerate() {

@@ -1,8 +1,8 @@
 //! Sort: updates into the order of a batch.
 //!
-//! To sort numbers takes little more than half of what it takes to sort updates by comparing their keys. So where keys are of
-//! a type that has an order-preserving number, these are sorted in place of the updates, each with the
-//! place of its update (key-prefix sort: Nyberg et al., "AlphaSort", SIGMOD 1994, section 4).
+//! To sort numbers takes little more than half of what it takes to sort updates by comparing their keys. So
+//! where keys are of a type that has an order-preserving number, these are sorted in place of the updates,
+//! each with the place of its update (key-prefix sort: Nyberg et al., "AlphaSort", SIGMOD 1994, section 4).
 
 use std::any::Any;
 
