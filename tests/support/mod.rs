@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 pub mod cluster;
+pub mod own;
 pub mod trials;
 
 use std::collections::HashMap;
@@ -199,14 +200,18 @@ pub struct Running {
 
 impl Running {
     pub fn start(name: &str, args: &[String]) -> Self {
-        let mut child = Command::new(example(name))
-            .args(args)
+        Running::spawn(Command::new(example(name)).args(args))
+    }
+
+    /// Starts a process whose output is read, and which is killed if the test ends before it does.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the example can be started");
+            .expect("the process can be started");
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let outputs = (thread::spawn(|| read(stdout)), thread::spawn(|| read(stderr)));
         Running { child, outputs: Some(outputs), started: Instant::now() }
