@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Event;
@@ -28,13 +29,44 @@ impl ReportFile {
 
     /// Appends `event`. On an error, the line may be missing or torn.
     pub fn append(&mut self, event: &Event) -> Result<()> {
+        self.append_line(&Self::line(event)?)
+    }
+
+    /// The line of `event`, with its end.
+    pub(crate) fn line(event: &Event) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(event).map_err(|error| {
             Error::internal(format!("event {:?} cannot be encoded", event.what)).because(error)
         })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|error| {
+        Ok(line)
+    }
+
+    /// Appends a line that [`line`](Self::line) made.
+    pub(crate) fn append_line(&mut self, line: &[u8]) -> Result<()> {
+        self.file.write_all(line).map_err(|error| {
             Error::input(format!("cannot write report file {}", self.path.display())).because(error)
         })
+    }
+
+    /// Returns an error where the file that is written no longer lies where it was opened: what is
+    /// appended then, nobody will find.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let identity = |data: std::fs::Metadata| (data.dev(), data.ino());
+        let is_there = match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(written), Ok(found)) => identity(written) == identity(found),
+            // What cannot be looked at now may still be there.
+            (Ok(_), Err(error)) => error.kind() != std::io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        };
+        if is_there {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(Error::input(format!("report file {path} was removed or replaced")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -1,14 +1,15 @@
 //! What happened, told to programs and to people.
 //!
 //! Nodes and launcher state what happened as [`Event`]s. The same events are written to the
-//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and told in words on the
-//! [`Console`]. Nothing here writes to standard output, which is the job's own.
+//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and put into words by
+//! the [`Console`] for the [`Screen`]. Nothing here writes to standard output, which is the job's own.
 
 mod console;
 mod event;
 mod failure;
 mod file;
 mod ledger;
+mod screen;
 mod summary;
 mod timeline;
 
@@ -19,5 +20,7 @@ pub use failure::{
 };
 pub use file::ReportFile;
 pub use ledger::FailureLedger;
+pub use screen::{Screen, Shown, Standing};
+pub(crate) use summary::counted;
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
 pub use timeline::Timeline;

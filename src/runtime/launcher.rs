@@ -27,12 +27,14 @@ use ringfence_operators::ids::{NodeId, ViewNumber};
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
 use super::memory_kills::MemoryKills;
+use super::outlets::Display;
+use super::reporter::Reporter;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
 use crate::report::{
-    Cause, Clue, Component, Console, Event, FailureLedger, FailurePlace, FailureReport,
-    Observation, Origin, ReportFile, Summary, What, now_ms,
+    Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
+    Summary, What, now_ms,
 };
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
@@ -70,7 +72,7 @@ pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureRep
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
-    let report = config.report_path().map(ReportFile::open).transpose()?;
+    let reporter = Reporter::new(config, Origin::LAUNCHER, FailureLedger::new(), 1)?;
     let register = RegisterDirectory::of(config)?;
     let (sender, inbox) = bounded(INBOX_MAX);
     let interrupts = Interrupts::watch(sender.clone())?;
@@ -78,25 +80,19 @@ pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureRep
         nodes: Vec::with_capacity(nodes),
         inbox,
         injector: Injector::new(config),
-        summary: Summary::new(),
-        config: config.clone(),
-        ledger: FailureLedger::new(),
+        reporter,
         memory_kills: MemoryKills::watch(),
-        console: Console::new(),
-        report,
         started: false,
         reaped_at: Instant::now(),
     };
     let result = launcher.run(config, nodes, &register, sender);
     launcher.end_all();
-    launcher.summary.set_faults_unfired(launcher.injector.waiting());
+    launcher.reporter.summary.set_faults_unfired(launcher.injector.waiting());
     let error = result.as_ref().err().map(ToString::to_string);
-    let reports = launcher.ledger.finish(error.as_deref());
-    let result = result.and(launcher.report(reports));
-    launcher.console.finish();
+    let told = launcher.reporter.finish(error.as_deref());
     drop(interrupts);
     match result {
-        Ok(()) => Ok((launcher.summary, launcher.ledger.reports().to_vec())),
+        Ok(()) => Ok(told),
         Err(error) => Err(register.keep(error)),
     }
 }
@@ -134,12 +130,8 @@ struct Launcher {
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
     injector: Injector,
-    summary: Summary,
-    config: Config,
-    ledger: FailureLedger,
+    reporter: Reporter,
     memory_kills: MemoryKills,
-    console: Console,
-    report: Option<ReportFile>,
     started: bool,
     reaped_at: Instant,
 }
@@ -153,7 +145,7 @@ impl Launcher {
         sender: Sender<Inbox>,
     ) -> Result<()> {
         for index in 0..nodes {
-            self.nodes.push(spawn(config, NodeId(index as u64), &self.console, &sender)?);
+            self.nodes.push(spawn(config, NodeId(index as u64), self.reporter.display(), &sender)?);
         }
         let deadline = Instant::now() + config.connect_limit();
         while self.nodes.iter().any(|node| node.status.is_none()) {
@@ -163,13 +155,13 @@ impl Launcher {
             }
         }
         self.drain_outputs(|_| true)?;
-        self.tell_ends(|_| true)?;
+        self.tell_ends(|_| true);
         self.verdict()
     }
 
     /// Waits for something to happen, and does what follows from it.
     fn step(&mut self) -> Result<()> {
-        let wait = self.injector.next_due_in(now_ms(), self.summary.first_commit_ms());
+        let wait = self.injector.next_due_in(now_ms(), self.reporter.summary.first_commit_ms());
         match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -201,13 +193,14 @@ impl Launcher {
                     What::Observed(seen) if seen.cause == Cause::Silent => seen.place.node,
                     _ => None,
                 };
-                self.publish(event)?;
-                silent.map_or(Ok(()), |node| self.look_at(node))
+                self.publish(event);
+                silent.into_iter().for_each(|node| self.look_at(node));
+                Ok(())
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
                     let text = format!("node {id} sent what cannot be understood: {garbage}");
-                    self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
+                    self.say(text);
                 }
                 let node = self.node(id);
                 node.channel_ended = true;
@@ -264,12 +257,12 @@ impl Launcher {
     }
 
     fn inject_due(&mut self) -> Result<()> {
-        let members = self.summary.members();
+        let members = self.reporter.summary.members();
         let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
         let standing = Standing {
             now_ms: now_ms(),
-            first_commit_ms: self.summary.first_commit_ms(),
-            fraction: self.summary.fraction(),
+            first_commit_ms: self.reporter.summary.first_commit_ms(),
+            fraction: self.reporter.summary.fraction(),
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             present: self.nodes.iter().filter(lives).map(|node| node.id).collect(),
         };
@@ -286,7 +279,8 @@ impl Launcher {
         self.reap(Some(fault.node))?;
         if self.node(fault.node).status.is_some() {
             let text = format!("fault {fault} was not needed: node {} has ended", fault.node);
-            return self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
+            self.say(text);
+            return Ok(());
         }
         let at_ms = now_ms();
         let node = &mut self.nodes[fault.node.0 as usize];
@@ -306,9 +300,10 @@ impl Launcher {
         result.map_err(|e| Error::internal(format!("fault {fault} failed")).because(e))?;
         let until_ms = self.injector.has_begun(fault, at_ms);
         let what = What::Fault { kind: fault.kind, target: fault.node, until_ms };
-        self.publish(Event::at(at_ms, Origin::LAUNCHER, what))?;
-        let Some(text) = self.injector.replay_of(&fault) else { return Ok(()) };
-        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
+        self.publish(Event::at(at_ms, Origin::LAUNCHER, what));
+        let replay = self.injector.replay_of(&fault);
+        replay.into_iter().for_each(|text| self.say(text));
+        Ok(())
     }
 
     /// Undoes a fault whose time has passed.
@@ -331,7 +326,8 @@ impl Launcher {
             FaultKind::Slow => format!("node {id} is no longer slowed down"),
         };
         self.injector.disturb(Deed::End(fault));
-        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
+        self.say(text);
+        Ok(())
     }
 
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
@@ -343,33 +339,31 @@ impl Launcher {
                 })?;
             }
         }
-        self.tell_ends(|node| node.channel_ended)
+        self.tell_ends(|node| node.channel_ended);
+        Ok(())
     }
 
     /// Looks whether the process of a node that others do not hear is stopped.
-    fn look_at(&mut self, id: NodeId) -> Result<()> {
+    fn look_at(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
-            return Ok(());
+            return;
         };
-        match process_state(node.child.id()) {
-            Some(state @ ('T' | 't')) => {
-                let seen = Observation {
-                    view: self.summary.view().unwrap_or_default(),
-                    component: Component::Process,
-                    place: FailurePlace::node(id),
-                    cause: Cause::Hung,
-                    evidence: vec![Clue::ProcessState { state }],
-                };
-                self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))))
-            }
-            _ => Ok(()),
+        if let Some(state @ ('T' | 't')) = process_state(node.child.id()) {
+            let seen = Observation {
+                view: self.reporter.summary.view().unwrap_or_default(),
+                component: Component::Process,
+                place: FailurePlace::node(id),
+                cause: Cause::Hung,
+                evidence: vec![Clue::ProcessState { state }],
+            };
+            self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))));
         }
     }
 
     /// Tells of the ends of processes, once they cannot say anything more themselves.
-    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) -> Result<()> {
+    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) {
         let mut ended = Vec::new();
-        let view = self.summary.view().unwrap_or_default();
+        let view = self.reporter.summary.view().unwrap_or_default();
         for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
             node.end_told = node.status.is_some();
             if node.status.is_some_and(|status| !status.success()) {
@@ -378,7 +372,7 @@ impl Launcher {
                 ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
             }
         }
-        ended.into_iter().try_for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)))
+        ended.into_iter().for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)));
     }
 
     /// Takes in what ended nodes still had to say.
@@ -396,7 +390,7 @@ impl Launcher {
     fn verdict(&mut self) -> Result<()> {
         // A node that the others went on without is a part of the failure that they survived, whether
         // it has learned that or has ended by something else before.
-        let members = self.summary.members();
+        let members = self.reporter.summary.members();
         let is_left =
             |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
@@ -416,29 +410,14 @@ impl Launcher {
     }
 
     /// Writes, folds and tells `event`.
-    fn publish(&mut self, mut event: Event) -> Result<()> {
-        self.summary.complete(&mut event);
-        self.summary.fold(&event);
-        self.write(&event)?;
-        let reports = self.ledger.fold(&event);
-        self.report(reports)
-    }
-
-    /// Tells everybody of failures whose reports are complete.
-    fn report(&mut self, reports: Vec<FailureReport>) -> Result<()> {
-        reports.into_iter().try_for_each(|report| {
-            self.config.tell_failure(&report);
-            self.write(&Event::now(Origin::LAUNCHER, What::FailureReport(Box::new(report))))
-        })
-    }
-
-    fn write(&mut self, event: &Event) -> Result<()> {
-        if let Some(report) = &mut self.report {
-            report.append(event)?;
-        }
+    fn publish(&mut self, event: Event) {
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.console.tell(event, &self.summary, alive);
-        Ok(())
+        self.reporter.publish(event, alive);
+    }
+
+    /// Tells a line of the launcher's own.
+    fn say(&mut self, text: String) {
+        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
     }
 
     fn end_all(&mut self) {
@@ -533,7 +512,7 @@ fn process_state(process_id: u32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>) -> Result<Node> {
+fn spawn(config: &Config, id: NodeId, display: &Display, sender: &Sender<Inbox>) -> Result<Node> {
     let cannot = |error: std::io::Error| {
         Error::internal(format!("cannot start the process of node {id}")).because(error)
     };
@@ -567,7 +546,7 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         end_told: false,
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
-    start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
+    start_readers(&node, forward, display, sender).map(|()| node).map_err(cannot)
 }
 
 /// The pipes of a node, by what they are for.
@@ -579,7 +558,7 @@ enum Output {
 fn start_readers(
     node: &Node,
     outputs: (Option<Output>, Option<Output>),
-    console: &Console,
+    display: &Display,
     sender: &Sender<Inbox>,
 ) -> std::io::Result<()> {
     let id = node.id;
@@ -594,16 +573,16 @@ fn start_readers(
         let _ = inbox.send(Inbox::ChannelEnded(id, garbage));
     })?;
     for output in [outputs.0, outputs.1].into_iter().flatten() {
-        let (console, inbox) = (console.clone(), sender.clone());
+        let (display, inbox) = (display.clone(), sender.clone());
         let last_line = Arc::clone(&node.last_line);
         thread::Builder::new().name(format!("ringfence:output-{id}")).spawn(move || {
             let prefix = format!("[node {id}] ");
             match output {
                 Output::Standard(pipe) => {
-                    each_line(pipe, |line| console.forward_output(&prefix, line));
+                    each_line(pipe, |line| display.forward_output(&prefix, line));
                 }
                 Output::Error(pipe) => each_line(pipe, |line| {
-                    console.forward_error(&prefix, line);
+                    display.forward_error(&prefix, line);
                     let text = String::from_utf8_lossy(line).trim().to_owned();
                     if !text.is_empty() {
                         *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;

@@ -8,6 +8,8 @@
 //! | `generation` | worker threads and links for the time of one view |
 //! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
+//! | `reporter` | what becomes of everything that happens, in launcher and host |
+//! | `outlets` | report file and screen, each behind a thread and a bounded queue |
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
@@ -30,8 +32,10 @@ pub mod launcher;
 mod link_watch;
 mod memory_kills;
 mod node;
+mod outlets;
 mod recovery;
 mod registrar;
+mod reporter;
 mod stopwatch;
 mod watches;
 mod witness;

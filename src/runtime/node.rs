@@ -333,7 +333,7 @@ impl Node {
             NodeEvent::Inbound(inbound) => self.on_inbound(inbound),
             NodeEvent::Refused(refused) => {
                 let peer = refused.peer_addr.map_or_else(String::new, |addr| addr.to_string());
-                self.tell(What::Refused { peer, reason: refused.text });
+                self.tell(What::Refused { peer, reason: refused.text, more: 0 });
                 Ok(())
             }
             NodeEvent::Dialled { node, result } => match result {

@@ -143,8 +143,11 @@ impl Node {
     }
 
     pub(super) fn refuse(&mut self, inbound: Inbound, reason: Refusal) -> Result<()> {
-        let what =
-            What::Refused { peer: inbound.peer_addr.to_string(), reason: reason.to_string() };
+        let what = What::Refused {
+            peer: inbound.peer_addr.to_string(),
+            reason: reason.to_string(),
+            more: 0,
+        };
         // Whether the stranger hears it or not changes nothing here.
         thread::spawn(move || drop(inbound.refuse(reason)));
         self.tell(what);
