@@ -9,8 +9,11 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use ringfence::prelude::*;
@@ -21,6 +24,10 @@ use support::{Ran, Running, events, of_kind, wait_until};
 /// The keys of the job.
 const KEYS: u64 = 100;
 
+/// The numbers of a job that waits for its test, and the file that says that it need not any more.
+const MANY: u64 = 60_000;
+const ENOUGH: &str = "enough";
+
 /// What the environment says of the job: how many numbers there are, and the pause at each.
 fn variable(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
@@ -28,17 +35,23 @@ fn variable(name: &str, or: u64) -> u64 {
 
 /// Counts numbers by key; each line is a key and how many of it there were so far.
 fn count(place: &Path, config: Config) -> Result<(), Error> {
-    count_into(&place.join("out"), config)
+    count_into(place, "out", config)
 }
 
-fn count_into(out: &Path, config: Config) -> Result<(), Error> {
+/// There is a pause at each number until a test has seen enough, and wrote a file that says so.
+fn count_into(place: &Path, out: &str, config: Config) -> Result<(), Error> {
     let (numbers, pause_us) = (variable("NUMBERS", 2_000), variable("PAUSE_US", 500));
-    let out = out.to_owned();
+    let (out, enough) = (place.join(out), place.join(ENOUGH));
     ringfence::execute(config, move |worker| {
         worker.dataflow::<u64, _, _>(|scope| {
+            let enough = enough.clone();
             per_share(move |share| {
+                let (enough, mut hurries) = (enough.clone(), false);
                 (0..numbers).filter(move |n| n % share.count == share.index).inspect(move |_| {
-                    std::thread::sleep(Duration::from_micros(pause_us));
+                    hurries = hurries || enough.exists();
+                    if !hurries {
+                        thread::sleep(Duration::from_micros(pause_us));
+                    }
                 })
             })
             .to_stream_fenced(scope, "numbers")
@@ -88,11 +101,22 @@ fn commits(place: &Path) -> usize {
     of_kind(&events(&place.join("report.json")), "commit").count()
 }
 
-/// Starts a launcher that is given time enough for things to happen to it.
+/// Starts a job of [`MANY`] numbers that takes its time until the test has seen [`ENOUGH`].
 fn slow(place: &Path, flags: &str) -> Running {
     start_with("count", place, flags, |command| {
-        command.env("NUMBERS", "6000").env("PAUSE_US", "1000");
+        command.env("NUMBERS", MANY.to_string()).env("PAUSE_US", "1000");
     })
+}
+
+/// Waits for the exact end of a slow job.
+#[track_caller]
+fn finish(place: &Path, running: Running) -> Ran {
+    fs::write(place.join(ENOUGH), "").unwrap();
+    let ran = running.wait();
+    ran.assert_success();
+    ran.assert_no_panic();
+    assert_exact(&place.join("out"), MANY, &ran);
+    ran
 }
 
 // Reports.
@@ -116,9 +140,7 @@ fn a_report_whose_directory_is_gone_is_told_and_the_job_goes_on() {
     let running = slow(place.path(), "--local 2");
     wait_until("for the first commits", || commits(place.path()) > 1);
     fs::remove_file(place.path().join("report.json")).unwrap();
-    let ran = running.wait();
-    ran.assert_success();
-    assert_exact(&place.path().join("out"), 6_000, &ran);
+    let ran = finish(place.path(), running);
     assert_eq!(times(&ran.stderr, "report.json was removed or replaced"), 1, "{ran}");
 }
 
@@ -141,6 +163,120 @@ fn closed_pipes_end_no_job() {
     }
 }
 
+// Strangers.
+
+/// What a stranger says at a node's port.
+#[derive(Clone)]
+struct Hello {
+    run: String,
+    job: String,
+    node: u64,
+    incarnation: u64,
+    purpose: serde_json::Value,
+    to_incarnation: Option<u64>,
+}
+
+impl Hello {
+    fn bytes(&self, to_node: usize) -> Vec<u8> {
+        let Hello { run, job, node, incarnation, purpose, to_incarnation } = self;
+        let hello = serde_json::json!({
+            "run": run, "job": job, "node": node, "incarnation": incarnation, "address": "a:1",
+            "purpose": purpose, "to_node": to_node, "to_incarnation": to_incarnation,
+        });
+        let text = hello.to_string();
+        let prefix = [&b"ringfnce\0\0\0\x01"[..], &(text.len() as u32).to_be_bytes()].concat();
+        [prefix, text.into_bytes()].concat()
+    }
+}
+
+/// Hellos of people who know nothing, who know the job, and who know the run.
+fn hellos(job: &str, run: &str) -> Vec<Hello> {
+    let data = |view: u64| serde_json::json!({"Data": {"view": view, "digest": "x"}});
+    let evil = "evil\u{1b}[2J\nnode 0: error: all is lost";
+    let stranger = Hello {
+        run: "x".repeat(10),
+        job: evil.to_owned(),
+        node: 1,
+        incarnation: 5,
+        purpose: "Control".into(),
+        to_incarnation: None,
+    };
+    let insider = Hello { job: job.to_owned(), run: run.to_owned(), ..stranger.clone() };
+    vec![
+        stranger.clone(),
+        Hello { job: "y".repeat(60_000), ..stranger.clone() },
+        Hello { purpose: evil.into(), ..stranger.clone() },
+        Hello { run: evil.to_owned(), ..insider.clone() },
+        Hello { run: String::new(), to_incarnation: Some(3), ..insider.clone() },
+        insider.clone(),
+        Hello { purpose: data(1), ..insider.clone() },
+        Hello { purpose: data(2), ..insider.clone() },
+        Hello { purpose: data(99), ..insider.clone() },
+        Hello { node: 77, purpose: data(99), ..insider.clone() },
+        Hello { node: 9, ..insider },
+    ]
+}
+
+/// Says hello and returns the answer, if there is one.
+fn say(address: &str, bytes: &[u8]) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(bytes).ok()?;
+    let mut answer = Vec::new();
+    // The node closes; a reset is a way to close.
+    let _ = stream.read_to_end(&mut answer);
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn started_at(place: &Path) -> Vec<String> {
+    let events = events(&place.join("report.json"));
+    let started = of_kind(&events, "started");
+    started.filter_map(|event| event["address"].as_str().map(str::to_owned)).collect()
+}
+
+fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
+    const FLOOD: usize = 10_000;
+    let place = place();
+    let register = place.path().join("register");
+    let running = slow(place.path(), &format!("--local 3 --register {}", register.display()));
+    wait_until("for the first commits", || commits(place.path()) > 1);
+    let addresses = started_at(place.path());
+    assert_eq!(addresses.len(), 3);
+    let record = fs::read_to_string(register.join("run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let (job, run) = (record["job"].as_str().unwrap(), record["run"].as_str().unwrap());
+    let hellos = hellos(job, run);
+    thread::scope(|scope| {
+        for first in 0..4 {
+            let (addresses, hellos) = (&addresses, &hellos);
+            scope.spawn(move || {
+                for n in (first..FLOOD).step_by(4) {
+                    let node = n % 3;
+                    let answer = say(&addresses[node], &hellos[n % hellos.len()].bytes(node));
+                    let answer = answer.unwrap_or_default();
+                    assert!(!answer.contains(job) && !answer.contains(run), "{answer}");
+                    assert!(!answer.contains("lost") && !answer.contains("here"), "{answer}");
+                }
+            });
+        }
+    });
+    let ran = finish(place.path(), running);
+    let report = fs::read(place.path().join("report.json")).unwrap();
+    let told = ran.stderr.len() + report.len();
+    assert!(told < 1_000_000, "{told} bytes were told");
+    for text in [&ran.stderr, &String::from_utf8(report).unwrap()] {
+        assert!(!text.contains('\u{1b}') && !text.contains("all is lost"), "{text}");
+    }
+    let events = events(&place.path().join("report.json"));
+    assert!(of_kind(&events, "view").all(|view| view["number"] == 1), "{ran}");
+    let refused = |field: &str| {
+        of_kind(&events, "refused").filter_map(|event| event[field].as_u64()).sum::<u64>()
+    };
+    let one_by_one = of_kind(&events, "refused").filter(|event| event["more"].is_null()).count();
+    let counted = one_by_one as u64 + refused("more");
+    assert!(counted > FLOOD as u64 * 9 / 10, "{counted} were counted\n{ran}");
+}
+
 fn main() {
     let jobs: &[(&str, own::Job)] = &[("count", count)];
     let tests: Vec<Test> = vec![
@@ -153,6 +289,10 @@ fn main() {
             a_report_whose_directory_is_gone_is_told_and_the_job_goes_on,
         ),
         test("closed_pipes_end_no_job", closed_pipes_end_no_job),
+        test(
+            "a_flood_of_hellos_changes_nothing_and_is_a_few_lines",
+            a_flood_of_hellos_changes_nothing_and_is_a_few_lines,
+        ),
     ];
     own::main(jobs, tests)
 }

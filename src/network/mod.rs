@@ -27,7 +27,9 @@ pub use handshake::{
     Purpose, Refusal, Welcome,
 };
 pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
-pub use listener::{Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind};
+pub use listener::{
+    HANDSHAKES_MAX, Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind,
+};
 
 #[cfg(test)]
 mod control_tests;

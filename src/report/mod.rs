@@ -11,6 +11,7 @@ mod file;
 mod ledger;
 mod screen;
 mod summary;
+mod tally;
 mod timeline;
 
 pub use console::Console;
@@ -23,4 +24,5 @@ pub use ledger::FailureLedger;
 pub use screen::{Screen, Shown, Standing};
 pub(crate) use summary::counted;
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
+pub use tally::{TALLY_INTERVAL_MS, TOLD_OF_A_KIND_MAX, Tally};
 pub use timeline::Timeline;

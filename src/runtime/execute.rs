@@ -15,6 +15,7 @@ use super::host::Host;
 use super::job_hash::job_hash;
 use super::launcher;
 use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events};
+use super::strangers::Strangers;
 use super::wording::register_failed;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
@@ -166,6 +167,8 @@ fn setup(
         nodes,
         listener: None,
         job_hash: this_job()?,
+        round: 0,
+        strangers: Strangers::default(),
         run,
         workers: config.worker_count(),
         partitions: config.partition_count(),

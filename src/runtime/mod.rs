@@ -14,6 +14,7 @@
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
 //! | `watches`, `hang`, `link_watch` | what a node looks after: workers that hang, links that are stuck, copies that are filled |
+//! | `strangers` | those who were refused, counted by kind |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
 //! | `wording` | what went wrong, in words and kinds |
@@ -37,6 +38,7 @@ mod recovery;
 mod registrar;
 mod reporter;
 mod stopwatch;
+mod strangers;
 mod watches;
 mod witness;
 mod wording;

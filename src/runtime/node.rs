@@ -25,12 +25,13 @@ use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
+use super::strangers::Strangers;
 use super::watches::Watches;
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlEvent, DialError, Inbound, LinkLoss, Listener, ListenerLimits,
-    Purpose, RefusedConnection, Welcome,
+    Purpose, Refusal, RefusedConnection, Welcome,
 };
 use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, RegisterReply};
@@ -75,6 +76,10 @@ pub(crate) struct NodeSetup {
     pub(crate) listener: Option<TcpListener>,
     /// The hash of executable and arguments.
     pub(crate) job_hash: String,
+    /// How many jobs this program ran before.
+    pub(crate) round: u32,
+    /// Those who were refused.
+    pub(crate) strangers: Strangers,
     pub(crate) run: RunSource,
     pub(crate) workers: usize,
     pub(crate) partitions: u32,
@@ -101,8 +106,8 @@ pub(crate) struct NodeSetup {
 pub(crate) enum NodeEvent {
     /// Someone connected.
     Inbound(Inbound),
-    /// Someone connected and made no sense.
-    Refused(RefusedConnection),
+    /// Someone connected and was refused, which is to be told.
+    Refused { peer: String, reason: String },
     /// A control connection was dialled.
     Dialled { node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
     /// A data connection was dialled.
@@ -145,8 +150,8 @@ pub(crate) struct Node {
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
-    /// Data connections of views that are not installed here yet.
-    waiting_links: Vec<Inbound>,
+    /// Data connections of the next view, which is not installed here yet: the latest of each member.
+    waiting_links: BTreeMap<NodeId, Inbound>,
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
@@ -210,7 +215,7 @@ impl Node {
             registrar: None,
             machine: None,
             early: Vec::new(),
-            waiting_links: Vec::new(),
+            waiting_links: BTreeMap::new(),
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
@@ -241,6 +246,7 @@ impl Node {
         });
         let result = self.open().and_then(|()| self.serve());
         self.close(result.is_ok());
+        self.tell_strangers(true);
         drop(compactor);
         match &result {
             Ok(()) => {
@@ -282,12 +288,30 @@ impl Node {
     fn start_listening(&mut self) -> Result<()> {
         let Some(listener) = self.setup.listener.take() else { return Ok(()) };
         let (inbound, refused) = (self.events.clone(), self.events.clone());
-        let listener = Listener::start(
-            listener,
-            ListenerLimits::default(),
-            move |connection| drop(inbound.send(NodeEvent::Inbound(connection))),
-            move |connection| drop(refused.send(NodeEvent::Refused(connection))),
-        );
+        let (identity, strangers) = (self.identity(), self.setup.strangers.clone());
+        let on_inbound = move |connection: Inbound| {
+            // Who has another job is no business of the loop's, so that a flood is not either.
+            let reason = identity.check(&connection.hello).err();
+            let Some(reason @ Refusal::OtherJob) = reason else {
+                return drop(inbound.send(NodeEvent::Inbound(connection)));
+            };
+            if strangers.is_told(reason.kind()) {
+                let _ = inbound.try_send(NodeEvent::Refused {
+                    peer: connection.peer_addr.to_string(),
+                    reason: identity.explain(&reason, &connection.hello),
+                });
+            }
+            let _ = connection.refuse(reason);
+        };
+        let strangers = self.setup.strangers.clone();
+        let on_refused = move |connection: RefusedConnection| {
+            if strangers.is_told(connection.kind.words()) {
+                let peer = connection.peer_addr.map_or_else(String::new, |addr| addr.to_string());
+                let _ = refused.try_send(NodeEvent::Refused { peer, reason: connection.text });
+            }
+        };
+        let limits = ListenerLimits::default();
+        let listener = Listener::start(listener, limits, on_inbound, on_refused);
         let listener =
             listener.map_err(|error| Error::new(Kind::Network, "cannot listen").because(error))?;
         self.listener = Some(listener);
@@ -307,6 +331,7 @@ impl Node {
             if now >= progress_at {
                 self.look_around(now)?;
                 self.tell_progress();
+                self.tell_strangers(false);
                 progress_at = now + PROGRESS_INTERVAL;
             }
             let forming_until = self.started + self.setup.connect_limit;
@@ -331,9 +356,8 @@ impl Node {
     fn on_event(&mut self, event: NodeEvent) -> Result<()> {
         match event {
             NodeEvent::Inbound(inbound) => self.on_inbound(inbound),
-            NodeEvent::Refused(refused) => {
-                let peer = refused.peer_addr.map_or_else(String::new, |addr| addr.to_string());
-                self.tell(What::Refused { peer, reason: refused.text, more: 0 });
+            NodeEvent::Refused { peer, reason } => {
+                self.tell(What::Refused { peer, reason, more: 0 });
                 Ok(())
             }
             NodeEvent::Dialled { node, result } => match result {

@@ -20,6 +20,7 @@ impl Node {
         Identity {
             run: self.run.as_ref().map_or_else(String::new, |run| run.id.clone()),
             job: self.setup.job_hash.clone(),
+            round: self.setup.round,
             node: self.setup.node,
             incarnation: self.incarnation,
         }
@@ -39,6 +40,7 @@ impl Node {
             incarnation: self.incarnation,
             address: self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default(),
             purpose,
+            round: identity.round,
             to_node: to,
             to_incarnation: incarnation,
         }
@@ -143,15 +145,24 @@ impl Node {
     }
 
     pub(super) fn refuse(&mut self, inbound: Inbound, reason: Refusal) -> Result<()> {
-        let what = What::Refused {
-            peer: inbound.peer_addr.to_string(),
-            reason: reason.to_string(),
-            more: 0,
-        };
+        if self.setup.strangers.is_told(reason.kind()) {
+            self.tell(What::Refused {
+                peer: inbound.peer_addr.to_string(),
+                reason: self.identity().explain(&reason, &inbound.hello),
+                more: 0,
+            });
+        }
         // Whether the stranger hears it or not changes nothing here.
-        thread::spawn(move || drop(inbound.refuse(reason)));
-        self.tell(what);
+        let _ = inbound.refuse(reason);
         Ok(())
+    }
+
+    /// Tells how many more strangers there were than were told one by one.
+    pub(super) fn tell_strangers(&self, is_end: bool) {
+        for (kind, more) in self.setup.strangers.counted(is_end) {
+            let (peer, reason) = (String::new(), kind.to_owned());
+            self.tell(What::Refused { peer, reason, more });
+        }
     }
 
     pub(super) fn dial_failed(&self, node: NodeId, error: DialError) -> Error {
