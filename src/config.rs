@@ -4,12 +4,14 @@
 //! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
 //! contradiction has the same text.
 
+mod hosts;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use timely::WorkerConfig;
 use timely::worker::ProgressMode;
@@ -17,7 +19,8 @@ use timely::worker::ProgressMode;
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::member::SUSPECT_MS;
-use crate::report::FailureReport;
+use crate::report::{FailureReport, counted};
+use hosts::{check_addresses, default_hosts, read_hosts};
 
 /// The environment variable by which a launcher tells a child which node it is.
 pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
@@ -28,8 +31,14 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 /// The greatest number of nodes that one launcher starts.
 pub const LOCAL_NODES_MAX: usize = 1_024;
 
-/// The first port of timely's default addresses.
-const FIRST_PORT: usize = 2101;
+/// The greatest number of processes that are started by hand.
+pub const PROCESSES_MAX: usize = 1_024;
+
+/// The greatest number of worker threads in a process.
+pub const WORKERS_MAX: usize = 1_024;
+
+/// The longest of all times that can be set: a year. Sums of times and of moments stay sound.
+pub const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The default for how fast lost copies are rebuilt.
 const REFILL_MB_PER_SECOND: u64 = 64;
@@ -472,21 +481,58 @@ impl Config {
                         n.saturating_sub(1)
                     ));
                 }
-                for (index, address) in addresses.iter().enumerate() {
-                    check_address(address)?;
-                    if addresses[..index].contains(address) {
-                        return wrong(format!("address {address} is listed twice"));
-                    }
+                if addresses.len() > PROCESSES_MAX {
+                    let n = addresses.len();
+                    return wrong(format!("-n {n}: expected at most {PROCESSES_MAX} processes"));
                 }
+                check_addresses(addresses)?;
             }
             _ => {}
         }
         if self.workers == 0 {
             return wrong("-w 0: a process needs at least one worker".to_owned());
         }
+        if self.workers > WORKERS_MAX {
+            let workers = self.workers;
+            return wrong(format!("-w {workers}: expected at most {WORKERS_MAX} workers"));
+        }
+        self.validate_times()?;
         if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
             let partitions = self.partitions;
             return wrong(format!("--partitions {partitions}: expected 1 to {PARTITIONS_MAX}"));
+        }
+        if self.refill_bytes_per_second == 0 {
+            return wrong(
+                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
+            );
+        }
+        if self.in_flight_epochs == 0 {
+            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        }
+        self.validate_backups()?;
+        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
+            return wrong(format!(
+                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
+            ));
+        }
+        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+    }
+
+    fn validate_times(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::config(text));
+        let times = [
+            ("--epoch-ms", Some(self.epoch)),
+            ("--checkpoint-ms", self.checkpoint),
+            ("--connect-timeout-ms", Some(self.connect_timeout)),
+            ("--suspect-ms", Some(self.suspect)),
+            ("--hang-ms", Some(self.hang)),
+            ("--restarts", Some(self.restarts.1)),
+            ("--idle-spin", self.idle_spin),
+        ];
+        let is_long = |(_, time): &&(&str, Option<Duration>)| time.is_some_and(|t| t > TIME_MAX);
+        if let Some((flag, _)) = times.iter().find(is_long) {
+            let days = TIME_MAX.as_secs() / (24 * 60 * 60);
+            return wrong(format!("{flag}: expected at most {days} days"));
         }
         if self.epoch.is_zero() {
             return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
@@ -508,24 +554,17 @@ impl Config {
                 "--hang-ms {hang_ms}: expected at least --suspect-ms, which is {suspect_ms}"
             ));
         }
-        if self.refill_bytes_per_second == 0 {
-            return wrong(
-                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
-            );
-        }
-        if self.in_flight_epochs == 0 {
-            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        if let Some(checkpoint) = self.checkpoint.filter(|interval| *interval < self.epoch) {
+            let (checkpoint_ms, epoch_ms) = (checkpoint.as_millis(), self.epoch.as_millis());
+            return wrong(format!(
+                "--checkpoint-ms {checkpoint_ms} is below --epoch-ms {epoch_ms}: only ends of epochs can be \
+                 checkpoints; leave it out, or make epochs shorter"
+            ));
         }
         if self.restarts.1.is_zero() {
             return wrong("--restarts: its time must be at least one second".to_owned());
         }
-        self.validate_backups()?;
-        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
-            return wrong(format!(
-                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
-            ));
-        }
-        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+        Ok(())
     }
 
     fn has_launcher(&self) -> bool {
@@ -538,7 +577,10 @@ impl Config {
             return Ok(());
         }
         let has = match self.node_count() {
-            1 => format!("one node with {} worker(s) has room for {max}", self.workers),
+            1 => {
+                let workers = counted(self.workers as u64, "worker");
+                format!("one node with {workers} has room for {max}")
+            }
             nodes => format!("{nodes} nodes have room for {max}"),
         };
         Err(Error::config(format!("--backups {wanted}: {has}, as each lies elsewhere")))
@@ -566,25 +608,37 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the flags among `args`, whose first element is the program's name, and returns what is
-    /// left: the arguments that are no flags, and all that stand behind a bare `--`.
+    /// Reads the flags among `args`, and returns what is left: the arguments that are no flags, and all
+    /// that stand behind a bare `--`.
     ///
-    /// An unknown or malformed flag is an error that names it. With `--help`, the error is of
-    /// [`Kind::Help`] and its text is the help.
+    /// The first element is the program's name, unless it begins with `-`: timely's programs give
+    /// `std::env::args()` or, behind arguments of their own, `std::env::args().skip(n)`, where the
+    /// name is gone and a flag may come first.
+    ///
+    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error is
+    /// of [`Kind::Help`] and its text is what was asked for.
     ///
     /// ```
     /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
     /// let (config, free) = ringfence::Config::from_args(args.map(String::from))?;
     /// assert_eq!(config.worker_count(), 2);
     /// assert_eq!(free, ["in.txt", "-x"]);
+    /// let (config, _) = ringfence::Config::from_args(["-w", "2"].map(String::from))?;
+    /// assert_eq!(config.worker_count(), 2);
     /// # Ok::<(), ringfence::Error>(())
     /// ```
     pub fn from_args(args: impl IntoIterator<Item = String>) -> Result<(Self, Vec<String>)> {
-        let args: Vec<String> = args.into_iter().collect();
-        let program = args.first().map_or("job", String::as_str).to_owned();
+        let mut args: Vec<String> = args.into_iter().collect();
+        let has_name = args.first().is_some_and(|first| !first.starts_with('-'));
+        let program = if has_name { args.remove(0) } else { "job".to_owned() };
         let matches = command(&program).try_get_matches_from(args).map_err(from_clap)?;
         if matches.get_flag("help") {
             return Err(Error::new(Kind::Help, Config::help(&program, "")));
+        }
+        if matches.get_flag("version") {
+            let text =
+                format!("{} with ringfence {}", base_name(&program), env!("CARGO_PKG_VERSION"));
+            return Err(Error::new(Kind::Help, text));
         }
         let config = from_matches(&matches)?;
         config.validate()?;
@@ -598,9 +652,14 @@ impl Config {
     }
 }
 
+/// The name of a program without the directories before it.
+fn base_name(program: &str) -> String {
+    let name = Path::new(program).file_name();
+    name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 fn command(program: &str) -> Command {
-    let name = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
-    let name = name.into_owned();
+    let name = base_name(program);
     let number = |id: &'static str, text: &'static str| {
         Arg::new(id).long(id).value_name("NUM").value_parser(value_parser!(usize)).help(text)
     };
@@ -616,11 +675,13 @@ fn command(program: &str) -> Command {
     };
     Command::new("job")
         .bin_name(name)
+        .no_binary_name(true)
         .disable_help_flag(true)
+        .disable_version_flag(true)
         .arg(number("threads", "Worker threads of each process [default: 1]").short('w'))
         .arg(number("processes", "Processes that are started by hand [default: 1]").short('n'))
         .arg(number("process", "Number of this process, from 0").short('p'))
-        .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line\n[default: localhost:2101 and the ports that follow]").short('h'))
+        .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line, # begins a comment\n[default: localhost:2101 and the ports that follow]").short('h'))
         .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
         .arg(number("backups", "Copies of each partition beside its owner's [default: 1]"))
         .arg(millis("epoch-ms", "Length of an epoch [default: 100]"))
@@ -639,6 +700,7 @@ fn command(program: &str) -> Command {
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
         .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
         .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print this text (-h is the hostfile)"))
+        .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("Print the version"))
         .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("What the job itself reads"))
 }
 
@@ -685,7 +747,22 @@ fn cluster(matches: &ArgMatches) -> Result<Cluster> {
     if let Some(nodes) = number("local") {
         return Ok(Cluster::Local(nodes));
     }
-    let processes = number("processes").unwrap_or(1);
+    let hostfile = matches.get_one::<PathBuf>("hostfile");
+    let Some(processes) = number("processes") else {
+        // SUBTLE: flags of a cluster must not run a job as one process that no other protects.
+        return match (hostfile, number("process")) {
+            (Some(file), _) => read_hosts(file, None).map(|_| Cluster::Single),
+            (None, Some(process)) => Err(Error::usage(format!(
+                "-p {process} needs -n: of how many processes is this one?"
+            ))),
+            (None, None) => Ok(Cluster::Single),
+        };
+    };
+    if !(1..=PROCESSES_MAX).contains(&processes) {
+        return Err(Error::usage(format!(
+            "-n {processes}: expected 1 to {PROCESSES_MAX} processes"
+        )));
+    }
     let process = match number("process") {
         Some(process) => process,
         None if processes > 1 => {
@@ -696,48 +773,19 @@ fn cluster(matches: &ArgMatches) -> Result<Cluster> {
         None => 0,
     };
     if process >= processes {
+        let count = counted(processes as u64, "process");
         return Err(Error::usage(format!(
-            "-p {process} is not one of {processes} process(es): -p counts from 0 and must be below -n"
+            "-p {process} is not one of {count}: -p counts from 0 and must be below -n"
         )));
     }
-    if processes <= 1 {
+    let addresses = match hostfile {
+        Some(file) => read_hosts(file, Some(processes))?,
+        None => default_hosts(processes),
+    };
+    if processes == 1 {
         return Ok(Cluster::Single);
     }
-    let addresses = match matches.get_one::<PathBuf>("hostfile") {
-        Some(file) => read_hosts(file, processes)?,
-        None => (0..processes).map(|i| format!("localhost:{}", FIRST_PORT + i)).collect(),
-    };
     Ok(Cluster::Member { process, addresses })
-}
-
-/// The first `processes` addresses of a hostfile; blank lines do not count.
-fn read_hosts(file: &Path, processes: usize) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Error::input(format!("cannot read hostfile {}", file.display())).because(error)
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let hosts: Vec<String> = lines.take(processes).map(str::to_owned).collect();
-    if hosts.len() < processes {
-        return Err(Error::usage(format!(
-            "hostfile {} has {} address(es), but -n asks for {processes}",
-            file.display(),
-            hosts.len()
-        )));
-    }
-    Ok(hosts)
-}
-
-/// An address is checked for its form only: its host may not be resolvable yet.
-fn check_address(address: &str) -> Result<()> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let is_port = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0));
-    let spaced = address.contains(char::is_whitespace);
-    // An IPv6 address without brackets would be cut in the wrong place.
-    let ambiguous = port.is_some_and(|(host, _)| host.contains(':') && !host.starts_with('['));
-    if is_port && !spaced && !ambiguous {
-        return Ok(());
-    }
-    Err(Error::config(format!("{address:?} is no address: expected host:port")))
 }
 
 fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
@@ -753,6 +801,14 @@ fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
 /// Keeps clap's sentence, and says where the rest is to be found.
 fn from_clap(error: clap::Error) -> Error {
     debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
+    let is_of_hosts = |value: &ContextValue| value.to_string().contains("--hostfile");
+    if error.get(ContextKind::InvalidArg).is_some_and(is_of_hosts)
+        && error.get(ContextKind::InvalidValue).is_none_or(|value| value.to_string().is_empty())
+    {
+        return Error::usage(
+            "-h is timely's flag for a hostfile and needs one; --help lists all flags",
+        );
+    }
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let text = text.split("\n\nUsage:").next().unwrap_or(text);

@@ -16,6 +16,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own::{self, Test, start, start_with, test};
@@ -277,6 +279,42 @@ fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
     assert!(counted > FLOOD as u64 * 9 / 10, "{counted} were counted\n{ran}");
 }
 
+// The register.
+
+/// Kills a process that the report names.
+fn kill_node(place: &Path, node: u64, signal: Signal) {
+    let events = events(&place.join("report.json"));
+    let started = of_kind(&events, "started").find(|event| event["node"] == node).unwrap();
+    let process = started["process_id"].as_u64().unwrap();
+    kill(Pid::from_raw(process as i32), signal).unwrap();
+}
+
+/// Whether a line with this text was told.
+fn is_told(place: &Path, text: &str) -> bool {
+    of_kind(&events(&place.join("report.json")), "message")
+        .any(|event| event["text"].as_str().is_some_and(|told| told.contains(text)))
+}
+
+fn a_register_that_is_away_is_waited_for() {
+    let place = place();
+    let (register, away) = (place.path().join("register"), place.path().join("away"));
+    let running = slow(place.path(), &format!("--local 3 --register {}", register.display()));
+    wait_until("for the first commits", || commits(place.path()) > 1);
+    fs::rename(&register, &away).unwrap();
+    kill_node(place.path(), 1, Signal::SIGKILL);
+    wait_until("for the register to be missed", || {
+        is_told(place.path(), "the register does not answer")
+    });
+    // Long enough for it to be asked several times.
+    thread::sleep(Duration::from_millis(1_500));
+    fs::rename(&away, &register).unwrap();
+    let ran = finish(place.path(), running);
+    assert!(is_told(place.path(), "the register answers again"), "{ran}");
+    let events = events(&place.path().join("report.json"));
+    let last = of_kind(&events, "view").last().unwrap();
+    assert_eq!(last["members"], serde_json::json!([0, 2]), "{ran}");
+}
+
 fn main() {
     let jobs: &[(&str, own::Job)] = &[("count", count)];
     let tests: Vec<Test> = vec![
@@ -293,6 +331,7 @@ fn main() {
             "a_flood_of_hellos_changes_nothing_and_is_a_few_lines",
             a_flood_of_hellos_changes_nothing_and_is_a_few_lines,
         ),
+        test("a_register_that_is_away_is_waited_for", a_register_that_is_away_is_waited_for),
     ];
     own::main(jobs, tests)
 }

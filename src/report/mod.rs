@@ -22,7 +22,7 @@ pub use failure::{
 pub use file::ReportFile;
 pub use ledger::FailureLedger;
 pub use screen::{Screen, Shown, Standing};
-pub(crate) use summary::counted;
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
+pub(crate) use summary::{counted, named_nodes};
 pub use tally::{TALLY_INTERVAL_MS, TOLD_OF_A_KIND_MAX, Tally};
 pub use timeline::Timeline;

@@ -362,9 +362,20 @@ impl fmt::Display for Summary {
     }
 }
 
-/// A number with its noun: `1 commit`, `2,000 commits`.
+/// A number with its noun: `1 commit`, `2,000 commits`, `2 processes`.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
+    let ending = match number {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {noun}{ending}", thousands(number))
+}
+
+/// Nodes with their noun: `node 1`, `nodes 0, 2`.
+pub(crate) fn named_nodes(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    format!("node{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
 }
 
 /// `1234567` as `1,234,567`.

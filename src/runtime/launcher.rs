@@ -34,7 +34,7 @@ use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
 use crate::report::{
     Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
-    Summary, What, now_ms,
+    Summary, What, named_nodes, now_ms,
 };
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
@@ -247,11 +247,9 @@ impl Launcher {
             }
             self.started = true;
         } else if Instant::now() > deadline {
-            let names: Vec<String> = missing.iter().map(|node| node.id.to_string()).collect();
-            return Err(Error::new(
-                Kind::Network,
-                format!("node(s) {} were not up after {} ms", names.join(", "), limit.as_millis()),
-            ));
+            let missing: Vec<NodeId> = missing.iter().map(|node| node.id).collect();
+            let (names, limit_ms) = (named_nodes(&missing), limit.as_millis());
+            return Err(Error::new(Kind::Network, format!("not up after {limit_ms} ms: {names}")));
         }
         Ok(())
     }

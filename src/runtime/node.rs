@@ -166,6 +166,8 @@ pub(crate) struct Node {
     refused_by: Option<NodeId>,
     /// Whether the register's silence in this view has been told.
     register_told: bool,
+    /// Since when the register does not answer, and when that was told last.
+    register_away: Option<(Instant, Instant)>,
     commits: u64,
     when_done: Vec<WhenDone>,
     /// The error of this node's own job, which the protocol knows only as a text.
@@ -225,6 +227,7 @@ impl Node {
             stalled: Duration::ZERO,
             refused_by: None,
             register_told: false,
+            register_away: None,
             commits: 0,
             when_done: Vec::new(),
             job_error: None,
@@ -399,7 +402,12 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
-            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
+            NodeEvent::Register(reply) => {
+                if !matches!(reply, RegisterReply::Unavailable { .. }) {
+                    self.tell_register_back();
+                }
+                self.step(Input::Register(reply))
+            }
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();

@@ -13,7 +13,7 @@ use crate::network::{
     Welcome, dial,
 };
 use crate::protocol::message::Input;
-use crate::report::What;
+use crate::report::{What, named_nodes};
 
 impl Node {
     pub(super) fn identity(&self) -> Identity {
@@ -170,18 +170,18 @@ impl Node {
     }
 
     pub(super) fn not_formed(&self) -> Error {
-        let missing: Vec<String> = self
+        let missing: Vec<NodeId> = self
             .setup
             .nodes
             .keys()
             .filter(|&&node| node != self.setup.node && !self.controls.contains_key(&node))
-            .map(NodeId::to_string)
+            .copied()
             .collect();
         let limit_ms = self.setup.connect_limit.as_millis();
         let text = if missing.is_empty() {
             format!("there was no first view after {limit_ms} ms though all nodes are connected")
         } else {
-            format!("node(s) {} did not connect within {limit_ms} ms", missing.join(", "))
+            format!("{} did not connect within {limit_ms} ms", named_nodes(&missing))
         };
         Error::new(Kind::Network, text)
     }
