@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own::{self, Test, start, start_with, test};
-use support::{Ran, Running, events, of_kind, wait_until};
+use support::{Ran, Running, events, free_addresses, of_kind, wait_until};
 
 /// The keys of the job.
 const KEYS: u64 = 100;
@@ -315,8 +315,226 @@ fn a_register_that_is_away_is_waited_for() {
     assert_eq!(last["members"], serde_json::json!([0, 2]), "{ran}");
 }
 
+// Signals.
+
+/// The exit code of a process that was asked to end.
+const INTERRUPTED: i32 = 130;
+
+fn a_node_that_is_asked_to_end_leaves_and_the_others_go_on() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let place = place();
+        let running = slow(place.path(), "--local 3");
+        wait_until("for the first commits", || commits(place.path()) > 1);
+        kill_node(place.path(), 1, signal);
+        wait_until("for its end", || is_told(place.path(), "node 1 ended with exit code 130"));
+        wait_until("for the next view", || {
+            of_kind(&events(&place.path().join("report.json")), "view").any(|v| v["number"] == 2)
+        });
+        let ran = finish(place.path(), running);
+        let told = format!("interrupted by {signal}: this node has left the run");
+        assert!(ran.stderr.contains(&told), "{ran}");
+    }
+}
+
+/// The job's own code does not come back for a minute.
+fn sleep_in_the_job(place: &Path, config: Config) -> Result<(), Error> {
+    let out = place.join("out");
+    ringfence::execute(config, move |worker| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            per_share(|share| std::iter::once(share.index))
+                .to_stream_fenced(scope, "shares")
+                .sink_fenced("out", LineFiles::new(&out));
+        });
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while std::time::Instant::now() < until {
+            thread::sleep(Duration::from_secs(60));
+        }
+    })?;
+    Ok(())
+}
+
+fn whoever_is_asked_to_end_does_so_whatever_the_job_does() {
+    let hosts = place();
+    fs::write(hosts.path().join("hosts"), free_addresses(2).join("\n")).unwrap();
+    let by_hand = |p: usize| format!("-n 2 -p {p} -h {}", hosts.path().join("hosts").display());
+    for (flags, signal) in [("-w 2", Signal::SIGTERM), ("-w 1", Signal::SIGINT)] {
+        let place = place();
+        let running = start("sleep", place.path(), flags);
+        wait_until("for the start", || {
+            of_kind(&events(&place.path().join("report.json")), "view").count() > 0
+        });
+        running.signal(signal);
+        let ran = running.wait();
+        ran.assert_failed(INTERRUPTED, &[&format!("interrupted by {signal}")]);
+        assert!(ran.elapsed < Duration::from_secs(30), "{ran}");
+    }
+    let (one, other) = (place(), place());
+    let nodes =
+        [start("sleep", one.path(), &by_hand(0)), start("sleep", other.path(), &by_hand(1))];
+    wait_until("for the first view", || {
+        [&one, &other]
+            .iter()
+            .all(|place| of_kind(&events(&place.path().join("report.json")), "view").count() > 0)
+    });
+    nodes.each_ref().map(|node| node.signal(Signal::SIGTERM));
+    for ran in nodes.map(Running::wait) {
+        ran.assert_failed(INTERRUPTED, &["interrupted by SIGTERM"]);
+        assert!(ran.elapsed < Duration::from_secs(30), "{ran}");
+    }
+}
+
+/// As with Ctrl-C: nothing is left of processes and files.
+fn a_launcher_that_is_asked_to_end_leaves_nothing_behind() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let (place, temporary) = (place(), place());
+        let running = start_with("count", place.path(), "--local 3", |command| {
+            command.env("NUMBERS", MANY.to_string()).env("PAUSE_US", "1000");
+            command.env("TMPDIR", temporary.path());
+        });
+        wait_until("for the first commits", || commits(place.path()) > 1);
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1, "the register");
+        running.signal(signal);
+        let ran = running.wait();
+        ran.assert_failed(
+            INTERRUPTED,
+            &[&format!("interrupted by {signal}; all nodes were ended")],
+        );
+        let events = events(&place.path().join("report.json"));
+        let processes =
+            of_kind(&events, "started").map(|event| event["process_id"].as_u64().unwrap());
+        for process in processes {
+            assert!(!Path::new(&format!("/proc/{process}")).exists(), "{process} lives\n{ran}");
+        }
+    }
+}
+
+/// Whenever a node dies, before the first view or after, it is told at once.
+fn a_node_that_dies_early_is_told_by_its_name() {
+    for delay_ms in [0, 30, 100, 200] {
+        let place = place();
+        let running = start("count", place.path(), "--local 3");
+        let children = format!("/proc/{0}/task/{0}/children", running.process_id());
+        let mut victim = None;
+        wait_until("for the second node", || {
+            let children = fs::read_to_string(&children).unwrap_or_default();
+            victim = children.split_whitespace().nth(1).and_then(|id| id.parse::<i32>().ok());
+            victim.is_some()
+        });
+        thread::sleep(Duration::from_millis(delay_ms));
+        kill(Pid::from_raw(victim.unwrap()), Signal::SIGKILL).unwrap();
+        let ran = running.wait();
+        assert!(ran.stderr.contains("node 1 was ended by SIGKILL"), "{ran}");
+        assert!(ran.elapsed < Duration::from_secs(20), "{ran}");
+        if ran.status.success() {
+            assert_exact(&place.path().join("out"), 2_000, &ran);
+        }
+    }
+}
+
+// Several jobs of one program.
+
+fn twice(place: &Path, config: Config) -> Result<(), Error> {
+    for out in ["out", "again"] {
+        count_into(place, out, config.clone())?;
+    }
+    Ok(())
+}
+
+/// Two jobs that are not the same.
+fn different(place: &Path, config: Config) -> Result<(), Error> {
+    count_into(place, "out", config.clone())?;
+    let (again, numbers) = (place.join("again"), variable("NUMBERS", 2_000));
+    ringfence::execute(config, move |worker| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            per_share(move |share| (0..numbers).filter(move |n| n % share.count == share.index))
+                .to_stream_fenced(scope, "numbers")
+                .fold_fenced(
+                    "counts",
+                    |n| n % KEYS,
+                    0u64,
+                    |count, n, out| {
+                        *count += 1;
+                        out.give((n % KEYS, *count));
+                    },
+                )
+                .sink_fenced("totals", LineFiles::new(&again));
+        });
+    })?;
+    Ok(())
+}
+
+/// The same at the same time.
+fn parallel(place: &Path, config: Config) -> Result<(), Error> {
+    let (other_config, numbers) = (config.clone(), variable("NUMBERS", 2_000));
+    let again = place.join("again");
+    let other = thread::spawn(move || {
+        let again = again.clone();
+        ringfence::execute(other_config, move |worker| {
+            worker.dataflow::<u64, _, _>(|scope| {
+                per_share(move |share| {
+                    (0..numbers).filter(move |n| n % share.count == share.index)
+                })
+                .to_stream_fenced(scope, "numbers")
+                .fold_fenced(
+                    "counts",
+                    |n| n % KEYS,
+                    0u64,
+                    |count, n, out| {
+                        *count += 1;
+                        out.give((n % KEYS, *count));
+                    },
+                )
+                .sink_fenced("totals", LineFiles::new(&again));
+            });
+        })
+    });
+    let first = count_into(place, "out", config);
+    other.join().unwrap()?;
+    first
+}
+
+fn two_jobs_of_one_program_both_run() {
+    for flags in ["--local 2", "-w 2", "--local 3 --fault kill:1@100ms"] {
+        for job in ["twice", "different", "parallel"] {
+            let place = place();
+            let ran = start(job, place.path(), flags).wait();
+            ran.assert_success();
+            ran.assert_no_panic();
+            for out in ["out", "again"] {
+                assert_exact(&place.path().join(out), 2_000, &ran);
+            }
+        }
+    }
+}
+
+/// The second time they meet at the same addresses, and not all at the same moment.
+fn two_jobs_of_processes_by_hand_both_run() {
+    for job in ["twice", "different"] {
+        let place = place();
+        let hosts = place.path().join("hosts");
+        fs::write(&hosts, free_addresses(3).join("\n")).unwrap();
+        let nodes = [0, 1, 2].map(|process| {
+            start(job, place.path(), &format!("-n 3 -p {process} -h {}", hosts.display()))
+        });
+        let ran = nodes.map(Running::wait);
+        for ran in &ran {
+            ran.assert_success();
+            ran.assert_no_panic();
+        }
+        for out in ["out", "again"] {
+            assert_exact(&place.path().join(out), 2_000, &ran[0]);
+        }
+    }
+}
+
 fn main() {
-    let jobs: &[(&str, own::Job)] = &[("count", count)];
+    let jobs: &[(&str, own::Job)] = &[
+        ("count", count),
+        ("sleep", sleep_in_the_job),
+        ("twice", twice),
+        ("different", different),
+        ("parallel", parallel),
+    ];
     let tests: Vec<Test> = vec![
         test(
             "a_report_on_a_full_disk_ends_and_the_job_goes_on",
@@ -332,6 +550,24 @@ fn main() {
             a_flood_of_hellos_changes_nothing_and_is_a_few_lines,
         ),
         test("a_register_that_is_away_is_waited_for", a_register_that_is_away_is_waited_for),
+        test(
+            "a_node_that_is_asked_to_end_leaves_and_the_others_go_on",
+            a_node_that_is_asked_to_end_leaves_and_the_others_go_on,
+        ),
+        test(
+            "whoever_is_asked_to_end_does_so_whatever_the_job_does",
+            whoever_is_asked_to_end_does_so_whatever_the_job_does,
+        ),
+        test(
+            "a_launcher_that_is_asked_to_end_leaves_nothing_behind",
+            a_launcher_that_is_asked_to_end_leaves_nothing_behind,
+        ),
+        test(
+            "a_node_that_dies_early_is_told_by_its_name",
+            a_node_that_dies_early_is_told_by_its_name,
+        ),
+        test("two_jobs_of_one_program_both_run", two_jobs_of_one_program_both_run),
+        test("two_jobs_of_processes_by_hand_both_run", two_jobs_of_processes_by_hand_both_run),
     ];
     own::main(jobs, tests)
 }

@@ -14,21 +14,22 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
+use super::interrupts::Interrupts;
 use super::memory_kills::MemoryKills;
 use super::outlets::Display;
 use super::reporter::Reporter;
+use super::turns::TURN_VARIABLE;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
@@ -49,9 +50,6 @@ const INBOX_MAX: usize = 4_096;
 /// The longest piece of a node's output that is printed as one line.
 const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
 
-/// The exit code after an interrupt that came when the launcher had already ended its work.
-const EXIT_INTERRUPTED: i32 = 130;
-
 /// Runs the nodes of a `--local` configuration and returns what the run came to.
 ///
 /// It succeeds if at least one node finished and every other one did too, was ended by a signal, or
@@ -64,18 +62,24 @@ const EXIT_INTERRUPTED: i32 = 130;
 ///
 /// Must be called from a thread that outlives the call: nodes die with the thread that started them.
 pub fn run(config: &Config) -> Result<Summary> {
-    run_and_report(config).map(|(summary, _failures)| summary)
+    run_and_report(config, None).map(|(summary, _failures)| summary)
 }
 
-/// Like [`run`], and returns the failures besides.
-pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureReport>)> {
+/// Like [`run`] for the job of this name among those of the program, and returns the failures besides.
+pub(crate) fn run_and_report(
+    config: &Config,
+    turn: Option<&str>,
+) -> Result<(Summary, Vec<FailureReport>)> {
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
     let reporter = Reporter::new(config, Origin::LAUNCHER, FailureLedger::new(), 1)?;
     let register = RegisterDirectory::of(config)?;
     let (sender, inbox) = bounded(INBOX_MAX);
-    let interrupts = Interrupts::watch(sender.clone())?;
+    let interrupted = sender.clone();
+    let interrupts = Interrupts::watch(move |signal| {
+        let _ = interrupted.send(Inbox::Interrupted(signal));
+    })?;
     let mut launcher = Launcher {
         nodes: Vec::with_capacity(nodes),
         inbox,
@@ -85,7 +89,7 @@ pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureRep
         started: false,
         reaped_at: Instant::now(),
     };
-    let result = launcher.run(config, nodes, &register, sender);
+    let result = launcher.run(config, turn, nodes, &register, sender);
     launcher.end_all();
     launcher.reporter.summary.set_faults_unfired(launcher.injector.waiting());
     let error = result.as_ref().err().map(ToString::to_string);
@@ -140,23 +144,52 @@ impl Launcher {
     fn run(
         &mut self,
         config: &Config,
+        turn: Option<&str>,
         nodes: usize,
         register: &RegisterDirectory,
         sender: Sender<Inbox>,
     ) -> Result<()> {
         for index in 0..nodes {
-            self.nodes.push(spawn(config, NodeId(index as u64), self.reporter.display(), &sender)?);
+            let (id, display) = (NodeId(index as u64), self.reporter.display());
+            self.nodes.push(spawn(config, turn, id, display, &sender)?);
         }
         let deadline = Instant::now() + config.connect_limit();
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
             if !self.started {
                 self.try_start(register, deadline, config.connect_limit())?;
+            } else if !self.has_formed() {
+                self.check_all_there()?;
             }
         }
         self.drain_outputs(|_| true)?;
         self.tell_ends(|_| true);
         self.verdict()
+    }
+
+    /// Whether the nodes have begun to work together.
+    fn has_formed(&self) -> bool {
+        let summary = &self.reporter.summary;
+        summary.view().is_some() || summary.first_commit_ms().is_some()
+    }
+
+    /// A node that ends before the first view is not to be waited for: it had no work, so that there is
+    /// nothing that the others could go on with.
+    fn check_all_there(&mut self) -> Result<()> {
+        if self.nodes.iter().all(|node| node.status.is_none()) {
+            return Ok(());
+        }
+        // What it has told is still on its way here, perhaps.
+        self.drain_outputs(|node| node.status.is_some())?;
+        let finished = self.reporter.summary.finished();
+        let is_missing = |node: &&Node| node.status.is_some() && !finished.contains(&node.id);
+        let missing = self.nodes.iter().filter(is_missing);
+        match missing.max_by_key(|node| node.last_error.is_some()) {
+            Some(node) if !self.has_formed() => {
+                Err(Error::job(format!("{} before the first view", node.ending())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits for something to happen, and does what follows from it.
@@ -212,7 +245,8 @@ impl Launcher {
                 Ok(())
             }
             Inbox::Interrupted(signal) => {
-                Err(Error::job(format!("interrupted by {signal}; all nodes were ended")))
+                let text = format!("interrupted by {signal}; all nodes were ended");
+                Err(Error::new(Kind::Interrupted, text))
             }
         }
     }
@@ -510,7 +544,13 @@ fn process_state(process_id: u32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-fn spawn(config: &Config, id: NodeId, display: &Display, sender: &Sender<Inbox>) -> Result<Node> {
+fn spawn(
+    config: &Config,
+    turn: Option<&str>,
+    id: NodeId,
+    display: &Display,
+    sender: &Sender<Inbox>,
+) -> Result<Node> {
     let cannot = |error: std::io::Error| {
         Error::internal(format!("cannot start the process of node {id}")).because(error)
     };
@@ -520,6 +560,9 @@ fn spawn(config: &Config, id: NodeId, display: &Display, sender: &Sender<Inbox>)
         Some(args) => command.args(args),
         None => command.args(std::env::args_os().skip(1)),
     };
+    if let Some(turn) = turn {
+        command.env(TURN_VARIABLE, turn);
+    }
     let mut child = command
         .env(NODE_VARIABLE, id.to_string())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -642,48 +685,6 @@ impl RegisterDirectory {
             }
             _ => error,
         }
-    }
-}
-
-/// Turns an interrupt from the terminal, or a request to terminate, into a message to the loop.
-///
-/// The signals are blocked in this thread, and in those that it starts from here on; node processes
-/// start without the block. Dropping this lets the signals through again.
-///
-/// SUBTLE: in a program that has started other threads before, the kernel may give the signal to one
-/// of those, and then it ends the launcher at once. The nodes end all the same, since their channel
-/// does; only the fresh register directory is left behind.
-struct Interrupts {
-    blocked: SigSet,
-    over: Arc<AtomicBool>,
-}
-
-impl Interrupts {
-    fn watch(inbox: Sender<Inbox>) -> Result<Self> {
-        let blocked = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-        let cannot = |error| Error::internal("cannot block signals").because(error);
-        blocked.thread_block().map_err(cannot)?;
-        let over = Arc::new(AtomicBool::new(false));
-        let (signals, is_over) = (blocked, Arc::clone(&over));
-        let watch = move || {
-            while let Ok(signal) = signals.wait() {
-                if is_over.load(Ordering::SeqCst) {
-                    std::process::exit(EXIT_INTERRUPTED);
-                }
-                let _ = inbox.send(Inbox::Interrupted(signal));
-            }
-        };
-        let thread = thread::Builder::new().name("ringfence:interrupts".to_owned()).spawn(watch);
-        thread.map_err(|error| Error::internal("cannot start a thread").because(error))?;
-        Ok(Interrupts { blocked, over })
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // Fails for a signal set that is no set; it was one when they were blocked.
-        let _ = self.blocked.thread_unblock();
     }
 }
 

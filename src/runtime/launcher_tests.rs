@@ -54,6 +54,8 @@ fn a_node() {
             tell(What::Error { message, excluded: false });
             std::process::exit(1);
         }
+        ("dies early", 1) => kill(Pid::this(), Signal::SIGKILL).unwrap(),
+        ("dies early", _) => thread::sleep(Duration::from_secs(60)),
         ("all killed", _) => {
             tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
             thread::sleep(Duration::from_secs(60));
@@ -121,6 +123,14 @@ fn a_node_that_ends_before_the_start_ends_the_run() {
     let error = run(&config("early")).unwrap_err().to_string();
     assert!(error.contains("node 1 ended with exit code 3: no such file: a.txt"), "{error}");
     assert!(error.contains("before all nodes were up"), "{error}");
+}
+
+#[test]
+fn a_node_that_dies_before_the_first_view_ends_the_run_at_once() {
+    let begin = Instant::now();
+    let error = run(&config("dies early")).unwrap_err().to_string();
+    assert!(error.starts_with("node 1 was ended by SIGKILL before the first view"), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]

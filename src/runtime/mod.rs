@@ -14,6 +14,8 @@
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
 //! | `watches`, `hang`, `link_watch` | what a node looks after: workers that hang, links that are stuck, copies that are filled |
+//! | `interrupts` | signals that ask a process to end |
+//! | `turns` | which of the jobs of a program a process has a part in |
 //! | `strangers` | those who were refused, counted by kind |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
@@ -28,6 +30,7 @@ mod hang;
 pub(crate) mod holdings;
 mod host;
 mod injector;
+mod interrupts;
 mod job_hash;
 pub mod launcher;
 mod link_watch;
@@ -39,6 +42,7 @@ mod registrar;
 mod reporter;
 mod stopwatch;
 mod strangers;
+mod turns;
 mod watches;
 mod witness;
 mod wording;

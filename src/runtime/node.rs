@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::signal::Signal;
 use ringfence_operators::generation::{Gauges, Notice, Observer, WhenDone};
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
@@ -44,6 +45,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a node that was asked to end says farewell, and then waits for its workers.
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
@@ -126,6 +130,8 @@ pub(crate) enum NodeEvent {
     Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
+    /// This process was asked to end.
+    Interrupted(Signal),
 }
 
 /// Brings events to a node's loop.
@@ -248,7 +254,10 @@ impl Node {
             address,
         });
         let result = self.open().and_then(|()| self.serve());
-        self.close(result.is_ok());
+        match &result {
+            Err(error) if error.kind() == Kind::Interrupted => self.leave(),
+            result => self.close(result.is_ok()),
+        }
         self.tell_strangers(true);
         drop(compactor);
         match &result {
@@ -392,6 +401,7 @@ impl Node {
                 // Before there is a view, a node that has ended may be started again.
                 if self.current.is_none() {
                     self.controls.remove(&node);
+                    self.tell_gone_early(node);
                 }
                 self.step(Input::PeerLost { node, incarnation, why: why.to_string() })
             }
@@ -416,6 +426,30 @@ impl Node {
             }
             // All other faults come from outside, by a launcher.
             NodeEvent::Fault(_) => Ok(()),
+            NodeEvent::Interrupted(signal) => {
+                let text = format!("interrupted by {signal}: this node has left the run");
+                Err(Error::new(Kind::Interrupted, text))
+            }
+        }
+    }
+
+    /// Leaves at once: the others hear first that this node is gone, and its workers, which may be in the
+    /// job's own code for as long as that takes, are not waited for beyond a moment.
+    fn leave(&mut self) {
+        let until = Instant::now() + LEAVE_LIMIT;
+        for (_, connection) in self.controls.values() {
+            // Who does not hear the farewell sees the end.
+            if Instant::now() < until {
+                connection.close();
+            }
+        }
+        self.controls.clear();
+        if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+            running.stop();
+        }
+        self.await_joined(LEAVE_LIMIT);
+        if let Some(listener) = self.listener.take() {
+            listener.shutdown();
         }
     }
 
@@ -424,7 +458,7 @@ impl Node {
         if !finished && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
             running.stop();
         }
-        self.await_joined();
+        self.await_joined(JOIN_LIMIT);
         if finished {
             for action in std::mem::take(&mut self.when_done) {
                 if let Err(error) = action() {
@@ -441,9 +475,19 @@ impl Node {
         }
     }
 
-    /// Waits for the threads of the last generation: they may still be sending what peers need.
-    fn await_joined(&mut self) {
-        let until = Instant::now() + JOIN_LIMIT;
+    /// Waits for the threads of the last generation: they may still be sending what peers need. Those that
+    /// do not end in time are left to themselves, since the process is about to end.
+    fn await_joined(&mut self, limit: Duration) {
+        self.join_until(Instant::now() + limit);
+        if let Some(current) = &mut self.current
+            && let Some(running) = &mut current.running
+            && !current.joined
+        {
+            running.abandon();
+        }
+    }
+
+    fn join_until(&mut self, until: Instant) {
         while let Some(current) = &mut self.current
             && let Some(running) = &mut current.running
             && !current.joined

@@ -141,7 +141,7 @@ impl Display {
                 let count = missing.swap(0, Ordering::Relaxed);
                 if count > 0 {
                     let text = format!(
-                        "launcher: {} left out here, as this terminal or pipe is slow",
+                        "ringfence: {} left out here, as this terminal or pipe is slow",
                         counted(count, "line")
                     );
                     thread_screen.show(&Shown::Line(text));

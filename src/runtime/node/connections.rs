@@ -169,6 +169,16 @@ impl Node {
         Error::new(Kind::Network, format!("cannot connect to node {node}")).because(error)
     }
 
+    /// Tells that a node which was there has ended before the first view.
+    pub(super) fn tell_gone_early(&self, node: NodeId) {
+        let left = self.setup.connect_limit.saturating_sub(self.started.elapsed());
+        let text = format!(
+            "node {node} has ended before the first view: it may be started again within {} s",
+            left.as_secs()
+        );
+        self.tell(What::Message { text });
+    }
+
     pub(super) fn not_formed(&self) -> Error {
         let missing: Vec<NodeId> = self
             .setup
