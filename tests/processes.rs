@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own::{self, Test, start, start_with, test};
 use support::{Ran, Running, events, free_addresses, of_kind, wait_until};
+use timely::dataflow::ProbeHandle;
 
 /// The keys of the job.
 const KEYS: u64 = 100;
@@ -376,7 +378,7 @@ fn whoever_is_asked_to_end_does_so_whatever_the_job_does() {
             .iter()
             .all(|place| of_kind(&events(&place.path().join("report.json")), "view").count() > 0)
     });
-    nodes.each_ref().map(|node| node.signal(Signal::SIGTERM));
+    nodes.iter().for_each(|node| node.signal(Signal::SIGTERM));
     for ran in nodes.map(Running::wait) {
         ran.assert_failed(INTERRUPTED, &["interrupted by SIGTERM"]);
         assert!(ran.elapsed < Duration::from_secs(30), "{ran}");
@@ -405,6 +407,7 @@ fn a_launcher_that_is_asked_to_end_leaves_nothing_behind() {
         for process in processes {
             assert!(!Path::new(&format!("/proc/{process}")).exists(), "{process} lives\n{ran}");
         }
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "files are left\n{ran}");
     }
 }
 
@@ -494,15 +497,19 @@ fn parallel(place: &Path, config: Config) -> Result<(), Error> {
 }
 
 fn two_jobs_of_one_program_both_run() {
-    for flags in ["--local 2", "-w 2", "--local 3 --fault kill:1@100ms"] {
-        for job in ["twice", "different", "parallel"] {
-            let place = place();
-            let ran = start(job, place.path(), flags).wait();
-            ran.assert_success();
-            ran.assert_no_panic();
-            for out in ["out", "again"] {
-                assert_exact(&place.path().join(out), 2_000, &ran);
-            }
+    for (job, flags) in [
+        ("twice", "--local 2 --fault kill:1@50ms"),
+        ("twice", "-w 2"),
+        ("different", "--local 2"),
+        ("parallel", "--local 2"),
+        ("parallel", "-w 2"),
+    ] {
+        let place = place();
+        let ran = start(job, place.path(), flags).wait();
+        ran.assert_success();
+        ran.assert_no_panic();
+        for out in ["out", "again"] {
+            assert_exact(&place.path().join(out), 2_000, &ran);
         }
     }
 }
@@ -527,6 +534,169 @@ fn two_jobs_of_processes_by_hand_both_run() {
     }
 }
 
+// Locks of the job.
+
+static POISONED: Mutex<u64> = Mutex::new(0);
+
+/// Holds a lock of its own while the worker steps; `careful` is how to take one that may be poisoned.
+fn feed_behind_a_lock(place: &Path, config: Config, careful: bool) -> Result<(), Error> {
+    let out = place.join("out");
+    let rounds = variable("NUMBERS", 60);
+    ringfence::execute(config, move |worker| {
+        let mut input = FencedInput::<u64, u64>::new("numbers");
+        let probe = ProbeHandle::new();
+        worker.dataflow::<u64, _, _>(|scope| {
+            input
+                .to_stream(scope)
+                .fold_fenced(
+                    "counts",
+                    |n| n % KEYS,
+                    0u64,
+                    |count, n, out| {
+                        *count += 1;
+                        out.give((n % KEYS, *count));
+                    },
+                )
+                .probe_with(&probe)
+                .sink_fenced("totals", LineFiles::new(&out));
+        });
+        for round in input.resume()..rounds {
+            let held = match careful {
+                true => POISONED.lock().unwrap_or_else(PoisonError::into_inner),
+                false => POISONED.lock().unwrap(),
+            };
+            for share in input.shares() {
+                input.send_to(share.index, round);
+            }
+            input.advance_to(round + 1);
+            while probe.less_than(input.time()) {
+                worker.step();
+            }
+            drop(held);
+            thread::sleep(Duration::from_millis(10));
+        }
+    })?;
+    Ok(())
+}
+
+fn careless(place: &Path, config: Config) -> Result<(), Error> {
+    feed_behind_a_lock(place, config, false)
+}
+
+fn careful(place: &Path, config: Config) -> Result<(), Error> {
+    feed_behind_a_lock(place, config, true)
+}
+
+fn a_poisoned_lock_of_the_job_is_explained_where_it_bites() {
+    // One of the two may be between two rounds when the other is killed; the lock is held most of the time.
+    let advice = "unwrap_or_else(PoisonError::into_inner)";
+    let mut bitten = false;
+    for delay_ms in [100, 150, 190, 230, 270] {
+        let place = place();
+        let flags = format!("--local 3 --restarts 2/60 --fault kill:1@{delay_ms}ms");
+        let ran = start("careless", place.path(), &flags).wait();
+        if !ran.status.success() {
+            assert!(ran.stderr.contains(advice), "{ran}");
+            assert!(ran.stderr.contains("docs/failures.md#locks-of-the-job"), "{ran}");
+            bitten = true;
+            break;
+        }
+    }
+    assert!(bitten, "no worker held the lock when it left");
+    let place = place();
+    let ran = start("careful", place.path(), "--local 3 --fault kill:1@150ms").wait();
+    ran.assert_success();
+    // Each of three shares has each round once.
+    let text: String = fs::read_dir(place.path().join("out"))
+        .unwrap()
+        .map(|part| fs::read_to_string(part.unwrap().path()).unwrap())
+        .collect();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    let mut expected: Vec<String> =
+        (0..60).flat_map(|n| (1..4).map(move |count| format!("{n}\t{count}"))).collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected, "{ran}");
+}
+
+// Arguments.
+
+/// As in timely's examples: arguments of the job first, and the rest for the runner.
+fn skips(place: &Path, _: Config) -> Result<(), Error> {
+    let out = place.join("out");
+    let count = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let outcome = ringfence::execute_from_args(std::env::args().skip(2), move |worker| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            per_share(move |share| (0..count).filter(move |n| n % share.count == share.index))
+                .to_stream_fenced(scope, "numbers")
+                .fold_fenced(
+                    "counts",
+                    |n| n % KEYS,
+                    0u64,
+                    |count, n, out| {
+                        *count += 1;
+                        out.give((n % KEYS, *count));
+                    },
+                )
+                .sink_fenced("totals", LineFiles::new(&out));
+        });
+        worker.peers()
+    })?;
+    println!("peers {:?}", outcome.results);
+    Ok(())
+}
+
+fn flags_behind_arguments_of_the_job_are_read() {
+    for (flags, peers) in [("1000 --local 3", "peers [3]"), ("1000 -w 2", "peers [2, 2]")] {
+        let place = place();
+        let ran = start("skips", place.path(), flags).wait();
+        ran.assert_success();
+        assert!(ran.stdout.contains(peers), "{ran}");
+        assert_exact(&place.path().join("out"), 1_000, &ran);
+    }
+    for (flags, text) in [
+        ("--local 3 1000", "--local stands on the command line"),
+        ("1000 --lokal 3", "--lokal"),
+        ("1000 -h", "-h is timely's flag for a hostfile"),
+    ] {
+        let place = place();
+        start("skips", place.path(), flags).wait().assert_failed(2, &[text]);
+    }
+}
+
+fn an_unknown_host_is_told_at_once() {
+    let place = place();
+    let hosts = place.path().join("hosts");
+    let own = free_addresses(1).remove(0);
+    fs::write(&hosts, format!("{own}\nno-such-host.invalid:7\n")).unwrap();
+    let flags = format!("-n 2 -p 0 -h {} --connect-timeout-ms 3000", hosts.display());
+    let ran = start("count", place.path(), &flags).wait();
+    ran.assert_failed(1, &["node 1 did not connect within 3000 ms"]);
+    // Where there is no resolver to say so, nothing is known.
+    if ran.stderr.contains("unknown here") {
+        assert!(ran.stderr.contains("no-such-host.invalid:7, where node 1 should be"), "{ran}");
+    }
+}
+
+// The terminal.
+
+/// The directory of the output is a file.
+fn spoilt(place: &Path, config: Config) -> Result<(), Error> {
+    count_into(place, "report.json", config)
+}
+
+fn an_error_is_told_once_by_the_nodes_and_once_at_the_end() {
+    let place = place();
+    let ran = start("spoilt", place.path(), "--local 3").wait();
+    assert_eq!(ran.status.code(), Some(1), "{ran}");
+    let begins = |text: &str| ran.stderr.lines().filter(|line| line.starts_with(text)).count();
+    assert_eq!(begins("[node "), 0, "{ran}");
+    let told = (0..3).map(|node| begins(&format!("node {node}: error: "))).sum::<usize>();
+    assert_eq!((told, begins("error: node ")), (1, 1), "{ran}");
+    // Who only heard of it is not blamed for it.
+    assert!(!ran.stderr.contains("exit code 1: node "), "{ran}");
+}
+
 fn main() {
     let jobs: &[(&str, own::Job)] = &[
         ("count", count),
@@ -534,6 +704,10 @@ fn main() {
         ("twice", twice),
         ("different", different),
         ("parallel", parallel),
+        ("careless", careless),
+        ("careful", careful),
+        ("skips", skips),
+        ("spoilt", spoilt),
     ];
     let tests: Vec<Test> = vec![
         test(
@@ -568,6 +742,19 @@ fn main() {
         ),
         test("two_jobs_of_one_program_both_run", two_jobs_of_one_program_both_run),
         test("two_jobs_of_processes_by_hand_both_run", two_jobs_of_processes_by_hand_both_run),
+        test(
+            "a_poisoned_lock_of_the_job_is_explained_where_it_bites",
+            a_poisoned_lock_of_the_job_is_explained_where_it_bites,
+        ),
+        test(
+            "flags_behind_arguments_of_the_job_are_read",
+            flags_behind_arguments_of_the_job_are_read,
+        ),
+        test("an_unknown_host_is_told_at_once", an_unknown_host_is_told_at_once),
+        test(
+            "an_error_is_told_once_by_the_nodes_and_once_at_the_end",
+            an_error_is_told_once_by_the_nodes_and_once_at_the_end,
+        ),
     ];
     own::main(jobs, tests)
 }

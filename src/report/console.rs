@@ -134,8 +134,11 @@ impl Console {
             }
             What::Message { text } => vec![format!("{}: {text}", who())],
             What::Error { message, .. } => {
-                // One node's error ends the job on all, and each of them says why.
-                if self.errors_told.iter().any(|told| message.contains(told.as_str())) {
+                // One node's error ends the job on all, and each of them says why and who it was.
+                let repeats = |told: &String| {
+                    message.contains(told.as_str()) || told.contains(message.as_str())
+                };
+                if self.errors_told.iter().any(repeats) {
                     return Vec::new();
                 }
                 if self.errors_told.len() < ERRORS_TOLD_MAX && !message.is_empty() {
@@ -183,7 +186,8 @@ mod tests {
         assert_eq!(told(1, "disk full"), ["node 1: error: disk full"]);
         assert!(told(0, "node 1 ended the job: disk full").is_empty());
         assert!(told(1, "disk full").is_empty());
-        assert_eq!(told(2, "no memory").len(), 1);
+        assert_eq!(told(2, "node 0 ended the job: no memory").len(), 1);
+        assert!(told(0, "no memory").is_empty());
     }
 
     fn standing(console: &mut Console, summary: &mut Summary, what: What) -> Standing {

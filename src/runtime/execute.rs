@@ -23,6 +23,7 @@ use super::turns::{Turn, next_round};
 use super::wording::register_failed;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
+use crate::network::{Resolved, resolve};
 use crate::protocol::view::ClusterShape;
 use crate::register::{DirectoryRegister, MemoryRegister, Register, RunRecord};
 use crate::report::{Event, FailureReport, Summary, What};
@@ -264,11 +265,19 @@ fn run_member(
     let node = NodeId(process as u64);
     let round = next_round();
     let address = &addresses[process];
+    let resolved = resolve(addresses, RESOLVE_LIMIT);
+    check_distinct(addresses, &resolved)?;
     let listener = TcpListener::bind(address).map_err(|error| {
         Error::new(Kind::Network, format!("cannot listen on {address}")).because(error)
     })?;
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, addresses.len(), sender.clone())?);
+    for (node, (address, found)) in addresses.iter().zip(&resolved).enumerate() {
+        if let Some(Err(error)) = found {
+            let text = format!("{address}, where node {node} should be, is unknown here: {error}");
+            host.tell(What::Message { text });
+        }
+    }
     // Kept until the end: the register of a run without one of its own.
     let mut fresh = None;
     let run = match config.register_path() {
@@ -310,11 +319,32 @@ fn run_member(
     let _interrupts = interrupt(sender.clone(), Duration::ZERO)?;
     let result = Node::new(setup, sender, inbox).run();
     let (_part, failures) = host.finish(&result);
-    if let (Err(_), Some(directory)) = (&result, fresh.take()) {
+    match (result, fresh) {
         // The others may still need it, and it may tell what went wrong.
-        let _kept = directory.keep();
+        (Err(error), Some(directory)) => {
+            let path = directory.keep();
+            Err(error.noting(&format!("the register is kept in {}", path.display())))
+        }
+        (result, _) => result.map(|()| failures),
     }
-    result.map(|()| failures)
+}
+
+/// How long the resolver is waited for before the nodes look for each other anyway.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Refuses addresses that are one under two names.
+fn check_distinct(addresses: &[String], resolved: &[Resolved]) -> Result<()> {
+    let found = |place: usize| resolved[place].iter().flatten().flatten();
+    for place in 0..addresses.len() {
+        let is_same = |other: &usize| found(*other).any(|one| found(place).any(|two| one == two));
+        if let Some(other) = (0..place).find(is_same) {
+            return Err(Error::config(format!(
+                "addresses {} and {} are the same: each process needs its own",
+                addresses[other], addresses[place]
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn run_child(config: &Config, job: Job) -> Result<()> {
@@ -397,4 +427,36 @@ fn open_run(
 fn new_run_id(node: NodeId) -> String {
     let now_ms = crate::report::now_ms() as u64;
     format!("{now_ms:x}-{node}-{:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_under_two_names_is_refused() {
+        let addresses = ["a:1", "b:1", "c:1"].map(String::from);
+        let found = |text: &str| Some(Ok(vec![text.parse().unwrap()]));
+        let resolved = [found("10.0.0.1:1"), None, found("10.0.0.2:1")];
+        check_distinct(&addresses, &resolved).unwrap();
+        let resolved = [found("10.0.0.1:1"), None, found("10.0.0.1:1")];
+        let error = check_distinct(&addresses, &resolved).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("a:1 and c:1"), "{error}");
+    }
+
+    #[test]
+    fn flags_that_were_skipped_are_an_error() {
+        let words = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let check = |own: &str, given: &str| {
+            let config = Config::from_args(words(given)).unwrap().0;
+            check_nothing_lost(&config, &words(given), words(own).into_iter())
+        };
+        check("1000 -w 2", "-w 2").unwrap();
+        check("1000 --local 3", "--local 3").unwrap();
+        check("-w 2 -- --local 3", "-w 2").unwrap();
+        for own in ["--local 3 1000", "--local=3 1000"] {
+            let error = check(own, "1000").unwrap_err();
+            assert!(error.to_string().contains("--local stands on the command line"), "{error}");
+        }
+    }
 }

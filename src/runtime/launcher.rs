@@ -97,6 +97,8 @@ pub(crate) fn run_and_report(
     drop(interrupts);
     match result {
         Ok(()) => Ok(told),
+        // Who ends a job on purpose does not look into it.
+        Err(error) if error.kind() == Kind::Interrupted => Err(error),
         Err(error) => Err(register.keep(error)),
     }
 }
@@ -113,6 +115,8 @@ struct Node {
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
+    /// The error that it has told, for those who read its output.
+    told_error: Arc<Mutex<Option<String>>>,
     /// Whether it has said that the others went on without it.
     excluded: bool,
     /// What it may still be heard through: two outputs and its channel.
@@ -399,7 +403,8 @@ impl Launcher {
         for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
             node.end_told = node.status.is_some();
             if node.status.is_some_and(|status| !status.success()) {
-                ended.push(What::Message { text: node.ending() });
+                // What it said is told already.
+                ended.push(What::Message { text: node.how_it_ended() });
                 let seen = node.observed_end(view, &mut self.memory_kills);
                 ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
             }
@@ -429,8 +434,9 @@ impl Launcher {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
             !is_left(node) && node.status.is_some_and(has_failed)
         };
-        // The first node to say an error is likelier to be the cause than the first in number.
-        let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
+        // Who ended the job says why; the others say that and who it was, which is longer.
+        let said = |node: &&Node| node.last_error.as_ref().map_or(usize::MAX, String::len);
+        let blamed = self.nodes.iter().filter(failed).min_by_key(said);
         if let Some(node) = blamed {
             return Err(Error::job(node.ending()));
         }
@@ -519,6 +525,13 @@ impl Node {
 
     /// How it ended, and the last that it said.
     fn ending(&self) -> String {
+        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = self.last_error.clone().unwrap_or(line);
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        format!("{}{said}", self.how_it_ended())
+    }
+
+    fn how_it_ended(&self) -> String {
         let how = match self.status {
             None => "is still running".to_owned(),
             Some(status) => match (status.code(), status.signal()) {
@@ -530,10 +543,7 @@ impl Node {
                 (None, None) => format!("ended: {status}"),
             },
         };
-        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let said = self.last_error.clone().unwrap_or(line);
-        let said = if said.is_empty() { said } else { format!(": {said}") };
-        format!("node {} {how}{said}", self.id)
+        format!("node {} {how}", self.id)
     }
 }
 
@@ -581,6 +591,7 @@ fn spawn(
         is_killed: false,
         last_error: None,
         last_line: Arc::clone(&last_line),
+        told_error: Arc::default(),
         excluded: false,
         outputs_open: 3,
         channel_ended: false,
@@ -604,8 +615,12 @@ fn start_readers(
 ) -> std::io::Result<()> {
     let id = node.id;
     let (stream, inbox) = (node.channel.try_clone()?, sender.clone());
+    let told_error = Arc::clone(&node.told_error);
     thread::Builder::new().name(format!("ringfence:channel-{id}")).spawn(move || {
         let result = channel::receive(stream, |message| {
+            if let ToLauncher::Event(Event { what: What::Error { message, .. }, .. }) = &message {
+                *told_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone());
+            }
             // Nobody listens any more once the launcher is done.
             let _ = inbox.send(Inbox::Message(id, message));
         });
@@ -616,6 +631,7 @@ fn start_readers(
     for output in [outputs.0, outputs.1].into_iter().flatten() {
         let (display, inbox) = (display.clone(), sender.clone());
         let last_line = Arc::clone(&node.last_line);
+        let told_error = Arc::clone(&node.told_error);
         thread::Builder::new().name(format!("ringfence:output-{id}")).spawn(move || {
             let prefix = format!("[node {id}] ");
             match output {
@@ -623,7 +639,9 @@ fn start_readers(
                     each_line(pipe, |line| display.forward_output(&prefix, line));
                 }
                 Output::Error(pipe) => each_line(pipe, |line| {
-                    display.forward_error(&prefix, line);
+                    if !repeats(line, &told_error) {
+                        display.forward_error(&prefix, line);
+                    }
                     let text = String::from_utf8_lossy(line).trim().to_owned();
                     if !text.is_empty() {
                         *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;
@@ -635,6 +653,29 @@ fn start_readers(
     }
     Ok(())
 }
+
+/// Whether `line` is what a program prints at its end of an error that it has told already.
+///
+/// The error comes first but on another way, so that it may be a moment late here.
+fn repeats(line: &[u8], told_error: &Mutex<Option<String>>) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let Some(text) = line.strip_prefix("error: ").or_else(|| line.strip_prefix("Error: ")) else {
+        return false;
+    };
+    let until = Instant::now() + ERROR_ORDER_MAX;
+    loop {
+        // Of a text of several lines only the first is compared.
+        let told = told_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match told {
+            Some(told) => return text.starts_with(told.lines().next().unwrap_or(&told)),
+            None if Instant::now() >= until => return false,
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// How long a line that looks like a repeated error is held back for the error itself.
+const ERROR_ORDER_MAX: Duration = Duration::from_millis(20);
 
 /// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
 fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {

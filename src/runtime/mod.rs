@@ -19,9 +19,11 @@
 //! | `strangers` | those who were refused, counted by kind |
 //! | `registrar` | the thread that asks the register |
 //! | `compactor` | the thread that folds deltas into replicas |
+//! | `advice` | what to do about panics that come of how workers end |
 //! | `wording` | what went wrong, in words and kinds |
 //! | `job_hash` | what makes two processes the same job |
 
+mod advice;
 pub mod channel;
 mod compactor;
 mod execute;

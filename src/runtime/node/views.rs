@@ -20,6 +20,7 @@ use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, WorkerPanic};
 use crate::protocol::view::{Evidence, View};
 use crate::report::{Takeover, What};
+use crate::runtime::advice;
 use crate::runtime::generation::{Running, SinceStart, Verdict, WorkerEnded};
 use crate::runtime::hang::Hung;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -270,7 +271,10 @@ impl Node {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
             Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { message, location, spot, record } = panic;
+                let operators::WorkerPanic { mut message, location, spot, record } = panic;
+                if let Some(advice) = advice::on_panic(&message) {
+                    message = format!("{message} ({advice})");
+                }
                 let panic = WorkerPanic { worker, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
