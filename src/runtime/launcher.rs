@@ -8,14 +8,14 @@
 //! One loop owns the processes and decides; threads only read and put what they read into its inbox.
 //! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
 
-use std::io::{BufRead, BufReader, Read};
+mod outputs;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -37,6 +37,7 @@ use crate::report::{
     Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
     Summary, What, named_nodes, now_ms,
 };
+use outputs::{Output, start_readers};
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -46,9 +47,6 @@ const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the inbox holds; when it is full, nodes wait with their events.
 const INBOX_MAX: usize = 4_096;
-
-/// The longest piece of a node's output that is printed as one line.
-const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
 
 /// Runs the nodes of a `--local` configuration and returns what the run came to.
 ///
@@ -599,96 +597,6 @@ fn spawn(
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
     start_readers(&node, forward, display, sender).map(|()| node).map_err(cannot)
-}
-
-/// The pipes of a node, by what they are for.
-enum Output {
-    Standard(std::process::ChildStdout),
-    Error(std::process::ChildStderr),
-}
-
-fn start_readers(
-    node: &Node,
-    outputs: (Option<Output>, Option<Output>),
-    display: &Display,
-    sender: &Sender<Inbox>,
-) -> std::io::Result<()> {
-    let id = node.id;
-    let (stream, inbox) = (node.channel.try_clone()?, sender.clone());
-    let told_error = Arc::clone(&node.told_error);
-    thread::Builder::new().name(format!("ringfence:channel-{id}")).spawn(move || {
-        let result = channel::receive(stream, |message| {
-            if let ToLauncher::Event(Event { what: What::Error { message, .. }, .. }) = &message {
-                *told_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone());
-            }
-            // Nobody listens any more once the launcher is done.
-            let _ = inbox.send(Inbox::Message(id, message));
-        });
-        // A connection that broke ends like one that was closed; only garbage is worth a word.
-        let garbage = result.err().filter(|e| e.get_ref().is_some()).map(|e| e.to_string());
-        let _ = inbox.send(Inbox::ChannelEnded(id, garbage));
-    })?;
-    for output in [outputs.0, outputs.1].into_iter().flatten() {
-        let (display, inbox) = (display.clone(), sender.clone());
-        let last_line = Arc::clone(&node.last_line);
-        let told_error = Arc::clone(&node.told_error);
-        thread::Builder::new().name(format!("ringfence:output-{id}")).spawn(move || {
-            let prefix = format!("[node {id}] ");
-            match output {
-                Output::Standard(pipe) => {
-                    each_line(pipe, |line| display.forward_output(&prefix, line));
-                }
-                Output::Error(pipe) => each_line(pipe, |line| {
-                    if !repeats(line, &told_error) {
-                        display.forward_error(&prefix, line);
-                    }
-                    let text = String::from_utf8_lossy(line).trim().to_owned();
-                    if !text.is_empty() {
-                        *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                    }
-                }),
-            }
-            let _ = inbox.send(Inbox::OutputEnded(id));
-        })?;
-    }
-    Ok(())
-}
-
-/// Whether `line` is what a program prints at its end of an error that it has told already.
-///
-/// The error comes first but on another way, so that it may be a moment late here.
-fn repeats(line: &[u8], told_error: &Mutex<Option<String>>) -> bool {
-    let line = String::from_utf8_lossy(line);
-    let Some(text) = line.strip_prefix("error: ").or_else(|| line.strip_prefix("Error: ")) else {
-        return false;
-    };
-    let until = Instant::now() + ERROR_ORDER_MAX;
-    loop {
-        // Of a text of several lines only the first is compared.
-        let told = told_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match told {
-            Some(told) => return text.starts_with(told.lines().next().unwrap_or(&told)),
-            None if Instant::now() >= until => return false,
-            None => thread::sleep(Duration::from_millis(1)),
-        }
-    }
-}
-
-/// How long a line that looks like a repeated error is held back for the error itself.
-const ERROR_ORDER_MAX: Duration = Duration::from_millis(20);
-
-/// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
-fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // A pipe that cannot be read is one that has ended.
-        match reader.by_ref().take(OUTPUT_LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => on(line.strip_suffix(b"\n").unwrap_or(&line)),
-        }
-    }
 }
 
 /// Where the views of a run are kept.

@@ -4,6 +4,7 @@ use super::super::channel::{FromLauncher, Supervision};
 use super::*;
 use crate::report::Event;
 use ringfence_operators::ids::Epoch;
+use std::thread;
 
 /// What a node of these tests does; it stands as an argument that the test harness takes for
 /// the name of one more test.
