@@ -281,6 +281,69 @@ fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
     assert!(counted > FLOOD as u64 * 9 / 10, "{counted} were counted\n{ran}");
 }
 
+/// Whoever knows the run and asks for the next view keeps no member from it.
+fn hellos_for_the_next_view_keep_nobody_from_it() {
+    let place = place();
+    let register = place.path().join("register");
+    let running = slow(place.path(), &format!("--local 3 --register {}", register.display()));
+    wait_until("for the first commits", || commits(place.path()) > 1);
+    let record = fs::read_to_string(register.join("run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let (job, run) = (record["job"].as_str().unwrap(), record["run"].as_str().unwrap());
+    let hellos = hellos(job, run);
+    let mut open = Vec::new();
+    for (node, address) in started_at(place.path()).iter().enumerate() {
+        for hello in hellos.iter().filter(|hello| hello.purpose != "Control").cycle().take(40) {
+            for dialer in [1, 2] {
+                let mut stream = TcpStream::connect(address).unwrap();
+                let _ = stream.write_all(&Hello { node: dialer, ..hello.clone() }.bytes(node));
+                open.push(stream);
+            }
+        }
+    }
+    kill_node(place.path(), 1, Signal::SIGKILL);
+    wait_until("for the next view", || view(place.path()) >= 2);
+    let ran = finish(place.path(), running);
+    drop(open);
+    let events = events(&place.path().join("report.json"));
+    assert!(of_kind(&events, "view").all(|view| view["number"].as_u64() <= Some(2)), "{ran}");
+}
+
+/// The latest view.
+fn view(place: &Path) -> u64 {
+    let events = events(&place.join("report.json"));
+    of_kind(&events, "view").filter_map(|event| event["number"].as_u64()).max().unwrap_or(0)
+}
+
+/// A job whose nodes say much on standard error, which nobody reads and nobody closes.
+fn chatter(place: &Path, config: Config) -> Result<(), Error> {
+    if let ringfence::Mode::Child { .. } = config.mode() {
+        thread::spawn(|| {
+            for n in 0..20_000 {
+                eprintln!("{n} {}", "chatter ".repeat(20));
+            }
+        });
+    }
+    count(place, config)
+}
+
+fn a_terminal_that_takes_nothing_holds_no_job_up() {
+    let place = place();
+    let mut command = own::command("chatter", place.path(), "--local 2");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let unread = child.stderr.take();
+    let mut status = None;
+    wait_until("for the end", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    drop(unread);
+    let (stdout, stderr) = (String::new(), String::new());
+    let ran = Ran { status: status.unwrap(), stdout, stderr, elapsed: Duration::ZERO };
+    ran.assert_success();
+    assert_exact(&place.path().join("out"), 2_000, &ran);
+}
+
 // The register.
 
 /// Kills a process that the report names.
@@ -329,9 +392,7 @@ fn a_node_that_is_asked_to_end_leaves_and_the_others_go_on() {
         wait_until("for the first commits", || commits(place.path()) > 1);
         kill_node(place.path(), 1, signal);
         wait_until("for its end", || is_told(place.path(), "node 1 ended with exit code 130"));
-        wait_until("for the next view", || {
-            of_kind(&events(&place.path().join("report.json")), "view").any(|v| v["number"] == 2)
-        });
+        wait_until("for the next view", || view(place.path()) >= 2);
         let ran = finish(place.path(), running);
         let told = format!("interrupted by {signal}: this node has left the run");
         assert!(ran.stderr.contains(&told), "{ran}");
@@ -704,6 +765,7 @@ fn main() {
         ("twice", twice),
         ("different", different),
         ("parallel", parallel),
+        ("chatter", chatter),
         ("careless", careless),
         ("careful", careful),
         ("skips", skips),
@@ -722,6 +784,14 @@ fn main() {
         test(
             "a_flood_of_hellos_changes_nothing_and_is_a_few_lines",
             a_flood_of_hellos_changes_nothing_and_is_a_few_lines,
+        ),
+        test(
+            "hellos_for_the_next_view_keep_nobody_from_it",
+            hellos_for_the_next_view_keep_nobody_from_it,
+        ),
+        test(
+            "a_terminal_that_takes_nothing_holds_no_job_up",
+            a_terminal_that_takes_nothing_holds_no_job_up,
         ),
         test("a_register_that_is_away_is_waited_for", a_register_that_is_away_is_waited_for),
         test(

@@ -5,8 +5,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Event;
 use crate::error::{Error, Result};
@@ -21,9 +24,20 @@ pub struct ReportFile {
 impl ReportFile {
     /// Opens `path` for appending, and creates it where it is missing.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
+        let cannot = |error: std::io::Error| {
             Error::input(format!("cannot open report file {}", path.display())).because(error)
+        };
+        // SUBTLE: to open a named pipe waits for its reader, for ever if there is none.
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path).map_err(|error| {
+            if error.raw_os_error() == Some(Errno::ENXIO as i32) {
+                return cannot(std::io::Error::other("nobody reads this pipe"));
+            }
+            cannot(error)
         })?;
+        // From here on whoever writes waits: that is a thread of its own in a run.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).map_err(|error| cannot(error.into()))?;
         Ok(ReportFile { file, path: path.to_owned() })
     }
 
@@ -87,6 +101,15 @@ mod tests {
         let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(events[1].what, What::Message { text: "two".to_owned() });
         assert_eq!(events.len(), 2);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_no_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = ReportFile::open(&path).unwrap_err();
+        assert!(format!("{error:?}").ends_with("pipe: nobody reads this pipe"), "{error:?}");
     }
 
     #[test]

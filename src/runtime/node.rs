@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -150,6 +150,8 @@ pub(crate) struct Node {
     events: Events,
     inbox: Receiver<NodeEvent>,
     listener: Option<Listener>,
+    /// Connections that are being made now.
+    dials: Arc<AtomicUsize>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
     registrar: Option<Registrar>,
@@ -218,6 +220,7 @@ impl Node {
             events,
             inbox,
             listener: None,
+            dials: Arc::default(),
             controls: BTreeMap::new(),
             run: None,
             registrar: None,

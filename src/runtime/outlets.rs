@@ -4,7 +4,7 @@
 //! it: whoever tells waits a moment at most, and what could not be told is counted and told instead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -122,6 +122,8 @@ fn write_all(mut file: ReportFile, lines: &Receiver<Vec<u8>>, waiting: &AtomicUs
 pub(super) struct Display {
     queue: Sender<Shown>,
     left_out: Arc<AtomicU64>,
+    /// Whether a line has been waited for in vain, since something was shown last.
+    is_stuck: Arc<AtomicBool>,
     screen: Screen,
     /// Disconnected when all is shown and the thread has ended.
     ended: Receiver<()>,
@@ -148,7 +150,7 @@ impl Display {
                 }
             }
         })?;
-        Ok(Display { queue, left_out, screen, ended })
+        Ok(Display { queue, left_out, is_stuck: Arc::default(), screen, ended })
     }
 
     pub(super) fn has_bar(&self) -> bool {
@@ -163,10 +165,15 @@ impl Display {
         }
     }
 
-    /// Shows a line of a node's standard error, and holds it up for a moment where that is slow.
+    /// Shows a line of a node's standard error, and holds it up for a moment where that is slow; not
+    /// again before something could be shown.
     pub(super) fn forward_error(&self, prefix: &str, line: &[u8]) {
         let item = Shown::Forwarded { prefix: prefix.to_owned(), line: line.to_owned() };
-        if self.queue.send_timeout(item, FORWARD_WAIT_MAX).is_err() {
+        let is_stuck = self.is_stuck.load(Ordering::Relaxed);
+        let limit = if is_stuck { Duration::ZERO } else { FORWARD_WAIT_MAX };
+        let is_left_out = self.queue.send_timeout(item, limit).is_err();
+        self.is_stuck.store(is_left_out, Ordering::Relaxed);
+        if is_left_out {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,12 +1,16 @@
 //! Connections: those of control, and who is let in.
 
+use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
 use ringfence_operators::ids::{Incarnation, NodeId};
 
 use super::{Node, NodeEvent, RunSource};
+use crate::config::PROCESSES_MAX;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlLimits, DialError, Hello, Identity, Inbound, Purpose, Refusal,
@@ -14,6 +18,9 @@ use crate::network::{
 };
 use crate::protocol::message::Input;
 use crate::report::{What, named_nodes};
+
+/// Connections that a node makes at once: to all others, for a view and the one before it. One more fails.
+const DIALS_MAX: usize = 2 * PROCESSES_MAX;
 
 impl Node {
     pub(super) fn identity(&self) -> Identity {
@@ -62,10 +69,20 @@ impl Node {
         deadline: Instant,
         event: impl FnOnce(Result<(TcpStream, Welcome), DialError>) -> NodeEvent + Send + 'static,
     ) {
-        let events = self.events.clone();
-        thread::spawn(move || {
-            let _ = events.send(event(dial(&address, &hello, deadline)));
-        });
+        let (events, dials) = (self.events.clone(), Arc::clone(&self.dials));
+        let others = dials.fetch_add(1, Ordering::Relaxed);
+        let dialled = move || {
+            let result = match others {
+                0..DIALS_MAX => dial(&address, &hello, deadline),
+                _ => {
+                    let text = format!("{others} other connections are being made");
+                    Err(DialError::Unreachable { address, error: io::Error::other(text) })
+                }
+            };
+            dials.fetch_sub(1, Ordering::Relaxed);
+            let _ = events.send(event(result));
+        };
+        thread::spawn(dialled);
     }
 
     pub(super) fn on_inbound(&mut self, inbound: Inbound) -> Result<()> {
