@@ -244,6 +244,9 @@ impl Config {
     }
 
     /// Appends one JSON line per event to the file `report`.
+    ///
+    /// One that cannot be opened is an error at the start. One that cannot be written later ends with a line
+    /// on standard error, and the job goes on.
     pub fn report(mut self, report: impl Into<PathBuf>) -> Self {
         self.report = Some(report.into());
         self

@@ -170,7 +170,13 @@ where
             (None, Vec::new())
         }
         Mode::Child { .. } => {
-            run_child(&config, job)?;
+            match run_child(&config, job) {
+                // A node that was asked to end has nothing more to do in this program.
+                Err(error) if error.kind() == Kind::Interrupted => {
+                    std::process::exit(error.exit_code())
+                }
+                result => result?,
+            }
             (None, Vec::new())
         }
     };

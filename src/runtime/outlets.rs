@@ -138,17 +138,21 @@ impl Display {
         let (thread_screen, missing) = (screen.clone(), Arc::clone(&left_out));
         start_thread("ringfence:screen", move || {
             let _ends: Sender<()> = ends;
-            for item in shown {
-                thread_screen.show(&item);
-                let count = missing.swap(0, Ordering::Relaxed);
-                if count > 0 {
+            let tell_missing = || match missing.swap(0, Ordering::Relaxed) {
+                0 => {}
+                count => {
+                    let lines = counted(count, "line");
                     let text = format!(
-                        "ringfence: {} left out here, as this terminal or pipe is slow",
-                        counted(count, "line")
+                        "ringfence: {lines} left out here, as this terminal or pipe is slow"
                     );
                     thread_screen.show(&Shown::Line(text));
                 }
+            };
+            for item in shown {
+                thread_screen.show(&item);
+                tell_missing();
             }
+            tell_missing();
         })?;
         Ok(Display { queue, left_out, is_stuck: Arc::default(), screen, ended })
     }
