@@ -324,7 +324,8 @@ impl Config {
     }
 
     /// Starts node processes with these arguments, the program's name not among them, instead of
-    /// with those of the launcher.
+    /// with those of the launcher. Where a program runs several jobs of one closure with arguments of their
+    /// own, each must lead a node to its job first.
     pub fn node_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.node_args = Some(args.into_iter().collect());
         self

@@ -90,7 +90,7 @@ pub enum Refusal {
     },
     /// The two run different programs, or the same with different arguments.
     #[error(
-        "this node belongs to another job: start the same program with the same arguments everywhere; \
+        "this node belongs to another job: start the same program everywhere, with the same arguments; \
          the other node tells both jobs"
     )]
     OtherJob,

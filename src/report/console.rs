@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_operators::ids::ViewNumber;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::screen::{Shown, Standing};
 use super::summary::{counted, thousands};
@@ -25,6 +25,8 @@ pub struct Console {
     has_bar: bool,
     /// How many processes share the input of which this one tells a part.
     parts: usize,
+    /// The node of this process, if it is one: its error is returned, and whoever called tells it.
+    own: Option<NodeId>,
     next_line_ms: f64,
     view_told: Option<ViewNumber>,
     failure_told: usize,
@@ -34,11 +36,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console of one of `parts` processes that tell each its own part.
-    pub fn new(has_bar: bool, parts: usize) -> Self {
+    /// A console of one of `parts` processes that tell each its own part; `own` is its node, if it is one.
+    pub fn new(has_bar: bool, parts: usize, own: Option<NodeId>) -> Self {
         Console {
             has_bar,
             parts: parts.max(1),
+            own,
             next_line_ms: 0.0,
             view_told: None,
             failure_told: 0,
@@ -133,6 +136,7 @@ impl Console {
                 vec![format!("{} refused a connection from {peer}: {reason}", who())]
             }
             What::Message { text } => vec![format!("{}: {text}", who())],
+            What::Error { .. } if self.own.is_some() && event.node.node() == self.own => Vec::new(),
             What::Error { message, .. } => {
                 // One node's error ends the job on all, and each of them says why and who it was.
                 let repeats = |told: &String| {
@@ -154,7 +158,7 @@ impl Console {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_operators::ids::{Epoch, NodeId};
+    use ringfence_operators::ids::Epoch;
 
     fn tell(console: &mut Console, summary: &mut Summary, node: u64, what: What) -> Vec<String> {
         let event = Event::at(0.0, NodeId(node), what);
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_view_is_told_once() {
-        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
+        let (mut console, mut summary) = (Console::new(false, 1, None), Summary::new());
         let view = What::View {
             number: ViewNumber(2),
             members: vec![NodeId(0), NodeId(2)],
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_error_is_told_once_whoever_repeats_it() {
-        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
+        let (mut console, mut summary) = (Console::new(false, 1, None), Summary::new());
         let error = |message: &str| What::Error { message: message.to_owned(), excluded: false };
         let mut told = |node, text| tell(&mut console, &mut summary, node, error(text));
         assert_eq!(told(1, "disk full"), ["node 1: error: disk full"]);
@@ -190,6 +194,13 @@ mod tests {
         assert!(told(0, "no memory").is_empty());
     }
 
+    #[test]
+    fn the_own_error_is_left_to_whoever_gets_it() {
+        let (mut console, mut summary) = (Console::new(false, 2, Some(NodeId(1))), Summary::new());
+        let error = What::Error { message: "disk full".to_owned(), excluded: false };
+        assert!(tell(&mut console, &mut summary, 1, error).is_empty());
+    }
+
     fn standing(console: &mut Console, summary: &mut Summary, what: What) -> Standing {
         summary.fold(&Event::at(0.0, NodeId(0), what));
         console.standing(summary, 1)
@@ -197,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_percentage_neither_falls_nor_comes_from_nowhere() {
-        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
+        let (mut console, mut summary) = (Console::new(false, 1, None), Summary::new());
         let progress = |consumed, total| What::Progress { consumed, total, records: 1 };
         let unknown = standing(&mut console, &mut summary, progress(700, 0));
         assert_eq!(
@@ -210,7 +221,7 @@ mod tests {
         assert_eq!(fraction(0), Some(0.6));
         assert_eq!(fraction(700), Some(0.7));
         // One of three processes by hand sees a third of the input.
-        let (mut console, mut summary) = (Console::new(false, 3), Summary::new());
+        let (mut console, mut summary) = (Console::new(false, 3, None), Summary::new());
         assert_eq!(standing(&mut console, &mut summary, progress(100, 300)).fraction, Some(1.0));
     }
 }

@@ -1,6 +1,7 @@
 //! Running a job: what `timely::execute_from_args` is to timely.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -146,9 +147,11 @@ where
         ));
     }
     config.validate()?;
-    let turn = match config.mode() {
-        Mode::Local(_) | Mode::Child { .. } => Some(Turn::begin::<F>()?),
-        Mode::Single | Mode::Member { .. } => None,
+    let own_args = || std::env::args_os().skip(1);
+    let turn = match (config.mode(), config.node_arguments()) {
+        (Mode::Local(_), Some(args)) => Some(Turn::begin::<F>(args.iter().map(OsString::from))?),
+        (Mode::Local(_), None) | (Mode::Child { .. }, _) => Some(Turn::begin::<F>(own_args())?),
+        (Mode::Single | Mode::Member { .. }, _) => None,
     };
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let job = with_results(job, config.worker_count(), Arc::clone(&results));

@@ -31,13 +31,13 @@ impl Reporter {
         parts: usize,
     ) -> Result<Self> {
         let file = config.report_path().map(ReportFile::open).transpose()?;
-        let display = Display::start()?;
+        let (display, origin) = (Display::start()?, origin.into());
         Ok(Reporter {
             config: config.clone(),
-            origin: origin.into(),
+            origin,
             summary: Summary::new(),
             ledger,
-            console: Console::new(display.has_bar(), parts),
+            console: Console::new(display.has_bar(), parts, origin.node()),
             display,
             recorder: file.map(Recorder::start).transpose()?,
         })

@@ -6,6 +6,7 @@
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,8 +15,12 @@ use crate::error::{Error, Result};
 /// The environment variable by which a launcher tells a child which job of the program it is for.
 pub(super) const TURN_VARIABLE: &str = "RINGFENCE_TURN";
 
-/// How many jobs of each closure have begun here, and whether one is running.
-static BEGUN: Mutex<BTreeMap<TypeId, (u32, bool)>> = Mutex::new(BTreeMap::new());
+/// What a job is known by among those of its program: its closure, and the arguments of its nodes, which may
+/// lead them straight to it.
+type Key = (TypeId, Vec<OsString>);
+
+/// How many jobs of each key have begun here, and whether one is running.
+static BEGUN: Mutex<BTreeMap<Key, (u32, bool)>> = Mutex::new(BTreeMap::new());
 
 /// How many jobs this process has taken part in as one of several that were started by hand.
 static ROUNDS: AtomicU32 = AtomicU32::new(0);
@@ -23,16 +28,17 @@ static ROUNDS: AtomicU32 = AtomicU32::new(0);
 /// A job of this program, from its beginning to its end here.
 #[derive(Debug)]
 pub(super) struct Turn {
-    closure: TypeId,
+    key: Key,
     number: u32,
 }
 
 impl Turn {
-    /// Begins a job of the closure `F`. Two of one closure at a time could not be told apart.
-    pub(super) fn begin<F: 'static>() -> Result<Self> {
-        let closure = TypeId::of::<F>();
+    /// Begins a job of the closure `F` whose nodes have these arguments. Two of one key at a time could not
+    /// be told apart.
+    pub(super) fn begin<F: 'static>(args: impl IntoIterator<Item = OsString>) -> Result<Self> {
+        let key = (TypeId::of::<F>(), args.into_iter().collect());
         let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, runs) = begun.entry(closure).or_insert((0, false));
+        let (count, runs) = begun.entry(key.clone()).or_insert((0, false));
         if *runs {
             return Err(Error::config(
                 "this job runs in this program already, and with --local its nodes could not know which \
@@ -41,13 +47,13 @@ impl Turn {
         }
         let number = *count;
         (*count, *runs) = (number + 1, true);
-        Ok(Turn { closure, number })
+        Ok(Turn { key, number })
     }
 
-    /// The name by which a node finds the job of its launcher. It is the same in all processes of one
-    /// executable.
+    /// The name by which a node, which has the arguments already, finds the job of its launcher. It is the
+    /// same in all processes of one executable.
     pub(super) fn name(&self) -> String {
-        format!("{:?}#{}", self.closure, self.number)
+        format!("{:?}#{}", self.key.0, self.number)
     }
 
     /// Whether this process, a child, was started for this job.
@@ -59,7 +65,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, runs)) = begun.get_mut(&self.closure) {
+        if let Some((_, runs)) = begun.get_mut(&self.key) {
             *runs = false;
         }
     }
@@ -79,12 +85,15 @@ mod tests {
 
     #[test]
     fn jobs_of_one_closure_come_one_after_the_other() {
-        let first = Turn::begin::<One>().unwrap();
-        assert!(Turn::begin::<One>().unwrap_err().to_string().contains("one after the other"));
-        let other = Turn::begin::<Other>().unwrap();
+        let first = Turn::begin::<One>([]).unwrap();
+        assert!(Turn::begin::<One>([]).unwrap_err().to_string().contains("one after the other"));
+        let other = Turn::begin::<Other>([]).unwrap();
         assert_ne!(first.name(), other.name());
+        // Nodes that are led to a job by their arguments come to it first.
+        let led = Turn::begin::<One>(["led".into()]).unwrap();
+        assert_eq!(led.name(), first.name());
         let name = first.name();
         drop(first);
-        assert_ne!(Turn::begin::<One>().unwrap().name(), name);
+        assert_ne!(Turn::begin::<One>([]).unwrap().name(), name);
     }
 }
