@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub fn a_register_that_is_away_is_waited_for() {
+pub(crate) fn a_register_that_is_away_is_waited_for() {
     let place = place();
     let (register, away) = (place.path().join("register"), place.path().join("away"));
     let running = slow(place.path(), &format!("--local 3 --register {}", register.display()));
@@ -25,7 +25,7 @@ pub fn a_register_that_is_away_is_waited_for() {
 /// The exit code of a process that was asked to end.
 const INTERRUPTED: i32 = 130;
 
-pub fn a_node_that_is_asked_to_end_leaves_and_the_others_go_on() {
+pub(crate) fn a_node_that_is_asked_to_end_leaves_and_the_others_go_on() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let place = place();
         let running = slow(place.path(), "--local 3");
@@ -40,7 +40,7 @@ pub fn a_node_that_is_asked_to_end_leaves_and_the_others_go_on() {
 }
 
 /// The job's own code does not come back for a minute.
-pub fn sleep_in_the_job(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn sleep_in_the_job(place: &Path, config: Config) -> Result<(), Error> {
     let out = place.join("out");
     ringfence::execute(config, move |worker| {
         worker.dataflow::<u64, _, _>(|scope| {
@@ -56,7 +56,7 @@ pub fn sleep_in_the_job(place: &Path, config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn whoever_is_asked_to_end_does_so_whatever_the_job_does() {
+pub(crate) fn whoever_is_asked_to_end_does_so_whatever_the_job_does() {
     let hosts = place();
     fs::write(hosts.path().join("hosts"), free_addresses(2).join("\n")).unwrap();
     let by_hand = |p: usize| format!("-n 2 -p {p} -h {}", hosts.path().join("hosts").display());
@@ -87,7 +87,7 @@ pub fn whoever_is_asked_to_end_does_so_whatever_the_job_does() {
 }
 
 /// As with Ctrl-C: nothing is left of processes and files.
-pub fn a_launcher_that_is_asked_to_end_leaves_nothing_behind() {
+pub(crate) fn a_launcher_that_is_asked_to_end_leaves_nothing_behind() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let (place, temporary) = (place(), place());
         let running = start_with("count", place.path(), "--local 3", |command| {
@@ -113,7 +113,7 @@ pub fn a_launcher_that_is_asked_to_end_leaves_nothing_behind() {
 }
 
 /// Whenever a node dies, before the first view or after, it is told at once.
-pub fn a_node_that_dies_early_is_told_by_its_name() {
+pub(crate) fn a_node_that_dies_early_is_told_by_its_name() {
     for delay_ms in [0, 30, 100, 200] {
         let place = place();
         let running = start("count", place.path(), "--local 3");

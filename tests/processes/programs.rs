@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub fn twice(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn twice(place: &Path, config: Config) -> Result<(), Error> {
     for out in ["out", "again"] {
         count_into(place, out, config.clone())?;
     }
@@ -10,7 +10,7 @@ pub fn twice(place: &Path, config: Config) -> Result<(), Error> {
 }
 
 /// Two jobs that are not the same.
-pub fn different(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn different(place: &Path, config: Config) -> Result<(), Error> {
     count_into(place, "out", config.clone())?;
     let (again, numbers) = (place.join("again"), variable("NUMBERS", 2_000));
     ringfence::execute(config, move |worker| {
@@ -33,7 +33,7 @@ pub fn different(place: &Path, config: Config) -> Result<(), Error> {
 }
 
 /// The same at the same time.
-pub fn parallel(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn parallel(place: &Path, config: Config) -> Result<(), Error> {
     let (other_config, numbers) = (config.clone(), variable("NUMBERS", 2_000));
     let again = place.join("again");
     let other = thread::spawn(move || {
@@ -62,7 +62,7 @@ pub fn parallel(place: &Path, config: Config) -> Result<(), Error> {
     first
 }
 
-pub fn two_jobs_of_one_program_both_run() {
+pub(crate) fn two_jobs_of_one_program_both_run() {
     for (job, flags) in [
         ("twice", "--local 2 --fault kill:1@50ms"),
         ("twice", "-w 2"),
@@ -81,7 +81,7 @@ pub fn two_jobs_of_one_program_both_run() {
 }
 
 /// The second time they meet at the same addresses, and not all at the same moment.
-pub fn two_jobs_of_processes_by_hand_both_run() {
+pub(crate) fn two_jobs_of_processes_by_hand_both_run() {
     for job in ["twice", "different"] {
         let place = place();
         let hosts = place.path().join("hosts");
@@ -103,7 +103,7 @@ pub fn two_jobs_of_processes_by_hand_both_run() {
 static POISONED: Mutex<u64> = Mutex::new(0);
 
 /// Holds a lock of its own while the worker steps; `careful` is how to take one that may be poisoned.
-pub fn feed_behind_a_lock(place: &Path, config: Config, careful: bool) -> Result<(), Error> {
+pub(crate) fn feed_behind_a_lock(place: &Path, config: Config, careful: bool) -> Result<(), Error> {
     let out = place.join("out");
     let rounds = variable("NUMBERS", 60);
     ringfence::execute(config, move |worker| {
@@ -143,15 +143,15 @@ pub fn feed_behind_a_lock(place: &Path, config: Config, careful: bool) -> Result
     Ok(())
 }
 
-pub fn careless(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn careless(place: &Path, config: Config) -> Result<(), Error> {
     feed_behind_a_lock(place, config, false)
 }
 
-pub fn careful(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn careful(place: &Path, config: Config) -> Result<(), Error> {
     feed_behind_a_lock(place, config, true)
 }
 
-pub fn a_poisoned_lock_of_the_job_is_explained_where_it_bites() {
+pub(crate) fn a_poisoned_lock_of_the_job_is_explained_where_it_bites() {
     // One of the two may be between two rounds when the other is killed; the lock is held most of the time.
     let advice = "unwrap_or_else(PoisonError::into_inner)";
     let mut bitten = false;
@@ -184,7 +184,7 @@ pub fn a_poisoned_lock_of_the_job_is_explained_where_it_bites() {
 }
 
 /// As in timely's examples: arguments of the job first, and the rest for the runner.
-pub fn skips(place: &Path, _: Config) -> Result<(), Error> {
+pub(crate) fn skips(place: &Path, _: Config) -> Result<(), Error> {
     let out = place.join("out");
     let count = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     let outcome = ringfence::execute_from_args(std::env::args().skip(2), move |worker| {
@@ -208,7 +208,7 @@ pub fn skips(place: &Path, _: Config) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn flags_behind_arguments_of_the_job_are_read() {
+pub(crate) fn flags_behind_arguments_of_the_job_are_read() {
     for (flags, peers) in [("1000 --local 3", "peers [3]"), ("1000 -w 2", "peers [2, 2]")] {
         let place = place();
         let ran = start("skips", place.path(), flags).wait();
@@ -226,7 +226,7 @@ pub fn flags_behind_arguments_of_the_job_are_read() {
     }
 }
 
-pub fn an_unknown_host_is_told_at_once() {
+pub(crate) fn an_unknown_host_is_told_at_once() {
     let place = place();
     let hosts = place.path().join("hosts");
     let own = free_addresses(1).remove(0);

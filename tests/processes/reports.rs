@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub fn a_report_on_a_full_disk_ends_and_the_job_goes_on() {
+pub(crate) fn a_report_on_a_full_disk_ends_and_the_job_goes_on() {
     if !Path::new("/dev/full").exists() {
         return;
     }
@@ -16,7 +16,7 @@ pub fn a_report_on_a_full_disk_ends_and_the_job_goes_on() {
     }
 }
 
-pub fn a_report_whose_directory_is_gone_is_told_and_the_job_goes_on() {
+pub(crate) fn a_report_whose_directory_is_gone_is_told_and_the_job_goes_on() {
     let place = place();
     let running = slow(place.path(), "--local 2");
     wait_until("for the first commits", || commits(place.path()) > 1);
@@ -26,7 +26,7 @@ pub fn a_report_whose_directory_is_gone_is_told_and_the_job_goes_on() {
 }
 
 /// As with `job | head -1`, and with a terminal that has been closed.
-pub fn closed_pipes_end_no_job() {
+pub(crate) fn closed_pipes_end_no_job() {
     for flags in ["--local 2", "-w 2"] {
         let place = place();
         let mut command = own::command("count", place.path(), flags);
@@ -45,7 +45,7 @@ pub fn closed_pipes_end_no_job() {
 }
 
 /// A job whose nodes say much on standard error, which nobody reads and nobody closes.
-pub fn chatter(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn chatter(place: &Path, config: Config) -> Result<(), Error> {
     if let ringfence::Mode::Child { .. } = config.mode() {
         thread::spawn(|| {
             for n in 0..20_000 {
@@ -56,7 +56,7 @@ pub fn chatter(place: &Path, config: Config) -> Result<(), Error> {
     count(place, config)
 }
 
-pub fn a_terminal_that_takes_nothing_holds_no_job_up() {
+pub(crate) fn a_terminal_that_takes_nothing_holds_no_job_up() {
     let place = place();
     let mut command = own::command("chatter", place.path(), "--local 2");
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -74,11 +74,11 @@ pub fn a_terminal_that_takes_nothing_holds_no_job_up() {
 }
 
 /// The directory of the output is a file.
-pub fn spoilt(place: &Path, config: Config) -> Result<(), Error> {
+pub(crate) fn spoilt(place: &Path, config: Config) -> Result<(), Error> {
     count_into(place, "report.json", config)
 }
 
-pub fn an_error_is_told_once_by_the_nodes_and_once_at_the_end() {
+pub(crate) fn an_error_is_told_once_by_the_nodes_and_once_at_the_end() {
     let place = place();
     let ran = start("spoilt", place.path(), "--local 3").wait();
     assert_eq!(ran.status.code(), Some(1), "{ran}");

@@ -4,7 +4,7 @@ use super::*;
 
 /// What a stranger says at a node's port.
 #[derive(Clone)]
-struct Hello {
+pub(crate) struct Hello {
     run: String,
     job: String,
     node: u64,
@@ -27,7 +27,7 @@ impl Hello {
 }
 
 /// Hellos of people who know nothing, who know the job, and who know the run.
-pub fn hellos(job: &str, run: &str) -> Vec<Hello> {
+pub(crate) fn hellos(job: &str, run: &str) -> Vec<Hello> {
     let data = |view: u64| serde_json::json!({"Data": {"view": view, "digest": "x"}});
     let evil = "evil\u{1b}[2J\nnode 0: error: all is lost";
     let stranger = Hello {
@@ -55,7 +55,7 @@ pub fn hellos(job: &str, run: &str) -> Vec<Hello> {
 }
 
 /// Says hello and returns the answer, if there is one.
-pub fn say(address: &str, bytes: &[u8]) -> Option<String> {
+pub(crate) fn say(address: &str, bytes: &[u8]) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     stream.write_all(bytes).ok()?;
@@ -65,13 +65,13 @@ pub fn say(address: &str, bytes: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
-pub fn started_at(place: &Path) -> Vec<String> {
+pub(crate) fn started_at(place: &Path) -> Vec<String> {
     let events = events(&place.join("report.json"));
     let started = of_kind(&events, "started");
     started.filter_map(|event| event["address"].as_str().map(str::to_owned)).collect()
 }
 
-pub fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
+pub(crate) fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
     const FLOOD: usize = 10_000;
     let place = place();
     let register = place.path().join("register");
@@ -115,7 +115,7 @@ pub fn a_flood_of_hellos_changes_nothing_and_is_a_few_lines() {
 }
 
 /// Whoever knows the run and asks for the next view keeps no member from it.
-pub fn hellos_for_the_next_view_keep_nobody_from_it() {
+pub(crate) fn hellos_for_the_next_view_keep_nobody_from_it() {
     let place = place();
     let register = place.path().join("register");
     let running = slow(place.path(), &format!("--local 3 --register {}", register.display()));
