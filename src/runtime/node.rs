@@ -3,6 +3,7 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
+mod closing;
 mod connections;
 mod protocol;
 mod telling;
@@ -21,6 +22,7 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
+use self::closing::{Abandoned, Ending};
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -86,6 +88,8 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
     /// Where records go that cannot be processed.
     pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
@@ -150,6 +154,8 @@ pub(crate) struct Node {
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// Generations that are over, with workers that have not left yet.
+    abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -178,7 +184,7 @@ struct Current {
     /// The workers that have ended.
     ended: BTreeSet<usize>,
     finished: usize,
-    stop_wanted: bool,
+    ending: Ending,
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
@@ -214,6 +220,7 @@ impl Node {
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
+            abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
@@ -309,6 +316,7 @@ impl Node {
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
+            self.close_if_due(now)?;
             let forming_until = self.started + self.setup.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());

@@ -483,7 +483,10 @@ impl Vault for MemoryVault {
 
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::StoreAfterClose, open);
+        open?;
         let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
         let mut stored = 0;
         for delta in &deltas {
@@ -503,7 +506,10 @@ impl Vault for MemoryVault {
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        open?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
         Ok(())
