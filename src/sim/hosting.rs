@@ -21,7 +21,7 @@ use super::wire;
 use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
-use crate::protocol::message::{Event, Input, Output, RegisterReply, WorkerPanic};
+use crate::protocol::message::{Event, Input, Message, Output, RegisterReply, WorkerPanic};
 use crate::protocol::view::{CopyEvidence, Evidence, View};
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -53,6 +53,10 @@ fn count_live(evidence: &mut Evidence, awaited: &[PartitionId]) {
             }
         }
     }
+}
+
+fn is_awaiting(output: &Output) -> bool {
+    matches!(output, Output::Send(_, Message::Awaiting { .. }))
 }
 
 impl World {
@@ -126,11 +130,14 @@ impl World {
             }
             let Some(process) = self.alive(id) else { return };
             let before = process.machine.view().map(|view| view.number);
-            let outputs = process.machine.handle(now_ms, input);
+            let mut outputs = process.machine.handle(now_ms, input);
             let installed = process.machine.view().filter(|view| Some(view.number) != before);
             if let Some(view) = installed.cloned() {
                 let held = self.believed.believe(&view);
                 self.witness.check("agreement", held);
+            }
+            if self.plant == Some(Plant::AwaitingFirst) {
+                outputs.sort_by_key(|output| !is_awaiting(output));
             }
             for output in outputs {
                 inputs.extend(self.carry_out(id, output));
@@ -152,6 +159,9 @@ impl World {
     }
 
     fn carry_out(&mut self, id: ProcessId, output: Output) -> Option<Input> {
+        if self.plant == Some(Plant::AwaitingUnsaid) && is_awaiting(&output) {
+            return None;
+        }
         match output {
             Output::Send(to, message) => self.send_message(id, to, message),
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {

@@ -105,6 +105,10 @@ plants! {
     EvidenceBeforeClose, "evidence-before-close", 60, false;
     /// The live state of a worker that has not left is counted as handed over.
     AbandonedLiveCounted, "abandoned-live-counted", 60, false;
+    /// Nobody is told that the state of a busy worker may still come.
+    AwaitingUnsaid, "awaiting-unsaid", 80, false;
+    /// That nothing is awaited any more is said before the evidence that has what came.
+    AwaitingFirst, "awaiting-first", 400, false;
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 200, true;
     /// A vault takes what a late worker records after its view was closed.
