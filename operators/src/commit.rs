@@ -111,6 +111,11 @@ impl Commit {
     /// Notes that this node has recorded `epoch`.
     pub(crate) fn set_recorded(&self, epoch: Epoch) {
         self.recorded.set(self.recorded.get().max(Some(epoch)));
+        self.wake_recorders();
+    }
+
+    /// Wakes whoever waits for something to be recorded, or to record it.
+    pub(crate) fn wake_recorders(&self) {
         for activator in self.on_recorded.borrow().iter() {
             activator.activate();
         }

@@ -14,6 +14,36 @@ pub enum JobError {
         /// The name that was used twice.
         name: OperatorName,
     },
+    /// Two names of a job would be one in the vault, so their state could not be told apart.
+    #[error("{one} and {other} cannot be told apart in a checkpoint: rename one of them")]
+    NameCollision {
+        /// What was named first.
+        one: String,
+        /// What came then.
+        other: String,
+    },
+    /// A protected operator has a name that cannot be one.
+    #[error("the name \"{name}\" {what}")]
+    BadName {
+        /// The name, or how it begins.
+        name: OperatorName,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Two workers have built different things.
+    #[error(
+        "the workers do not build the same job: as item {position} {one}, but {other}; all workers must build \
+         the same dataflows, with the same names, types and operators in the same order: decide by a worker's \
+         index or by local files only within closures and in what is fed, never what is built"
+    )]
+    Differs {
+        /// The place of the difference in what they have built, from 1.
+        position: usize,
+        /// What one of them has there.
+        one: String,
+        /// What the other has there.
+        other: String,
+    },
     /// A name holds state but the job has no operator of that name.
     #[error(
         "there is state of \"{name}\" but the job has no protected operator of that name: \

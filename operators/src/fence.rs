@@ -1,7 +1,7 @@
 //! The fence: the per-worker handle behind every verb.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,21 @@ use timely::progress::Timestamp;
 use timely::scheduling::Activator;
 use timely::worker::{Config, Worker};
 
+use crate::catalogue::Item;
 use crate::checkpoints::Checkpoints;
 use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::snapshot::operator_id;
 use crate::source::{Share, partition_of_shard};
 use crate::time::FencedTime;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
+
+/// The longest name of a protected operator, prefixes included.
+pub const NAME_BYTES_MAX: usize = 1_024;
 
 /// How long the first epoch of a view after the first lasts at most.
 const FIRST_EPOCH_AFTER_FAILURE: Duration = Duration::from_millis(10);
@@ -56,12 +61,18 @@ struct Inner {
     worker: usize,
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
+    /// How many items of this worker's catalogue have been compared.
+    items: Cell<usize>,
+    /// The numbers in the vault of what was built, and in words what has them.
+    numbers: RefCell<BTreeMap<u64, String>>,
     prefix: RefCell<Vec<String>>,
     /// How many partitions wrapped operators get that are built now; `None` for all of the view's.
     partition_count: Cell<Option<u32>>,
     commit: Commit,
     checkpoints: Checkpoints,
     built: Cell<bool>,
+    /// Whether this worker knows that all have built the same.
+    agreed: Cell<bool>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
     whereabouts: Arc<Whereabouts>,
@@ -123,6 +134,8 @@ impl Fence {
                 worker: worker.index(),
                 peers: worker.peers(),
                 names: RefCell::default(),
+                items: Cell::new(0),
+                numbers: RefCell::default(),
                 prefix: RefCell::default(),
                 partition_count: Cell::new(None),
                 commit: Commit::resume(generation.resume),
@@ -131,6 +144,7 @@ impl Fence {
                     generation.settings.checkpoint_interval.is_some(),
                 ),
                 built: Cell::new(false),
+                agreed: Cell::new(generation.is_agreed()),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
@@ -266,23 +280,59 @@ impl Fence {
         self.inner.names.borrow().clone()
     }
 
-    /// Admits a protected operator to the catalogue; returns its full name.
-    pub(crate) fn admit(&self, name: &str) -> OperatorName {
+    /// Admits a protected operator to the catalogue, built at `worker` by the verb `kind`; returns its full
+    /// name.
+    pub(crate) fn admit(&self, kind: &str, name: &str, worker: &Worker) -> OperatorName {
         let mut full = self.inner.prefix.borrow().clone();
         full.push(name.to_owned());
-        let name = OperatorName::new(&full.join("/"));
+        let full = full.join("/");
+        if name.is_empty() {
+            let what = "is empty: a name is the identity of an operator's state".to_owned();
+            self.fail(JobError::BadName { name: OperatorName::new(&full), what });
+        }
+        if full.len() > NAME_BYTES_MAX {
+            let what = format!("has {} bytes, and at most {NAME_BYTES_MAX} may be", full.len());
+            let begin: String = full.chars().take(40).chain("..".chars()).collect();
+            self.fail(JobError::BadName { name: OperatorName::new(&begin), what });
+        }
+        let name = OperatorName::new(&full);
         if self.inner.names.borrow().contains(&name) {
             self.fail(JobError::DuplicateName { name });
         }
         if self.inner.built.get() {
             self.fail(JobError::BuiltLate { name });
         }
+        self.compare(Item::operator(kind, &name, worker.peek_identifier()));
         self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
     }
 
-    /// Notes, once, that this worker's job is built, and checks it against the state that waits.
+    /// Notes a state of a protected operator, with its number in the vault: the next item of the catalogue.
+    pub(crate) fn admit_state(&self, name: &OperatorName, encoding: &str, partitions: u32) {
+        let of = self.inner.names.borrow().last().cloned();
+        let what = match of {
+            Some(of) if of != *name => format!("state \"{name}\" of operator \"{of}\""),
+            _ => format!("operator \"{name}\""),
+        };
+        let there = self.inner.numbers.borrow_mut().insert(operator_id(name), what.clone());
+        if let Some(one) = there {
+            self.fail(JobError::NameCollision { one, other: what });
+        }
+        self.compare(Item::state(name, encoding, partitions));
+    }
+
+    /// Compares the next item of this worker's catalogue with that of the others.
+    pub(crate) fn compare(&self, item: Item) {
+        let position = self.inner.items.replace(self.inner.items.get() + 1);
+        let worker = self.inner.generation.index_in_process(self.inner.worker);
+        if let Err(error) = self.inner.generation.catalogue.compare(worker, position, item) {
+            self.fail(error);
+        }
+    }
+
+    /// Notes, once, that this worker's job is built, and checks it against what the others have built and
+    /// against the state that waits.
     pub(crate) fn built(&self) {
         if self.inner.built.replace(true) {
             return;
@@ -290,6 +340,7 @@ impl Fence {
         if self.inner.names.borrow().is_empty() {
             self.fail(JobError::NothingProtected);
         }
+        self.compare(Item::end());
         if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
             self.fail(JobError::UnknownName { name });
         }
@@ -382,6 +433,14 @@ impl Fence {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
         active
+    }
+
+    /// Wakes what waited to record, once all processes are known to have built the same job.
+    pub(crate) fn heed_agreement(&self) {
+        if !self.inner.agreed.get() && self.inner.generation.is_agreed() {
+            self.inner.agreed.set(true);
+            self.inner.commit.wake_recorders();
+        }
     }
 
     /// Notes that a protected operator is at work.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use timely::scheduling::SyncActivator;
 
+use crate::catalogue::{Catalogue, Item};
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
@@ -204,6 +205,9 @@ pub struct Generation {
     pub watched: BTreeSet<(OperatorName, PartitionId)>,
     /// Where records go that cannot be processed; `None` where such a record ends its worker.
     pub quarantine: Option<PathBuf>,
+    /// What its workers build.
+    pub(crate) catalogue: Catalogue,
+    agreed: AtomicBool,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
@@ -249,6 +253,8 @@ impl Generation {
             gauges,
             watched: BTreeSet::new(),
             quarantine: None,
+            catalogue: Catalogue::default(),
+            agreed: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
@@ -269,6 +275,35 @@ impl Generation {
     pub fn with_quarantine(mut self, directory: Option<PathBuf>) -> Self {
         self.quarantine = directory;
         self
+    }
+
+    /// The same generation, which records nothing before [`agree`](Generation::agree) is called.
+    pub fn awaiting_agreement(self) -> Self {
+        self.agreed.store(false, Ordering::SeqCst);
+        self
+    }
+
+    /// Notes that all processes of the view have built the same job.
+    pub fn agree(&self) {
+        self.agreed.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether all processes of the view are known to have built the same job.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.agreed.load(Ordering::Acquire)
+    }
+
+    /// What the workers of this process have built, once one of them has built everything.
+    ///
+    /// Each worker's catalogue is compared with this as it is made, and ends the job where it differs.
+    pub fn built(&self) -> Option<Vec<Item>> {
+        self.catalogue.whole()
+    }
+
+    /// The index in its process of a worker of the view.
+    pub(crate) fn index_in_process(&self, worker: usize) -> usize {
+        worker % self.settings.workers_per_node.max(1)
     }
 
     /// Where the workers of this process are, by their index.

@@ -26,6 +26,7 @@
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+pub mod catalogue;
 mod checkpoints;
 mod clock;
 pub mod codec;

@@ -9,7 +9,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::Stamp;
 
-use crate::codec::{Codec, Postcard, fingerprint_of};
+use crate::codec::{Codec, Postcard, encoding_of, fingerprint_of};
 use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -78,6 +78,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         let generation = fence.generation();
         let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
+        fence.admit_state(name, &encoding_of::<K, V, Postcard, C>(), partition_count);
         let id = match generation.vault.register(name, fingerprint, partition_count) {
             Ok(id) => id,
             Err(error) => {

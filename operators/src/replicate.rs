@@ -129,8 +129,11 @@ fn record<'scope, T: FencedTime>(
                 told = through;
                 fence.whereabouts().stored(&name, through);
             }
-            if let Some(epoch) = commit.stored(place, through) {
-                let generation = fence.generation();
+            let generation = fence.generation();
+            // Nothing is recorded by a job that others may have built otherwise.
+            if let Some(epoch) = commit.stored(place, through)
+                && generation.is_agreed()
+            {
                 if let Err(error) = generation.vault.record(generation.view, epoch) {
                     refused(&fence, &name, &error);
                 }
@@ -171,6 +174,7 @@ fn watch<'scope, T: FencedTime>(
         move |frontiers| {
             let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
+            fence.heed_agreement();
             let committed = passed(&frontiers[0]);
             if fence.commit().set_committed(committed)
                 && let Some(epoch) = committed

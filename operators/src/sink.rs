@@ -205,7 +205,7 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
         let fence = self.fence();
         let scope = self.scope();
-        let name = fence.admit(name);
+        let name = fence.admit("sink_fenced", name, scope.worker());
         let mut writing = Writing::restore(sink, &fence, &name);
         let ids = vec![writing.shards.id()];
 

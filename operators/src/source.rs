@@ -116,7 +116,7 @@ pub trait ToStreamFenced: Source + Sized {
         name: &str,
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
-        let name = fence.admit(name);
+        let name = fence.admit("to_stream_fenced", name, scope.worker());
         let mut reading = Reading::restore(self, &fence, &name);
         let ids = vec![reading.states.id()];
 

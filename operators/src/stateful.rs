@@ -186,7 +186,7 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         S: Data,
         R: Data,
     {
-        keyed(self, name, key, move |fence, name| Fold {
+        keyed(self, "fold_fenced", name, key, move |fence, name| Fold {
             states: Partitions::restore(fence, name, &mut |_| {}),
             init,
             fold,
@@ -204,7 +204,7 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         S: Data + Default,
         R: Data,
     {
-        keyed(self, name, key, move |fence, name| {
+        keyed(self, "stateful_fenced", name, key, move |fence, name| {
             WithTimers::restore(fence, name, Rc::new(RefCell::new(logic)))
         })
     }
@@ -249,6 +249,7 @@ struct Place<K> {
 /// Builds a keyed operator: alignment, seals, capabilities and outputs around `Keyed`.
 fn keyed<'scope, T, D, K, R, O>(
     stream: StreamVec<'scope, T, D>,
+    kind: &str,
     name: &str,
     key: impl Fn(&D) -> K + 'static,
     operator: impl FnOnce(&Fence, &OperatorName) -> O,
@@ -263,7 +264,7 @@ where
     let fence = stream.fence();
     let scope = stream.scope();
     let short_name = name;
-    let name = fence.admit(name);
+    let name = fence.admit(kind, name, scope.worker());
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
     let pact = to_owner(&fence, &name, move |record: &D| route_key(record));

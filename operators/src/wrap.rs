@@ -39,6 +39,7 @@ use timely::progress::Timestamp;
 use timely::progress::frontier::MutableAntichain;
 use timely::{Container, ContainerBuilder};
 
+use crate::catalogue::Item;
 use crate::fence::{Fence, HasFence};
 use crate::frames::Frames;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -402,13 +403,14 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         follows_frontier: bool,
         is_local: bool,
     ) -> Self {
-        let name = fence.admit(name);
+        let name = fence.admit("wrapped operator", name, scope.worker());
         let builder = OperatorBuilder::new(name.to_string(), scope);
-        let partitions = match is_local {
+        let partitions: Rc<[PartitionId]> = match is_local {
             // Each worker needs one for the records that stay there.
             true => (0..fence.generation().routes.partitions()).map(PartitionId).collect(),
             false => fence.partitions_of_operator().into(),
         };
+        fence.compare(Item::partitions(&name, partitions.len()));
         Wrapping { fence, name, scope, builder, partitions, ports: Vec::new(), follows_frontier }
     }
 

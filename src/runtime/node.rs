@@ -3,6 +3,7 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
+mod agreement;
 mod connections;
 mod protocol;
 mod telling;
@@ -21,6 +22,7 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
+use self::agreement::{Agreement, AllTold};
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -150,6 +152,8 @@ pub(crate) struct Node {
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// What the other nodes have built.
+    catalogues: AllTold,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -182,6 +186,7 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
+    agreement: Agreement,
 }
 
 struct Notices {
@@ -214,6 +219,7 @@ impl Node {
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
+            catalogues: AllTold::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
@@ -356,6 +362,7 @@ impl Node {
                 {
                     current.watches.received(node, *bytes);
                 }
+                self.on_catalogue(node, &message)?;
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {

@@ -236,7 +236,8 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let name = fence.admit(name);
+        let worker = self.arranged.stream.scope().worker();
+        let name = fence.admit("reduction", name, worker);
         let arranged = reduce::<K, V, R, V2, R2, Tr, _, _>(
             &fence,
             &name,
@@ -276,7 +277,8 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let name = fence.admit(name);
+        let worker = self.arranged.stream.scope().worker();
+        let name = fence.admit("reduction", name, worker);
         let logic = move |key: &K, values: &[(&(), R)], output: &mut Vec<((), R2)>| {
             output.push(((), threshold(key, &values[0].1)));
         };

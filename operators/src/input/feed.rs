@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use crate::codec::{CodecError, Postcard, fingerprint};
+use crate::codec::{CodecError, Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -74,6 +74,8 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         let generation = fence.generation();
         let fingerprint = fingerprint::<(), D, Postcard>();
         let share_count = generation.settings.share_count;
+        let encoding = encoding_of::<(), D, Postcard, Postcard>();
+        fence.admit_state(name, &encoding, share_count);
         let operator = match generation.vault.register_input(name, fingerprint, share_count) {
             Ok(operator) => operator,
             Err(error) => {

@@ -29,6 +29,9 @@ impl Node {
                 self.tell(What::Commit { view, epoch });
             }
         }
+        if let Notice::Built { .. } = notice {
+            self.offer_catalogue(view)?;
+        }
         match &notice {
             Notice::Quarantined { operator, partition, epoch, record } => {
                 self.tell(What::Quarantined {

@@ -12,7 +12,7 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumb
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker as operators;
 
-use super::{Current, Node, NodeEvent, Notices};
+use super::{Agreement, Current, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
@@ -78,6 +78,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
+            agreement: Agreement::default(),
             watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
@@ -205,7 +206,11 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            Arc::new(generation.watching(watched).with_quarantine(self.setup.quarantine.clone()));
+            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+        let generation = Arc::new(match view.members.len() {
+            1 => generation,
+            _ => generation.awaiting_agreement(),
+        });
         let events = self.events.clone();
         let running = Running::start(
             generation,
