@@ -12,9 +12,9 @@ impl Epoch {
     /// "All epochs": how far a dataflow that has ended is complete.
     pub const END: Epoch = Epoch(u64::MAX - 1);
 
-    /// The epoch after this one.
+    /// The epoch after this one; the greatest number has none after it.
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        Epoch(self.0.saturating_add(1))
     }
 
     /// The last epoch that a frontier at `frontier` has passed; `None` where it has passed none.

@@ -26,7 +26,7 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::{Outlet, Partitions, advance};
 use crate::replicate::commit;
 use crate::route::KeyRoute;
-use crate::time::EpochTime;
+use crate::time::{EpochTime, FencedTime};
 
 /// An input that can be read again: it has shards, and each shard can be opened at a position.
 ///
@@ -130,6 +130,8 @@ pub trait ToStreamFenced: Source + Sized {
         builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
             let mut current = fence.first_epoch();
+            // A short type counts less far than the clock.
+            let last = T::from_epoch(Epoch::END).epoch();
             let begun = Arc::clone(&fence.generation().gauges);
             let begin = move |epoch: Epoch| {
                 // After the end of everything no epoch begins.
@@ -160,6 +162,12 @@ pub trait ToStreamFenced: Source + Sized {
                     return;
                 }
                 let clock = fence.clock_epoch(dataflow);
+                if clock.epoch > last {
+                    fence.fail(JobError::Source {
+                        operator: name.clone(),
+                        what: no_time_left::<T>(last),
+                    });
+                }
                 if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
                     // It was through with the last epoch when it chose to begin another one.
                     let through = Epoch::before(Some(clock.epoch));
@@ -199,6 +207,14 @@ pub trait ToStreamFenced: Source + Sized {
 }
 
 impl<S: Source> ToStreamFenced for S {}
+
+fn no_time_left<T>(last: Epoch) -> String {
+    format!(
+        "the time type {} has no epoch after {last}, so nothing more could be committed: give its dataflow a \
+         wider type, such as u64, or longer epochs (--epoch-ms)",
+        std::any::type_name::<T>()
+    )
+}
 
 /// One worker's shards of a source.
 struct Reading<S: Source> {
