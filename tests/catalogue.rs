@@ -14,8 +14,8 @@ use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own::{self, test};
 use support::{Ran, of_kind};
-use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::vec::Map;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::vec::{Filter, Map};
 use timely::dataflow::operators::{Concat, Inspect};
 
 fn main() {
@@ -27,6 +27,12 @@ fn main() {
             ("diffplain", diffplain),
             ("diffshare", diffshare),
             ("difflate", difflate),
+            ("names", names),
+            ("fewpartitions", fewpartitions),
+            ("bombs", bombs),
+            ("buildpanic", buildpanic),
+            ("neverstep", neverstep),
+            ("nondetkey", nondetkey),
         ],
         vec![
             test("other_dataflows_on_other_nodes_end_the_job", other_dataflows_on_other_nodes),
@@ -36,6 +42,16 @@ fn main() {
             test("operators_without_protection_count", operators_without_protection_count),
             test("other_partition_counts_end_the_job", other_partition_counts),
             test("a_job_that_differs_after_a_failure_ends", a_job_that_differs_after_a_failure),
+            test("names_that_cannot_be_told_apart_are_refused", names_that_cannot_be_told_apart),
+            test("names_are_shown_escaped_and_work", names_are_shown_escaped),
+            test(
+                "fewer_partitions_than_workers_work_or_are_refused",
+                fewer_partitions_than_workers,
+            ),
+            test("a_drop_that_panics_is_told_and_changes_nothing", a_drop_that_panics),
+            test("a_panic_while_building_is_told_as_such", a_panic_while_building),
+            test("a_closure_that_never_steps_is_told", a_closure_that_never_steps),
+            test("a_key_that_changes_is_told", a_key_that_changes),
         ],
     )
 }
@@ -224,4 +240,280 @@ fn a_job_that_differs_after_a_failure() {
     assert_eq!(ran.status.code(), Some(1), "{ran}");
     assert!(ran.stderr.contains("\"more\""), "{ran}");
     assert_eq!(views(place.path()), 2, "{ran}");
+}
+
+/// The lines that a job has written, in order.
+fn lines(place: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(place.join("out")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines.sort();
+    lines
+}
+
+/// What `count` makes of the numbers 0..n, as lines.
+fn counts(n: u64) -> Vec<String> {
+    let mut lines: Vec<_> = (0..n).map(|n| format!("{}\t{}", n % 100, n / 100 + 1)).collect();
+    lines.sort();
+    lines
+}
+
+/// Which case of a job a test means: the job's processes inherit it.
+const CASE: &str = "RINGFENCE_TEST_CASE";
+
+fn case() -> String {
+    std::env::var(CASE).unwrap_or_default()
+}
+
+fn end_of_case(job: &str, case: &str, flags: &str) -> (tempfile::TempDir, Ran) {
+    let place = tempfile::tempdir().unwrap();
+    let ran = own::start_with(job, place.path(), flags, |command| {
+        command.env(CASE, case);
+    });
+    (place, ran.wait())
+}
+
+fn names(place: &Path, config: Config) -> Result<(), Error> {
+    run(place, config, |place, _, scope| {
+        let case = case();
+        let numbers = numbers(300).to_stream_fenced(scope, "numbers");
+        let fold = |name: &str| numbers.clone().fold_fenced(name, |n| n % 100, 0, count);
+        let counts = match case.as_str() {
+            "state" => {
+                let by = Exchange::new(|n: &u64| *n);
+                let wrapped = numbers.clone().unary_fenced(by, "w", |_, state| {
+                    let mut sums = state.map::<u64, u64>("s");
+                    move |input, output| {
+                        input.for_each(|capability, numbers: &mut Vec<u64>| {
+                            for n in numbers.drain(..) {
+                                *sums.entry(n % 100).or_insert(0) += 1;
+                                output.session(&capability).give((n, 0));
+                            }
+                        });
+                    }
+                });
+                wrapped.container::<Vec<(u64, u64)>>().concat(fold("w.s"))
+            }
+            "timers" => {
+                let sums = numbers.clone().stateful_fenced(
+                    "w",
+                    |n| n % 100,
+                    |at, event, out| {
+                        if let Event::Record(n) = event {
+                            *at.state += 1u64;
+                            out.give((n, *at.state));
+                        }
+                    },
+                );
+                fold("w.timers").concat(sums)
+            }
+            "twice" => fold("w").concat(fold("w")),
+            "path" => fold("a/w").concat(scope.fence().named("a", || fold("w"))),
+            "empty" => fold(""),
+            "long" => fold(&"w".repeat(2_000)),
+            _ => fold(&case),
+        };
+        counts.sink_fenced("out", LineFiles::new(place.join("out")));
+    })
+}
+
+fn names_that_cannot_be_told_apart() {
+    let cases = [
+        ("state", "state \"w.s\" of operator \"w\" and operator \"w.s\" cannot be told apart"),
+        (
+            "timers",
+            "state \"w.timers\" of operator \"w\" and operator \"w.timers\" cannot be told apart",
+        ),
+        ("twice", "two protected operators are named \"w\""),
+        ("path", "two protected operators are named \"a/w\""),
+        ("empty", "the name \"\" is empty"),
+        ("long", "has 2000 bytes, and at most 1024 may be"),
+    ];
+    for (case, text) in cases {
+        let (place, ran) = end_of_case("names", case, "-w 2");
+        ran.assert_failed(1, &[text]);
+        assert!(!ran.stderr.contains(&"w".repeat(100)), "{ran}");
+        assert_eq!(views(place.path()), 1, "{ran}");
+    }
+}
+
+fn names_are_shown_escaped() {
+    let long = "ö".repeat(512);
+    for case in ["\u{1b}[31mred\r\nnode 0: forged", long.as_str(), "..", " ", "%s/\\\"'"] {
+        let (place, ran) = end_of_case("names", case, "--local 2 --fault panic:1@100ms");
+        ran.assert_success();
+        assert_eq!(lines(place.path()), counts(300), "{ran}");
+        assert!(
+            !ran.stderr.contains('\u{1b}') && !ran.stderr.contains("\nnode 0: forged"),
+            "{ran}"
+        );
+    }
+}
+
+fn fewpartitions(place: &Path, config: Config) -> Result<(), Error> {
+    run(place, config, |place, _, scope| {
+        let numbers = numbers(300).to_stream_fenced(scope, "numbers");
+        let out = LineFiles::new(place.join("out"));
+        match case().as_str() {
+            "exchange" => {
+                let counts = numbers.fold_fenced("counts", |n| n % 100, 0, count);
+                counts.exchange(|(key, _)| *key).sink_fenced("out", out);
+            }
+            "pipeline" => {
+                let passed = numbers.unary_fenced(Pipeline, "passed", |_, _| {
+                    |input, output| {
+                        input.for_each(|capability, numbers: &mut Vec<u64>| {
+                            output.session(&capability).give_iterator(numbers.drain(..));
+                        });
+                    }
+                });
+                passed.container::<Vec<u64>>().sink_fenced("out", out);
+            }
+            _ => {
+                let (handle, back) = scope.feedback_fenced(1);
+                let rounds = numbers.concat(back);
+                rounds.clone().filter(|n| *n > 300).connect_loop_fenced("turns", handle);
+                rounds.sink_fenced("out", out);
+            }
+        }
+    })
+}
+
+fn fewer_partitions_than_workers() {
+    for flags in
+        ["--partitions 2 --local 3", "--partitions 1 -w 3", "--partitions 2 --local 2 -w 2"]
+    {
+        let flags = format!("{flags} --fault panic:0@100ms");
+        let (place, ran) = end_of_case("fewpartitions", "exchange", &flags);
+        ran.assert_success();
+        assert_eq!(lines(place.path()), counts(300), "{ran}");
+        for case in ["pipeline", "loop"] {
+            let (place, ran) = end_of_case("fewpartitions", case, &flags);
+            ran.assert_failed(1, &["stay at their worker", "partitions for", "(--partitions)"]);
+            assert_eq!(views(place.path()), 1, "{ran}");
+        }
+    }
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a bomb went off");
+    }
+}
+
+fn bombs(place: &Path, config: Config) -> Result<(), Error> {
+    run(place, config, |place, _, scope| {
+        let (one, other) = (Bomb, Bomb);
+        let numbers = numbers(300).to_stream_fenced(scope, "numbers");
+        let counts = numbers.fold_fenced(
+            "counts",
+            |n| n % 100,
+            0,
+            move |total, n, out| {
+                let _ = &one;
+                count(total, n, out);
+            },
+        );
+        let by = Exchange::new(|(key, _): &(u64, u64)| *key);
+        let passed = counts.unary_fenced(by, "passed", move |_, _| {
+            let bomb = Bomb;
+            move |input, output| {
+                let _ = &bomb;
+                input.for_each(|capability, counts: &mut Vec<(u64, u64)>| {
+                    output.session(&capability).give_iterator(counts.drain(..));
+                });
+            }
+        });
+        let mut passed = passed.container::<Vec<(u64, u64)>>();
+        if case() == "plain" {
+            passed = passed.inspect(move |_| {
+                let _ = &other;
+            });
+        } else {
+            std::mem::forget(other);
+        }
+        passed.sink_fenced("out", LineFiles::new(place.join("out")));
+    })
+}
+
+fn a_drop_that_panics() {
+    for flags in ["-w 2", "--local 2 --fault panic:1@100ms", "--local 2 --fault kill:1@100ms"] {
+        let (place, ran) = end_of_case("bombs", "", flags);
+        ran.assert_success();
+        assert_eq!(lines(place.path()), counts(300), "{ran}");
+        assert!(
+            ran.stderr.contains("a `Drop` of \"counts\" panicked, which changes nothing"),
+            "{ran}"
+        );
+    }
+    // In an operator that is not protected it is a panic like any other, and told as that.
+    let (_place, ran) = end_of_case("bombs", "plain", "-w 2");
+    assert_eq!(ran.status.code(), Some(1), "{ran}");
+    assert!(ran.stderr.contains("a bomb went off (see --restarts)"), "{ran}");
+}
+
+fn buildpanic(_place: &Path, config: Config) -> Result<(), Error> {
+    ringfence::execute(config, |_| panic!("no such table"))?;
+    Ok(())
+}
+
+fn a_panic_while_building() {
+    for flags in ["-w 2", "--local 2"] {
+        let (_place, ran) = end_of("buildpanic", flags);
+        assert_eq!(ran.status.code(), Some(1), "{ran}");
+        let text = "while the dataflows were built: no such table (see --restarts)";
+        assert!(ran.stderr.contains(text), "{ran}");
+        assert!(ran.elapsed < Duration::from_secs(60), "{ran}");
+    }
+}
+
+fn neverstep(_place: &Path, config: Config) -> Result<(), Error> {
+    ringfence::execute(config, |worker| {
+        while worker.index() == 1 {
+            pause(100);
+        }
+        worker.dataflow::<u64, _, _>(|scope| {
+            let numbers = numbers(300).to_stream_fenced(scope, "numbers");
+            numbers.inspect_fenced("seen", |_, _| {});
+        });
+    })?;
+    Ok(())
+}
+
+fn a_closure_that_never_steps() {
+    let place = tempfile::tempdir().unwrap();
+    let mut running = own::start("neverstep", place.path(), "--local 2");
+    support::wait_until("a line that says so", || {
+        assert!(!running.has_ended());
+        let events = support::events(&place.path().join("report.json"));
+        of_kind(&events, "message").any(|event| {
+            let text = event["text"].as_str().unwrap_or_default();
+            event["node"] == 1
+                && text.starts_with("worker(s) 0 still build their dataflows after 1")
+        })
+    });
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(running.wait().stderr.contains("still build their dataflows"));
+}
+
+fn nondetkey(place: &Path, config: Config) -> Result<(), Error> {
+    let calls = std::sync::atomic::AtomicU64::new(0);
+    let calls = std::sync::Arc::new(calls);
+    run(place, config, move |place, _, scope| {
+        let calls = std::sync::Arc::clone(&calls);
+        let key = move |_: &u64| calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let numbers = numbers(300).to_stream_fenced(scope, "numbers");
+        let counts = numbers.fold_fenced("counts", key, 0, count);
+        counts.sink_fenced("out", LineFiles::new(place.join("out")));
+    })
+}
+
+fn a_key_that_changes() {
+    let (_place, ran) = end_of("nondetkey", "--local 2");
+    ran.assert_failed(1, &["\"counts\"", "does the key function give the same key"]);
 }

@@ -347,9 +347,32 @@ impl Fence {
         self.notice(Notice::Built { worker: self.inner.worker });
     }
 
+    /// Whether this worker's job is built.
+    pub(crate) fn is_built(&self) -> bool {
+        self.inner.built.get()
+    }
+
     /// The partitions that this worker runs.
     pub fn owned(&self) -> Vec<PartitionId> {
         self.inner.generation.routes.owned_by(self.inner.worker).collect()
+    }
+
+    /// Whether there are fewer partitions than workers, so that some run none.
+    pub(crate) fn some_have_no_partition(&self) -> bool {
+        let owners = &self.inner.generation.routes.owners;
+        (0..self.inner.peers).any(|worker| !owners.contains(&worker))
+    }
+
+    /// Ends the job if some workers run no partition, where every worker needs one.
+    pub(crate) fn require_partitions(&self, operator: &OperatorName, why: &str) {
+        if self.some_have_no_partition() {
+            let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
+            let what = format!(
+                "{why}, but there are {partitions} partitions for {peers} workers: give the job more \
+                 partitions than workers (--partitions)"
+            );
+            self.fail(JobError::Misplaced { operator: operator.clone(), what });
+        }
     }
 
     /// The number of shares that hand-made input is split into, fixed for the whole run: the number of

@@ -130,6 +130,13 @@ pub enum Notice {
         /// The record as text.
         record: String,
     },
+    /// Something of the job's panicked when it was dropped, which changes nothing.
+    DropPanicked {
+        /// The operator that kept it; `None` where it was part of no protected one.
+        operator: Option<OperatorName>,
+        /// What it said, and where.
+        message: String,
+    },
     /// A sink's target did not take an epoch; it is tried again.
     ReleaseFailed {
         /// The sink.

@@ -22,10 +22,13 @@
 //! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
+//! | [`catalogue`] | what a worker has built, compared with what the others have |
+//! | `careful` | what of the job's is dropped with care |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+mod careful;
 pub mod catalogue;
 mod checkpoints;
 mod clock;

@@ -163,7 +163,9 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             Some(table) => table,
             None => {
                 let what = format!(
-                    "partition {partition} is not run by worker {} of this generation",
+                    "a record of partition {partition} reached worker {} of this view, which does not run \
+                     it: does the key function give the same key for one record each time? It is called \
+                     where the record comes from and where it is processed, and must depend on nothing else",
                     self.fence.worker()
                 );
                 self.fence.fail(JobError::Misplaced { operator: self.name.clone(), what })

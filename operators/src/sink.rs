@@ -14,6 +14,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::careful::Careful;
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::JobError;
@@ -22,7 +23,7 @@ use crate::generation::{Notice, WhenDone};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::protect::{Outlet, Partitions, Turns, advance, complete, time_of};
 use crate::replicate::commit;
-use crate::route::KeyRoute;
+use crate::route::{KeyRoute, to_somebody};
 use crate::time::{FencedTime, passed, reached};
 
 /// Where results leave the job.
@@ -206,14 +207,16 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
         let fence = self.fence();
         let scope = self.scope();
         let name = fence.admit("sink_fenced", name, scope.worker());
-        let mut writing = Writing::restore(sink, &fence, &name);
+        let writing = Writing::restore(sink, &fence, &name);
+        let mut writing = Careful::new(&fence, &name, writing);
         let ids = vec![writing.shards.id()];
 
+        let records = to_somebody(self, &fence);
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let activator = scope.activator_for(builder.operator_info().address);
         fence.commit().wake_on_committed(activator.clone());
         fence.checkpoints().wake_on_decision(activator.clone());
-        let mut input = builder.new_input(self, Pipeline);
+        let mut input = builder.new_input(records, Pipeline);
         let (_released, released_stream) = builder.new_output::<Vec<()>>();
         let (frames_output, frames) = builder.new_output();
         let (inner_fence, inner_name) = (fence.clone(), name.clone());

@@ -18,6 +18,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
+use crate::careful::Careful;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
@@ -117,7 +118,8 @@ pub trait ToStreamFenced: Source + Sized {
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
         let name = fence.admit("to_stream_fenced", name, scope.worker());
-        let mut reading = Reading::restore(self, &fence, &name);
+        let reading = Reading::restore(self, &fence, &name);
+        let mut reading = Careful::new(&fence, &name, reading);
         let ids = vec![reading.states.id()];
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);

@@ -12,6 +12,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
+use crate::careful::Careful;
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::{JobError, Leave};
@@ -279,7 +280,7 @@ where
     let route_key = Rc::clone(&key);
     let pact = to_owner(&fence, &name, move |record: &D| route_key(record));
 
-    let mut operator = operator(&fence, &name);
+    let mut operator = Careful::new(&fence, &name, operator(&fence, &name));
     let ids = operator.ids();
 
     let mut builder = OperatorBuilder::new(name.to_string(), scope);
@@ -369,7 +370,7 @@ where
                             operator.record(&time, at, record, &mut out);
                         } else {
                             let tried = attempt(
-                                &mut operator,
+                                &mut *operator,
                                 &time,
                                 at,
                                 record,

@@ -9,6 +9,7 @@
 //! relied upon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use ringfence_operators::catalogue::{Item, difference};
 use ringfence_operators::error::JobError;
@@ -23,11 +24,48 @@ use crate::runtime::wording::job_failed;
 /// The place of a job's end, in the catalogue of a node that has less than another.
 const NOTHING: &str = "nothing more";
 
+/// How long workers may build before that is told, for the first time; then it is told after twice as long.
+const BUILDING_TOLD: Duration = Duration::from_secs(10);
+
 /// What this node knows of the catalogues of a view.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Agreement {
     own: Option<Vec<Item>>,
     same: BTreeSet<NodeId>,
+    /// The workers of this node that have built their dataflows.
+    built: BTreeSet<usize>,
+    since: Instant,
+    /// How long a worker is to have built before that is told.
+    patience: Duration,
+}
+
+impl Agreement {
+    pub(super) fn new() -> Self {
+        Agreement {
+            own: None,
+            same: BTreeSet::new(),
+            built: BTreeSet::new(),
+            since: Instant::now(),
+            patience: BUILDING_TOLD,
+        }
+    }
+
+    /// What to tell of workers that have not built their dataflows for long.
+    pub(super) fn still_building(&mut self, now: Instant, workers: usize) -> Option<String> {
+        let lasted = now.saturating_duration_since(self.since);
+        if self.built.len() >= workers || lasted < self.patience {
+            return None;
+        }
+        self.patience = 2 * lasted;
+        let all = (0..workers).filter(|worker| !self.built.contains(worker));
+        let missing: Vec<String> = all.map(|worker| worker.to_string()).collect();
+        Some(format!(
+            "worker(s) {} still build their dataflows after {} s: nothing is read or committed before the \
+             job's closure returns or steps its worker, at all workers of all nodes",
+            missing.join(", "),
+            lasted.as_secs()
+        ))
+    }
 }
 
 /// What a peer has said of its catalogue, in the last view of which it said anything.
@@ -42,11 +80,12 @@ pub(super) struct Told {
 pub(super) type AllTold = BTreeMap<NodeId, Told>;
 
 impl Node {
-    /// Tells the other members what this node has built, once it has.
-    pub(super) fn offer_catalogue(&mut self, view: ViewNumber) -> Result<()> {
+    /// Notes that a worker has built its dataflows, and tells the other members what that is.
+    pub(super) fn on_built(&mut self, view: ViewNumber, worker: usize) -> Result<()> {
         let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
             return Ok(());
         };
+        current.agreement.built.insert(worker % self.setup.workers.max(1));
         let Some(running) = &current.running else { return Ok(()) };
         if current.agreement.own.is_some() {
             return Ok(());

@@ -29,8 +29,8 @@ impl Node {
                 self.tell(What::Commit { view, epoch });
             }
         }
-        if let Notice::Built { .. } = notice {
-            self.offer_catalogue(view)?;
+        if let Notice::Built { worker } = notice {
+            self.on_built(view, worker)?;
         }
         match &notice {
             Notice::Quarantined { operator, partition, epoch, record } => {
@@ -52,6 +52,12 @@ impl Node {
                 let mut seen = witness::of_job_error(self.setup.node, view, &error);
                 seen.place.epoch = Some(*epoch);
                 self.observe(Some(seen));
+            }
+            Notice::DropPanicked { operator, message } => {
+                let of =
+                    operator.as_ref().map_or("the job".to_owned(), |name| format!("\"{name}\""));
+                let text = format!("a `Drop` of {of} panicked, which changes nothing: {message}");
+                self.tell(What::Message { text });
             }
             Notice::ReleaseRecovered { operator, failed_for } => {
                 let failed_ms = failed_for.as_millis();

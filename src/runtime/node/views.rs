@@ -78,7 +78,7 @@ impl Node {
             stop_wanted: false,
             joined: false,
             committed: None,
-            agreement: Agreement::default(),
+            agreement: Agreement::new(),
             watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
@@ -324,6 +324,7 @@ impl Node {
             return Ok(());
         };
         let Some(running) = &current.running else { return Ok(()) };
+        let building = current.agreement.still_building(now, self.setup.workers);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {
             seen.push(Input::WorkerHung { view, worker, busy_ms: busy.as_millis() as u64 });
@@ -339,6 +340,9 @@ impl Node {
             for (node, stuck) in current.watches.stuck(now, running.traffic()) {
                 seen.push(Input::LinkLost { view, node, why: stuck.to_string() });
             }
+        }
+        if let Some(text) = building {
+            self.tell(What::Message { text });
         }
         seen.into_iter().try_for_each(|input| self.step(input))
     }
