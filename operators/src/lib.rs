@@ -62,6 +62,8 @@ pub mod stateful;
 pub mod testing;
 pub mod time;
 pub mod vault;
+#[doc(hidden)]
+pub mod vectors;
 pub mod whereabouts;
 pub mod worker;
 pub mod wrap;

@@ -13,4 +13,6 @@ pub use crate::sink::{LineFiles, Sink, SinkFenced as _};
 pub use crate::source::{Reader, Share, Source, TextFiles, ToStreamFenced as _, per_share};
 pub use crate::stateful::{At, Event, Give, Stateful as _};
 pub use crate::time::{EpochTime, FencedTime};
+#[doc(hidden)]
+pub use crate::vectors::OnlyVectors as _;
 pub use crate::wrap::{OperatorFenced as _, State};

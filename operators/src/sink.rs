@@ -33,6 +33,11 @@ use crate::time::{FencedTime, passed, reached};
 /// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
 /// asked for more than once, by a successor or by a node that does not know yet that it was
 /// replaced: the second must change nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take the records of a stream of `{D}`",
+    note = "a sink is `LineFiles::new(directory)`, for records that can be written as lines, or a type of your \
+            own that implements `Sink<{D}>`"
+)]
 pub trait Sink<D>: 'static {
     /// Where the next result of a shard goes; kept as protected state.
     type Position: Data + Default;

@@ -33,6 +33,12 @@ use crate::time::{EpochTime, FencedTime};
 ///
 /// The same shards must be listed, in the same order, for the whole of a run and by every node, and
 /// a shard read twice from one position must give the same items. That is what makes replay exact.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no source of records that can be protected",
+    note = "an iterator becomes a source by `per_share(|share| ..)`, which makes the same one again for a share",
+    note = "its records are `Clone`, `Send` and serializable: \
+            `#[derive(Clone, serde::Serialize, serde::Deserialize)]`"
+)]
 pub trait Source: 'static {
     /// What it reads.
     type Item: Data;

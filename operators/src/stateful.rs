@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
 use crate::careful::Careful;
 use crate::codec::{Codec, Postcard};
-use crate::data::Data;
+use crate::data::{Data, Key};
 use crate::error::{JobError, Leave};
 use crate::fence::{Fence, HasFence};
 use crate::generation::Notice;
@@ -141,7 +141,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
         fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data,
         R: Data;
 
@@ -179,7 +179,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
         logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data + Default,
         R: Data;
 }
@@ -193,7 +193,7 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data,
         R: Data,
     {
@@ -211,7 +211,7 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data + Default,
         R: Data,
     {

@@ -24,7 +24,8 @@ use crate::ids::Epoch;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name epochs",
-    note = "protected operators need a totally ordered timestamp: an integer or `Duration`, or implement `EpochTime`"
+    note = "protected operators need a totally ordered timestamp: an integer or `Duration`, or implement `EpochTime`",
+    note = "in an iterative scope there are no sources, sinks or timers: leave the scope first"
 )]
 pub trait EpochTime: Timestamp + TotalOrder {
     /// The epoch that this time belongs to.

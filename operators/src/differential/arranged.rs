@@ -1,6 +1,6 @@
 //! Arrangements that survive.
 
-use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
+use differential_dataflow::difference::{Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::operators::count::CountTotal;
@@ -14,6 +14,7 @@ use timely::progress::timestamp::Refines;
 use super::arrange::FencedTrace;
 use super::collection::FencedCollection;
 use super::derive::reduce;
+use super::missing::Invertible;
 use super::restored::Restored;
 use crate::data::Data;
 use crate::fence::HasFence;
@@ -226,7 +227,7 @@ where
         V: 'static,
         V2: Data + Ord + std::fmt::Debug,
         R: Semigroup + 'static,
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
                 Val<'a> = &'a V,
@@ -267,7 +268,7 @@ where
         Tr::Time: FencedTime + Data,
         K: Data + Ord + std::fmt::Debug,
         R: Semigroup + 'static,
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
                 Val<'a> = &'a (),
