@@ -14,9 +14,10 @@ use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own::{self, test};
 use support::{Ran, of_kind};
+use timely::dataflow::InputHandle;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::{Filter, Map};
-use timely::dataflow::operators::{Concat, Inspect};
+use timely::dataflow::operators::{Concat, Input, Inspect, Leave, Probe, ToStream};
 
 fn main() {
     own::main(
@@ -33,6 +34,8 @@ fn main() {
             ("buildpanic", buildpanic),
             ("neverstep", neverstep),
             ("nondetkey", nondetkey),
+            ("forgot", forgot),
+            ("beside", beside),
         ],
         vec![
             test("other_dataflows_on_other_nodes_end_the_job", other_dataflows_on_other_nodes),
@@ -52,6 +55,8 @@ fn main() {
             test("a_panic_while_building_is_told_as_such", a_panic_while_building),
             test("a_closure_that_never_steps_is_told", a_closure_that_never_steps),
             test("a_key_that_changes_is_told", a_key_that_changes),
+            test("inputs_without_protection_are_refused", inputs_without_protection),
+            test("inputs_that_need_no_protection_are_not_refused", inputs_that_need_none),
         ],
     )
 }
@@ -516,4 +521,97 @@ fn nondetkey(place: &Path, config: Config) -> Result<(), Error> {
 fn a_key_that_changes() {
     let (_place, ran) = end_of("nondetkey", "--local 2");
     ran.assert_failed(1, &["\"counts\"", "does the key function give the same key"]);
+}
+
+/// A job with a forgotten input, of several kinds.
+fn forgot(place: &Path, config: Config) -> Result<(), Error> {
+    let place = place.to_owned();
+    ringfence::execute(config, move |worker| {
+        let out = |name: &str| LineFiles::new(place.join(name));
+        let (index, peers) = (worker.index() as u64, worker.peers() as u64);
+        let mut input = InputHandle::<u64, _>::new();
+        let case = case();
+        let probe = worker.dataflow::<u64, _, _>(|scope| {
+            let fed = match case.as_str() {
+                "to_stream" => (0..300u64).to_stream(scope).container::<Vec<u64>>(),
+                "behind" => {
+                    let fed = scope.input_from(&mut input).container::<Vec<u64>>();
+                    fed.map(|n| n + 1).filter(|n| *n > 0).exchange(|n| *n).inspect(|_| {})
+                }
+                "region" => {
+                    let input = &mut input;
+                    scope.region(|inner| inner.input_from(input).leave(scope))
+                }
+                "beside" => {
+                    let fed = numbers(300).to_stream_fenced(scope, "numbers");
+                    fed.concat(scope.input_from(&mut input))
+                }
+                _ => scope.input_from(&mut input).container::<Vec<u64>>(),
+            };
+            let (probe, counts) = fed.fold_fenced("counts", |n| n % 100, 0, count).probe();
+            counts.sink_fenced("out", out("out"));
+            probe
+        });
+        for round in 0..3 {
+            for n in (0..100).filter(|n| n % peers == index) {
+                input.send(n);
+            }
+            input.advance_to(round + 1);
+            while probe.less_than(input.time()) {
+                worker.step();
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn inputs_without_protection() {
+    for case in ["input_from", "to_stream", "behind", "region", "beside"] {
+        let after = if case == "beside" { "after \"numbers\" and " } else { "" };
+        let place = format!("{after}before \"counts\" an operator without inputs was built");
+        let (scene, ran) = end_of_case("forgot", case, "--local 2");
+        ran.assert_failed(1, &[&place, "Feed a `FencedInput`", "`scope.vouched(..)`"]);
+        assert_eq!(views(scene.path()), 1, "{ran}");
+    }
+}
+
+/// A job with inputs that need no protection, beside protected ones.
+fn beside(place: &Path, config: Config) -> Result<(), Error> {
+    let place = place.to_owned();
+    ringfence::execute(config, move |worker| {
+        // A dataflow of its own, before, and after.
+        let look = |worker: &mut timely::worker::Worker| {
+            worker.dataflow::<u64, _, _>(|scope| {
+                (0..3u64).to_stream(scope).container::<Vec<u64>>().inspect(|_| {});
+            });
+        };
+        look(worker);
+        let mut input = FencedInput::<u64, u64>::new("fed");
+        worker.dataflow::<u64, _, _>(|scope| {
+            let shown = scope.vouched(|scope| (0..3u64).to_stream(scope));
+            shown.container::<Vec<u64>>().inspect(|_| {});
+            let fed = input.to_stream(scope);
+            let counts = numbers(300).to_stream_fenced(scope, "numbers").concat(fed);
+            let counts = counts.fold_fenced("counts", |n| n % 100, 0, count);
+            counts.sink_fenced("out", LineFiles::new(place.join("out")));
+            (0..3u64).to_stream(scope).container::<Vec<u64>>().inspect(|_| {});
+        });
+        look(worker);
+        let mut second = FencedSession::<u64, u64>::new("second");
+        let mut trace = worker.dataflow::<u64, _, _>(|scope| {
+            second.to_collection(scope).map(|n| (n, n)).arrange_by_key_fenced("by key").trace()
+        });
+        worker.dataflow::<u64, _, _>(|scope| {
+            let pairs = trace.import(scope).as_collection(|n, _| *n);
+            pairs.sink_fenced("pairs", LineFiles::new(place.join("pairs")));
+        });
+        look(worker);
+    })?;
+    Ok(())
+}
+
+fn inputs_that_need_none() {
+    let (place, ran) = end_of_case("beside", "", "--local 2 --fault panic:1@100ms");
+    ran.assert_success();
+    assert_eq!(lines(place.path()), counts(300), "{ran}");
 }

@@ -168,6 +168,17 @@ pub enum JobError {
         /// What the vault said.
         what: String,
     },
+    /// An input that is not protected is part of a dataflow with protected operators.
+    #[error(
+        "{place} an operator without inputs was built that is not protected (timely's `input_from`, \
+         `to_stream` or the like): after a failure it would begin anew, with epochs that are committed. Feed \
+         a `FencedInput` or `FencedSession` instead, or read a source by `to_stream_fenced`; if nothing of it \
+         reaches a protected operator, build it within `scope.vouched(..)` or in a dataflow of its own"
+    )]
+    Unprotected {
+        /// Which protected operators were built before and after it.
+        place: String,
+    },
     /// The job protects nothing.
     #[error("the job has no protected operator: use at least one verb that ends in `_fenced`")]
     NothingProtected,

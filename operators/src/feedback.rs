@@ -101,7 +101,7 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
         C: Data,
     {
         let (fence, scope) = (self.fence(), self.scope());
-        let name = fence.admit("connect_loop_fenced", name, scope.worker());
+        let name = fence.admit("connect_loop_fenced", name, scope);
         fence.require_partitions(&name, "records of a loop stay at their worker");
         let LoopHandle { mut builder, summary, output } = handle;
         let activator = scope.activator_for(builder.operator_info().address);

@@ -17,6 +17,7 @@ use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::origins::{Origins, Unprotected};
 use crate::snapshot::operator_id;
 use crate::source::{Share, partition_of_shard};
 use crate::time::FencedTime;
@@ -61,6 +62,7 @@ struct Inner {
     worker: usize,
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
+    origins: Origins,
     /// How many items of this worker's catalogue have been compared.
     items: Cell<usize>,
     /// The numbers in the vault of what was built, and in words what has them.
@@ -134,6 +136,7 @@ impl Fence {
                 worker: worker.index(),
                 peers: worker.peers(),
                 names: RefCell::default(),
+                origins: Origins::default(),
                 items: Cell::new(0),
                 numbers: RefCell::default(),
                 prefix: RefCell::default(),
@@ -280,9 +283,14 @@ impl Fence {
         self.inner.names.borrow().clone()
     }
 
-    /// Admits a protected operator to the catalogue, built at `worker` by the verb `kind`; returns its full
+    /// Admits a protected operator to the catalogue, built in `scope` by the verb `kind`; returns its full
     /// name.
-    pub(crate) fn admit(&self, kind: &str, name: &str, worker: &Worker) -> OperatorName {
+    pub(crate) fn admit<T: Timestamp>(
+        &self,
+        kind: &str,
+        name: &str,
+        scope: Scope<'_, T>,
+    ) -> OperatorName {
         let mut full = self.inner.prefix.borrow().clone();
         full.push(name.to_owned());
         let full = full.join("/");
@@ -302,7 +310,8 @@ impl Fence {
         if self.inner.built.get() {
             self.fail(JobError::BuiltLate { name });
         }
-        self.compare(Item::operator(kind, &name, worker.peek_identifier()));
+        self.compare(Item::operator(kind, &name, scope.worker().peek_identifier()));
+        self.refuse_unprotected(self.inner.origins.admit(&name, scope));
         self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
@@ -320,6 +329,17 @@ impl Fence {
             self.fail(JobError::NameCollision { one, other: what });
         }
         self.compare(Item::state(name, encoding, partitions));
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.inner.origins
+    }
+
+    fn refuse_unprotected(&self, found: Option<Unprotected>) {
+        if let Some(Unprotected { after, before }) = found {
+            let after = after.map_or(String::new(), |after| format!("after \"{after}\" and "));
+            self.fail(JobError::Unprotected { place: format!("{after}before \"{before}\"") });
+        }
     }
 
     /// Compares the next item of this worker's catalogue with that of the others.
@@ -340,6 +360,7 @@ impl Fence {
         if self.inner.names.borrow().is_empty() {
             self.fail(JobError::NothingProtected);
         }
+        self.refuse_unprotected(self.inner.origins.check());
         self.compare(Item::end());
         if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
             self.fail(JobError::UnknownName { name });

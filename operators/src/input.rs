@@ -168,7 +168,7 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// A worker without shares holds nothing back.
     pub fn to_stream<'scope>(&mut self, scope: Scope<'scope, T>) -> StreamVec<'scope, T, D> {
         let fence = scope.fence();
-        let name = fence.admit("fed input", &self.name, scope.worker());
+        let name = fence.admit("fed input", &self.name, scope);
         let feed = Feed::restore(&fence, &name);
         let resume = feed.resume();
         let feed = Rc::new(RefCell::new(feed));

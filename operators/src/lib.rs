@@ -23,6 +23,7 @@
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
+//! | [`origins`] | which operators bring something in, and whether they are protected |
 //! | `careful` | what of the job's is dropped with care |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -46,6 +47,7 @@ pub mod ids;
 pub mod input;
 pub mod inspect;
 pub mod journal;
+pub mod origins;
 mod panics;
 #[cfg(feature = "planted")]
 pub mod planted;

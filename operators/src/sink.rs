@@ -211,7 +211,7 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
         let fence = self.fence();
         let scope = self.scope();
-        let name = fence.admit("sink_fenced", name, scope.worker());
+        let name = fence.admit("sink_fenced", name, scope);
         let writing = Writing::restore(sink, &fence, &name);
         let mut writing = Careful::new(&fence, &name, writing);
         let ids = vec![writing.shards.id()];

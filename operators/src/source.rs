@@ -123,13 +123,15 @@ pub trait ToStreamFenced: Source + Sized {
         name: &str,
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
-        let name = fence.admit("to_stream_fenced", name, scope.worker());
+        let name = fence.admit("to_stream_fenced", name, scope);
         let reading = Reading::restore(self, &fence, &name);
         let mut reading = Careful::new(&fence, &name, reading);
         let ids = vec![reading.states.id()];
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
-        let activator = scope.activator_for(builder.operator_info().address);
+        let info = builder.operator_info();
+        fence.origins().know(info.global_id);
+        let activator = scope.activator_for(info.address);
         let dataflow = scope.addr()[0];
         fence.commit().wake_on_stored(dataflow, activator.clone());
         let (output, items) = builder.new_output();

@@ -275,7 +275,7 @@ where
     let fence = stream.fence();
     let scope = stream.scope();
     let short_name = name;
-    let name = fence.admit(kind, name, scope.worker());
+    let name = fence.admit(kind, name, scope);
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
     let pact = to_owner(&fence, &name, move |record: &D| route_key(record));

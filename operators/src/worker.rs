@@ -71,6 +71,7 @@ impl FencedWorker {
             clock::build(worker, fence);
             let result = job(worker);
             fence.built();
+            fence.origins().stop_listening(worker);
             result
         })
     }
@@ -163,6 +164,7 @@ pub fn run_worker<R>(
         clock::build(worker, fence);
         let result = job(worker);
         fence.built();
+        fence.origins().stop_listening(worker);
         while worker.has_dataflows() {
             turn(worker, generation, None);
         }

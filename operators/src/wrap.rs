@@ -404,7 +404,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         follows_frontier: bool,
         is_local: bool,
     ) -> Self {
-        let name = fence.admit("wrapped operator", name, scope.worker());
+        let name = fence.admit("wrapped operator", name, scope);
         let builder = OperatorBuilder::new(name.to_string(), scope);
         let partitions: Rc<[PartitionId]> = match is_local {
             // Each worker needs one for the records that stay there.

@@ -127,9 +127,10 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         | JobError::UnknownName { name }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::BadName { name, .. } => (Component::Job, Cause::JobFailed, Some(name), None),
-        JobError::NothingProtected | JobError::Differs { .. } | JobError::NameCollision { .. } => {
-            (Component::Job, Cause::JobFailed, None, None)
-        }
+        JobError::NothingProtected
+        | JobError::Unprotected { .. }
+        | JobError::Differs { .. }
+        | JobError::NameCollision { .. } => (Component::Job, Cause::JobFailed, None, None),
     };
     let epoch = match error {
         JobError::LateRecord { epoch, .. } => Some(*epoch),

@@ -68,7 +68,8 @@ impl<Tr: Trace<Time: FencedTime> + 'static> SharedTrace<Tr> {
         &mut self,
         scope: Scope<'scope, Tr::Time>,
     ) -> FencedArranged<'scope, FencedTrace<Tr>> {
-        FencedArranged { arranged: self.trace.import(scope) }
+        let import = || self.trace.import(scope);
+        FencedArranged { arranged: scope.fence().origins().knowing(scope, import) }
     }
 }
 
@@ -237,8 +238,7 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let worker = self.arranged.stream.scope().worker();
-        let name = fence.admit("reduction", name, worker);
+        let name = fence.admit("reduction", name, self.arranged.stream.scope());
         let arranged = reduce::<K, V, R, V2, R2, Tr, _, _>(
             &fence,
             &name,
@@ -278,8 +278,7 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let worker = self.arranged.stream.scope().worker();
-        let name = fence.admit("reduction", name, worker);
+        let name = fence.admit("reduction", name, self.arranged.stream.scope());
         let logic = move |key: &K, values: &[(&(), R)], output: &mut Vec<((), R2)>| {
             output.push(((), threshold(key, &values[0].1)));
         };

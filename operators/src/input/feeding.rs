@@ -64,7 +64,9 @@ fn journal<'scope, T: EpochTime, D: Data>(
     feed: &Rc<RefCell<Feed<T, D>>>,
 ) -> (Activator, Stream<'scope, T, Frames>) {
     let mut builder = OperatorBuilder::new(name.to_string(), scope);
-    let activator = scope.activator_for(builder.operator_info().address);
+    let info = builder.operator_info();
+    fence.origins().know(info.global_id);
+    let activator = scope.activator_for(info.address);
     let (output, frames) = builder.new_output();
     let (fence, name, feed) = (fence.clone(), name.clone(), Rc::clone(feed));
     builder.build(move |capabilities| {
