@@ -168,6 +168,12 @@ pub enum JobError {
         /// What the vault said.
         what: String,
     },
+    /// The job has dropped the clock of checkpoints.
+    #[error(
+        "the dataflow that chooses checkpoints was dropped: `installed_dataflows` lists it, too, so drop only \
+         what the job has built, by the number that `next_dataflow_index` gave before"
+    )]
+    ClockDropped,
     /// An input that is not protected is part of a dataflow with protected operators.
     #[error(
         "{place} an operator without inputs was built that is not protected (timely's `input_from`, \

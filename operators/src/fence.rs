@@ -1,7 +1,7 @@
 //! The fence: the per-worker handle behind every verb.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,14 @@ struct Inner {
     built: Cell<bool>,
     /// Whether this worker knows that all have built the same.
     agreed: Cell<bool>,
+    /// How many dataflows this worker knows all to have dropped.
+    gone: Cell<usize>,
+    /// The numbers of the operators that were dropped in an earlier view.
+    void: BTreeSet<u64>,
+    /// Set once what is dropped is dropped because the worker leaves.
+    leaving: Cell<bool>,
+    is_failing: Cell<bool>,
+    failing: RefCell<Option<JobError>>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
     whereabouts: Arc<Whereabouts>,
@@ -148,6 +156,11 @@ impl Fence {
                 ),
                 built: Cell::new(false),
                 agreed: Cell::new(generation.is_agreed()),
+                gone: Cell::new(0),
+                void: generation.vault.dropped(),
+                leaving: Cell::new(false),
+                is_failing: Cell::new(false),
+                failing: RefCell::default(),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
@@ -471,6 +484,9 @@ impl Fence {
     pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
+        if self.inner.is_failing.get() {
+            self.fail_now();
+        }
         let active = self.active(operator);
         self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
@@ -479,12 +495,44 @@ impl Fence {
         active
     }
 
-    /// Wakes what waited to record, once all processes are known to have built the same job.
-    pub(crate) fn heed_agreement(&self) {
-        if !self.inner.agreed.get() && self.inner.generation.is_agreed() {
-            self.inner.agreed.set(true);
+    /// Wakes what waited to record, once all processes are known to have built the same job, or to have
+    /// dropped a dataflow.
+    pub(crate) fn heed_others(&self) {
+        let generation = &self.inner.generation;
+        let mut is_news = !self.inner.agreed.get() && generation.is_agreed();
+        self.inner.agreed.set(generation.is_agreed());
+        if self.inner.gone.get() < generation.gone_count() {
+            let gone = generation.drops.gone();
+            self.inner.gone.set(gone.len());
+            gone.into_iter().for_each(|dataflow| self.inner.commit.leave(dataflow));
+            is_news = true;
+        }
+        if is_news {
             self.inner.commit.wake_recorders();
         }
+    }
+
+    /// Whether the worker is about to be torn down.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.inner.leaving.get()
+    }
+
+    /// Ends the job with an error at the next activation of a protected operator.
+    pub(crate) fn fail_soon(&self, error: JobError) {
+        self.inner.failing.borrow_mut().get_or_insert(error);
+        self.inner.is_failing.set(true);
+    }
+
+    fn fail_now(&self) {
+        self.inner.is_failing.set(false);
+        if let Some(error) = self.inner.failing.take() {
+            self.fail(error);
+        }
+    }
+
+    /// Whether a dataflow with this operator was dropped by the job before.
+    pub(crate) fn is_void(&self, name: &OperatorName) -> bool {
+        self.inner.void.contains(&operator_id(name))
     }
 
     /// Notes that a protected operator is at work.
@@ -587,6 +635,11 @@ impl FenceGuard {
     /// The fence that it guards.
     pub fn fence(&self) -> &Fence {
         &self.fence
+    }
+
+    /// Says that the worker is about to be torn down.
+    pub(crate) fn leave(&self) {
+        self.fence.inner.leaving.set(true);
     }
 
     /// Says that a panic may have left this worker's state half updated: none of it is kept.

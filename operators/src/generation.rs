@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use timely::scheduling::SyncActivator;
 
 use crate::catalogue::{Catalogue, Item};
+use crate::dropped::Drops;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
@@ -95,6 +96,15 @@ pub enum Notice {
     Built {
         /// The index of the worker in this process.
         worker: usize,
+    },
+    /// A worker has dropped a protected dataflow before its end.
+    Dropped {
+        /// The index of the worker in this process.
+        worker: usize,
+        /// The dataflow, as timely counts them.
+        dataflow: usize,
+        /// Whether all workers of this process have.
+        by_all: bool,
     },
     /// An operator has its state back.
     Restored {
@@ -215,6 +225,10 @@ pub struct Generation {
     /// What its workers build.
     pub(crate) catalogue: Catalogue,
     agreed: AtomicBool,
+    /// Whether there are other processes in the view.
+    has_others: bool,
+    pub(crate) drops: Drops,
+    gone_count: AtomicUsize,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
@@ -262,6 +276,9 @@ impl Generation {
             quarantine: None,
             catalogue: Catalogue::default(),
             agreed: AtomicBool::new(true),
+            has_others: false,
+            drops: Drops::default(),
+            gone_count: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
@@ -285,9 +302,30 @@ impl Generation {
     }
 
     /// The same generation, which records nothing before [`agree`](Generation::agree) is called.
-    pub fn awaiting_agreement(self) -> Self {
+    pub fn awaiting_agreement(mut self) -> Self {
         self.agreed.store(false, Ordering::SeqCst);
+        self.has_others = true;
         self
+    }
+
+    /// Notes that all workers of all processes have dropped a dataflow.
+    pub fn all_have_dropped(&self, dataflow: usize) {
+        self.drops.set_gone(dataflow);
+        self.gone_count.store(self.drops.gone().len(), Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// How many dataflows all workers of all processes have dropped.
+    pub(crate) fn gone_count(&self) -> usize {
+        self.gone_count.load(Ordering::Relaxed)
+    }
+
+    /// Tells that a worker of this process has dropped a dataflow.
+    pub(crate) fn tell_dropped(&self, dataflow: usize, worker: usize, by_all: bool) {
+        self.observer.notice(Notice::Dropped { worker, dataflow, by_all });
+        if by_all && !self.has_others {
+            self.all_have_dropped(dataflow);
+        }
     }
 
     /// Notes that all processes of the view have built the same job.

@@ -24,6 +24,7 @@
 //! | `quarantine` | records that nobody can process |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
 //! | [`origins`] | which operators bring something in, and whether they are protected |
+//! | `dropped` | dataflows that a job ends by dropping them |
 //! | `careful` | what of the job's is dropped with care |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -37,6 +38,7 @@ pub mod codec;
 mod commit;
 pub mod data;
 pub mod differential;
+mod dropped;
 pub mod error;
 pub mod feedback;
 pub mod fence;

@@ -103,10 +103,13 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             filling,
         };
         let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
+        let is_void = fence.is_void(name);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
-            if let Some(live) = generation.vault.take_live(id, partition) {
+            if is_void {
+                // The job has dropped it before: its state is not kept.
+            } else if let Some(live) = generation.vault.take_live(id, partition) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
                     Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),

@@ -337,6 +337,9 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
 
     /// Fixes the bytes and the place of an epoch's results.
     fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
+        if self.fence.is_void(&self.name) {
+            return;
+        }
         let Some(&shard) = self.shards.owned().first() else {
             self.fail(format!(
                 "{} results of epoch {epoch} reached a worker that runs no partition",

@@ -259,7 +259,10 @@ impl<S: Source> Reading<S> {
         let fail =
             |what: String| -> ! { fence.fail(JobError::Source { operator: name.clone(), what }) };
         let generation = fence.generation();
+        // A source that the job has dropped before has nothing more to give.
+        let is_void = fence.is_void(name);
         let shards = match source.shards(generation.settings.share_count) {
+            Ok(_) if is_void => Vec::new(),
             Ok(shards) => shards,
             Err(error) => fail(error.to_string()),
         };

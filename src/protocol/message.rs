@@ -61,6 +61,13 @@ pub enum Message {
         /// What the sender has there.
         item: String,
     },
+    /// All workers of the sender have dropped this dataflow of the job.
+    Dropped {
+        /// The view.
+        view: ViewNumber,
+        /// The dataflow, as timely counts them.
+        dataflow: u64,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.

@@ -5,6 +5,7 @@
 
 mod agreement;
 mod connections;
+mod dropping;
 mod protocol;
 mod telling;
 mod views;
@@ -23,6 +24,7 @@ use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
 use self::agreement::{Agreement, AllTold};
+use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -187,6 +189,7 @@ struct Current {
     committed: Option<Epoch>,
     watches: Watches,
     agreement: Agreement,
+    dropping: Dropping,
 }
 
 struct Notices {
@@ -363,6 +366,7 @@ impl Node {
                     current.watches.received(node, *bytes);
                 }
                 self.on_catalogue(node, &message)?;
+                self.on_dropped_there(node, &message);
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {

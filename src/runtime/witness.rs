@@ -128,6 +128,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::BadName { name, .. } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected
+        | JobError::ClockDropped
         | JobError::Unprotected { .. }
         | JobError::Differs { .. }
         | JobError::NameCollision { .. } => (Component::Job, Cause::JobFailed, None, None),

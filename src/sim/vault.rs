@@ -163,6 +163,14 @@ impl Vault for WatchedVault {
         self.inner.open_replica(operator, partition)
     }
 
+    fn drop_operators(&self, numbers: &[u64]) {
+        self.inner.drop_operators(numbers);
+    }
+
+    fn dropped(&self) -> std::collections::BTreeSet<u64> {
+        self.inner.dropped()
+    }
+
     fn close_replica(&self, operator: u64, partition: PartitionId) {
         self.inner.close_replica(operator, partition);
     }

@@ -73,7 +73,9 @@ impl<W: Waiting> Log<W> {
             let is_filling = generation.routes.filling[partition.0 as usize];
             let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
-            if let Some(resume) = generation.resume {
+            if let Some(resume) = generation.resume
+                && !fence.is_void(name)
+            {
                 let refuse = |what: String| -> ! {
                     fence.fail(JobError::State { operator: name.clone(), partition, what })
                 };

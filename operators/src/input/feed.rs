@@ -97,6 +97,10 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
             let subject = JournalSubject { operator, fingerprint, share: share.index as u32 };
             let mut journal =
                 generation.vault.read_journal(operator, subject.share).unwrap_or_default();
+            if fence.is_void(name) {
+                journal.entries.clear();
+                journal.closed = true;
+            }
             if let Some(resume) = generation.resume
                 && !journal.closed
                 && journal.next <= Some(resume)

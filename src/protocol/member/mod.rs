@@ -427,7 +427,8 @@ impl Machine {
             Message::Beat { .. }
             | Message::Received { .. }
             | Message::Catalogue { .. }
-            | Message::CatalogueItem { .. } => {}
+            | Message::CatalogueItem { .. }
+            | Message::Dropped { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();

@@ -32,6 +32,9 @@ impl Node {
         if let Notice::Built { worker } = notice {
             self.on_built(view, worker)?;
         }
+        if let Notice::Dropped { worker, dataflow, by_all } = notice {
+            self.on_dropped(view, worker, dataflow, by_all);
+        }
         match &notice {
             Notice::Quarantined { operator, partition, epoch, record } => {
                 self.tell(What::Quarantined {

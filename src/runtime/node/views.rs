@@ -12,7 +12,7 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumb
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker as operators;
 
-use super::{Agreement, Current, Node, NodeEvent, Notices};
+use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
@@ -48,6 +48,7 @@ impl Node {
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
             Error::internal(format!("the vault refuses view {}", view.number)).because(error)
         })?;
+        self.forget_dropped(&view);
         self.gauges.consumed.store(0, Ordering::Relaxed);
         self.gauges.total.store(0, Ordering::Relaxed);
         self.gauges.records.store(0, Ordering::Relaxed);
@@ -79,6 +80,7 @@ impl Node {
             joined: false,
             committed: None,
             agreement: Agreement::new(),
+            dropping: Dropping::default(),
             watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
@@ -325,6 +327,7 @@ impl Node {
         };
         let Some(running) = &current.running else { return Ok(()) };
         let building = current.agreement.still_building(now, self.setup.workers);
+        let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {
             seen.push(Input::WorkerHung { view, worker, busy_ms: busy.as_millis() as u64 });
@@ -341,7 +344,7 @@ impl Node {
                 seen.push(Input::LinkLost { view, node, why: stuck.to_string() });
             }
         }
-        if let Some(text) = building {
+        for text in building.into_iter().chain(waiting) {
             self.tell(What::Message { text });
         }
         seen.into_iter().try_for_each(|input| self.step(input))
