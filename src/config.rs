@@ -16,7 +16,7 @@ use timely::worker::ProgressMode;
 
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
-use crate::protocol::member::SUSPECT_MS;
+use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
 use crate::report::FailureReport;
 
 /// The environment variable by which a launcher tells a child which node it is.
@@ -111,6 +111,7 @@ pub struct Config {
     report: Option<PathBuf>,
     faults: Vec<Fault>,
     restarts: (u32, Duration),
+    views_without_commit: u32,
     quarantine: Option<PathBuf>,
     on_failure: Option<OnFailure>,
     random_faults: Option<RandomSpec>,
@@ -137,6 +138,7 @@ impl Config {
             report: None,
             faults: Vec::new(),
             restarts: (10, Duration::from_secs(60)),
+            views_without_commit: VIEWS_WITHOUT_COMMIT_MAX,
             quarantine: None,
             on_failure: None,
             random_faults: None,
@@ -252,6 +254,16 @@ impl Config {
     /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
     pub fn restarts(mut self, views: u32, window: Duration) -> Self {
         self.restarts = (views, window);
+        self
+    }
+
+    /// Ends the job once more than `views` have followed each other without a commit in between; 10 unless
+    /// set.
+    ///
+    /// Where every view ends before anything was committed in it, the reason is in the job or around it,
+    /// and the error says why the last one ended.
+    pub fn views_without_commit(mut self, views: u32) -> Self {
+        self.views_without_commit = views;
         self
     }
 
@@ -415,6 +427,11 @@ impl Config {
     /// How many views panics of workers may end, and within which time.
     pub fn restart_budget(&self) -> (u32, Duration) {
         self.restarts
+    }
+
+    /// How many views may follow each other without a commit in between.
+    pub fn views_without_commit_max(&self) -> u32 {
+        self.views_without_commit
     }
 
     /// Where records go that cannot be processed, if they are to be set apart.
@@ -638,6 +655,7 @@ fn command(program: &str) -> Command {
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
         .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
+        .arg(Arg::new("views-without-commit").long("views-without-commit").value_name("NUM").value_parser(value_parser!(u32)).help("End the job once more than NUM views have followed each other without a commit\nin between [default: 10]"))
         .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
@@ -676,6 +694,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.quarantine = path("quarantine");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
         config.add_fault(spec)?;
+    }
+    if let Some(&views) = matches.get_one::<u32>("views-without-commit") {
+        config.views_without_commit = views;
     }
     if let Some(budget) = matches.get_one::<String>("restarts") {
         config.restarts = parse_restarts(budget)?;

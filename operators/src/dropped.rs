@@ -62,8 +62,11 @@ impl Generation {
         let worker = self.index_in_process(worker);
         let dropped = self.drops.note(dataflow, worker, workers, numbers);
         let by_all = dropped.is_some();
-        if let Some(numbers) = dropped {
-            self.vault.drop_operators(&numbers);
+        if let Some(numbers) = dropped
+            && self.vault.drop_operators(self.view, &numbers).is_err()
+        {
+            // This generation is over, and its worker late: the next one will have the dataflow again.
+            return;
         }
         self.tell_dropped(dataflow, worker, by_all);
     }
@@ -83,7 +86,7 @@ impl DropWatch {
 
 impl Drop for DropWatch {
     fn drop(&mut self) {
-        if self.fence.is_leaving() || self.fence.commit().recorded() == Some(Epoch::END) {
+        if self.fence.is_torn_down() || self.fence.commit().recorded() == Some(Epoch::END) {
             return;
         }
         if let Some((dataflow, numbers)) = self.fence.commit().drop_place(self.place) {
@@ -112,7 +115,7 @@ impl ClockWatch {
 
 impl Drop for ClockWatch {
     fn drop(&mut self) {
-        if !self.has_ended && !self.fence.is_leaving() {
+        if !self.has_ended && !self.fence.is_torn_down() {
             self.fence.fail_soon(JobError::ClockDropped);
         }
     }

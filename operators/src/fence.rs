@@ -21,6 +21,7 @@ use crate::origins::{Origins, Unprotected};
 use crate::snapshot::operator_id;
 use crate::source::{Share, partition_of_shard};
 use crate::time::FencedTime;
+use crate::vault::VaultError;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
@@ -79,8 +80,8 @@ struct Inner {
     gone: Cell<usize>,
     /// The numbers of the operators that were dropped in an earlier view.
     void: BTreeSet<u64>,
-    /// Set once what is dropped is dropped because the worker leaves.
-    leaving: Cell<bool>,
+    /// Set once dataflows are dropped because the worker is torn down.
+    is_torn_down: Cell<bool>,
     is_failing: Cell<bool>,
     failing: RefCell<Option<JobError>>,
     /// When, by the generation's clock, the first source of this worker began to read.
@@ -88,6 +89,8 @@ struct Inner {
     whereabouts: Arc<Whereabouts>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
+    /// Set once this worker leaves with all of its state whole.
+    leaving: Cell<bool>,
 }
 
 /// Reaches the [`Fence`] of a worker.
@@ -158,12 +161,13 @@ impl Fence {
                 agreed: Cell::new(generation.is_agreed()),
                 gone: Cell::new(0),
                 void: generation.vault.dropped(),
-                leaving: Cell::new(false),
+                is_torn_down: Cell::new(false),
                 is_failing: Cell::new(false),
                 failing: RefCell::default(),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
+                leaving: Cell::new(false),
             }),
         };
         FENCES.with_borrow_mut(|fences| fences.insert(key, fence.clone()));
@@ -375,8 +379,14 @@ impl Fence {
         }
         self.refuse_unprotected(self.inner.origins.check());
         self.compare(Item::end());
-        if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
-            self.fail(JobError::UnknownName { name });
+        match self.generation().vault.unclaimed(self.generation().view) {
+            Ok(unclaimed) => {
+                if let Some(name) = unclaimed.into_iter().next() {
+                    self.fail(JobError::UnknownName { name });
+                }
+            }
+            // This generation is over, and its worker late.
+            Err(_) => self.leave(),
         }
         self.notice(Notice::Built { worker: self.inner.worker });
     }
@@ -473,7 +483,7 @@ impl Fence {
     /// take everything back that the activation has done.
     pub(crate) fn leave_if_stopping(&self) {
         if self.inner.generation.is_stopping() {
-            Leave::Stopped.now();
+            self.leave();
         }
     }
 
@@ -512,9 +522,9 @@ impl Fence {
         }
     }
 
-    /// Whether the worker is about to be torn down.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.inner.leaving.get()
+    /// Whether dataflows are dropped because the worker is torn down.
+    pub(crate) fn is_torn_down(&self) -> bool {
+        self.inner.is_torn_down.get()
     }
 
     /// Ends the job with an error at the next activation of a protected operator.
@@ -557,9 +567,31 @@ impl Fence {
         self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
     }
 
+    /// Leaves the generation, between two updates of any table.
+    ///
+    /// SUBTLE: where the job is still being built, the tables that were restored already are dropped by this
+    /// very unwind. They are whole, and go back to the vault all the same.
+    fn leave(&self) -> ! {
+        self.inner.leaving.set(true);
+        Leave::Stopped.now()
+    }
+
+    /// Whether the unwind that is under way, if one is, left all tables whole.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.inner.leaving.get()
+    }
+
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error).now()
+    }
+
+    /// Leaves because the vault refused something of `operator`: quietly where this generation is over.
+    pub(crate) fn refused(&self, operator: &OperatorName, error: &VaultError) -> ! {
+        if error.is_late() {
+            self.leave();
+        }
+        self.fail(JobError::Vault { operator: operator.clone(), what: error.to_string() })
     }
 
     /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
@@ -638,8 +670,8 @@ impl FenceGuard {
     }
 
     /// Says that the worker is about to be torn down.
-    pub(crate) fn leave(&self) {
-        self.fence.inner.leaving.set(true);
+    pub(crate) fn tear_down(&self) {
+        self.fence.inner.is_torn_down.set(true);
     }
 
     /// Says that a panic may have left this worker's state half updated: none of it is kept.

@@ -99,7 +99,7 @@ impl FencedWorker {
     /// operators' state to the vault, then the worker.
     pub fn tear_down(self) {
         let FencedWorker { mut worker, guard, .. } = self;
-        guard.leave();
+        guard.tear_down();
         for dataflow in worker.installed_dataflows() {
             let dropped = drop_with_care(|| worker.drop_dataflow(dataflow));
             if let Some(message) = dropped {

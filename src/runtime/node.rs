@@ -4,6 +4,7 @@
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
 mod agreement;
+mod closing;
 mod connections;
 mod dropping;
 mod protocol;
@@ -24,6 +25,7 @@ use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
 use self::agreement::{Agreement, AllTold};
+use self::closing::{Abandoned, Ending};
 use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
@@ -90,6 +92,8 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
     /// Where records go that cannot be processed.
     pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
@@ -156,6 +160,8 @@ pub(crate) struct Node {
     current: Option<Current>,
     /// What the other nodes have built.
     catalogues: AllTold,
+    /// Generations that are over, with workers that have not left yet.
+    abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -184,7 +190,7 @@ struct Current {
     /// The workers that have ended.
     ended: BTreeSet<usize>,
     finished: usize,
-    stop_wanted: bool,
+    ending: Ending,
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
@@ -223,6 +229,7 @@ impl Node {
             gauges: Arc::default(),
             current: None,
             catalogues: AllTold::new(),
+            abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
@@ -318,6 +325,7 @@ impl Node {
                 self.tell_progress();
                 progress_at = now + PROGRESS_INTERVAL;
             }
+            self.close_if_due(now)?;
             let forming_until = self.started + self.setup.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());

@@ -7,6 +7,7 @@ use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::vault::Vault;
 
 use super::Node;
+use crate::error::{Error, Result};
 use crate::protocol::message::Message;
 use crate::protocol::view::View;
 use crate::report::What;
@@ -110,11 +111,12 @@ impl Node {
     }
 
     /// Makes the vault forget what any member of a new view has dropped.
-    pub(super) fn forget_dropped(&self, view: &View) {
+    pub(super) fn forget_dropped(&self, view: &View) -> Result<()> {
         let evidence = view.members.iter().filter_map(|member| member.evidence.as_ref());
         let dropped: BTreeSet<u64> = evidence.flat_map(|it| it.dropped.iter().copied()).collect();
-        if !dropped.is_empty() {
-            self.vault.drop_operators(&dropped.into_iter().collect::<Vec<_>>());
-        }
+        let dropped: Vec<u64> = dropped.into_iter().collect();
+        self.vault.drop_operators(view.number, &dropped).map_err(|error| {
+            Error::internal(format!("the vault of view {} is closed", view.number)).because(error)
+        })
     }
 }
