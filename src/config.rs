@@ -17,7 +17,7 @@ use timely::worker::ProgressMode;
 
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
-use crate::protocol::member::SUSPECT_MS;
+use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
 use crate::report::{FailureReport, counted};
 use flags::{base_name, command, from_clap, from_matches};
 use hosts::check_addresses;
@@ -120,6 +120,7 @@ pub struct Config {
     report: Option<PathBuf>,
     faults: Vec<Fault>,
     restarts: (u32, Duration),
+    views_without_commit: u32,
     quarantine: Option<PathBuf>,
     on_failure: Option<OnFailure>,
     random_faults: Option<RandomSpec>,
@@ -146,6 +147,7 @@ impl Config {
             report: None,
             faults: Vec::new(),
             restarts: (10, Duration::from_secs(60)),
+            views_without_commit: VIEWS_WITHOUT_COMMIT_MAX,
             quarantine: None,
             on_failure: None,
             random_faults: None,
@@ -264,6 +266,16 @@ impl Config {
     /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
     pub fn restarts(mut self, views: u32, window: Duration) -> Self {
         self.restarts = (views, window);
+        self
+    }
+
+    /// Ends the job once more than `views` have followed each other without a commit in between; 10 unless
+    /// set.
+    ///
+    /// Where every view ends before anything was committed in it, the reason is in the job or around it,
+    /// and the error says why the last one ended.
+    pub fn views_without_commit(mut self, views: u32) -> Self {
+        self.views_without_commit = views;
         self
     }
 
@@ -430,6 +442,11 @@ impl Config {
         self.restarts
     }
 
+    /// How many views may follow each other without a commit in between.
+    pub fn views_without_commit_max(&self) -> u32 {
+        self.views_without_commit
+    }
+
     /// Where records go that cannot be processed, if they are to be set apart.
     pub fn quarantine_path(&self) -> Option<&Path> {
         self.quarantine.as_deref()
@@ -547,6 +564,13 @@ impl Config {
                  epoch a checkpoint"
                     .to_owned(),
             );
+        }
+        if let Some(interval) = self.checkpoint.filter(|interval| *interval < self.epoch) {
+            let (checkpoint_ms, epoch_ms) = (interval.as_millis(), self.epoch.as_millis());
+            return wrong(format!(
+                "--checkpoint-ms {checkpoint_ms}: expected at least --epoch-ms, which is {epoch_ms}: a \
+                 checkpoint is the end of an epoch, so lower --epoch-ms too"
+            ));
         }
         if self.suspect < SUSPECT_MIN {
             let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());

@@ -51,6 +51,7 @@ pub(super) fn command(program: &str) -> Command {
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
         .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
+        .arg(Arg::new("views-without-commit").long("views-without-commit").value_name("NUM").value_parser(value_parser!(u32)).help("End the job once more than NUM views have followed each other without a commit\nin between [default: 10]"))
         .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
@@ -90,6 +91,9 @@ pub(super) fn from_matches(matches: &ArgMatches) -> Result<Config> {
     config.quarantine = path("quarantine");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {
         config.add_fault(spec)?;
+    }
+    if let Some(&views) = matches.get_one::<u32>("views-without-commit") {
+        config.views_without_commit = views;
     }
     if let Some(budget) = matches.get_one::<String>("restarts") {
         config.restarts = parse_restarts(budget)?;

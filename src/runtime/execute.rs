@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ringfence_operators::ids::NodeId;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::{WorkerEnd, run_worker};
 use timely::worker::Worker;
 
@@ -153,7 +153,7 @@ where
         (Mode::Local(_), None) | (Mode::Child { .. }, _) => Some(Turn::begin::<F>(own_args())?),
         (Mode::Single | Mode::Member { .. }, _) => None,
     };
-    let results = Arc::new(Mutex::new(BTreeMap::new()));
+    let results = Results::default();
     let job = with_results(job, config.worker_count(), Arc::clone(&results));
     let (summary, failures) = match config.mode() {
         Mode::Local(_) => {
@@ -184,11 +184,15 @@ where
         }
     };
     let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Outcome { results: results.into_values().collect(), summary, failures })
+    let results = results.into_values().map(|(_, result)| result).collect();
+    Ok(Outcome { results, summary, failures })
 }
 
+/// What the job's closure returned at each worker, and in which view.
+type Results<R> = Arc<Mutex<BTreeMap<usize, (ViewNumber, R)>>>;
+
 /// Erases the type of a job's result: results are kept by worker, those of the last generation.
-fn with_results<R, F>(job: F, workers: usize, results: Arc<Mutex<BTreeMap<usize, R>>>) -> Job
+fn with_results<R, F>(job: F, workers: usize, results: Results<R>) -> Job
 where
     R: Send + 'static,
     F: Fn(&mut Worker) -> R + Send + Sync + 'static,
@@ -197,7 +201,11 @@ where
         let worker = allocator.index() % workers;
         match run_worker(allocator, config, generation, &job) {
             WorkerEnd::Finished(result) => {
-                results.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, result);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                // A worker of an earlier view may come back from the job's own code late.
+                if results.get(&worker).is_none_or(|(view, _)| *view <= generation.view) {
+                    results.insert(worker, (generation.view, result));
+                }
                 WorkerEnd::Finished(())
             }
             end => end.without_result(),
@@ -231,6 +239,7 @@ fn setup(
         in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
         connect_limit: config.connect_limit(),
         restarts: config.restart_budget(),
+        views_without_commit_max: config.views_without_commit_max(),
         quarantine: config.quarantine_path().map(Path::to_owned),
         suspect_limit: config.suspect_limit(),
         hang_limit: config.hang_limit(),

@@ -3,7 +3,10 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
+mod agreement;
+mod closing;
 mod connections;
+mod dropping;
 mod protocol;
 mod telling;
 mod views;
@@ -22,6 +25,9 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
+use self::agreement::{Agreement, AllTold};
+use self::closing::{Abandoned, Ending};
+use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -95,6 +101,8 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
     /// Where records go that cannot be processed.
     pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
@@ -163,6 +171,10 @@ pub(crate) struct Node {
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// What the other nodes have built.
+    catalogues: AllTold,
+    /// Generations that are over, with workers that have not left yet.
+    abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -193,10 +205,12 @@ struct Current {
     /// The workers that have ended.
     ended: BTreeSet<usize>,
     finished: usize,
-    stop_wanted: bool,
+    ending: Ending,
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
+    agreement: Agreement,
+    dropping: Dropping,
 }
 
 struct Notices {
@@ -230,6 +244,8 @@ impl Node {
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
+            catalogues: AllTold::new(),
+            abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
@@ -349,6 +365,7 @@ impl Node {
                 self.tell_strangers(false);
                 progress_at = now + PROGRESS_INTERVAL;
             }
+            self.close_if_due(now)?;
             let forming_until = self.started + self.setup.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());
@@ -395,6 +412,8 @@ impl Node {
                 {
                     current.watches.received(node, *bytes);
                 }
+                self.on_catalogue(node, &message)?;
+                self.on_dropped_there(node, &message);
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
