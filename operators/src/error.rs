@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::resume_unwind;
 
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::text::cut;
 
 /// A reason for which a job cannot go on; the whole job ends with it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -13,6 +14,19 @@ pub enum JobError {
     DuplicateName {
         /// The name that was used twice.
         name: OperatorName,
+    },
+    /// A protected operator's name is too long.
+    #[error(
+        "the name of a protected operator has {length} bytes, prefixes included, and may have {limit} at \
+         most: give it a shorter one; it begins with \"{name}\""
+    )]
+    LongName {
+        /// The name's beginning.
+        name: OperatorName,
+        /// How long it is, in bytes.
+        length: usize,
+        /// [`NAME_BYTES_MAX`](crate::ids::NAME_BYTES_MAX).
+        limit: usize,
     },
     /// A name holds state but the job has no operator of that name.
     #[error(
@@ -141,6 +155,24 @@ pub enum JobError {
     /// The job protects nothing.
     #[error("the job has no protected operator: use at least one verb that ends in `_fenced`")]
     NothingProtected,
+}
+
+impl JobError {
+    /// The same error with no more words than are told of a failure.
+    ///
+    /// What sources and sinks say comes from outside, and may be of any length.
+    pub(crate) fn cut(mut self) -> Self {
+        match &mut self {
+            JobError::Source { what, .. }
+            | JobError::Input { what, .. }
+            | JobError::Sink { what, .. }
+            | JobError::State { what, .. }
+            | JobError::Misplaced { what, .. }
+            | JobError::Vault { what, .. } => *what = cut(std::mem::take(what)),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// How a worker leaves its generation early: the payload of an unwind that no panic hook prints.

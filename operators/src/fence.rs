@@ -15,12 +15,16 @@ use crate::checkpoints::Checkpoints;
 use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{Epoch, NAME_BYTES_MAX, OperatorName, PartitionId};
 use crate::source::{Share, partition_of_shard};
+use crate::text::cut_to;
 use crate::time::FencedTime;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
+
+/// How much is shown of a name that is too long.
+const NAME_SHOWN_BYTES: usize = 100;
 
 /// How long the first epoch of a view after the first lasts at most.
 const FIRST_EPOCH_AFTER_FAILURE: Duration = Duration::from_millis(10);
@@ -271,6 +275,11 @@ impl Fence {
         let mut full = self.inner.prefix.borrow().clone();
         full.push(name.to_owned());
         let name = OperatorName::new(&full.join("/"));
+        let length = name.0.len();
+        if length > NAME_BYTES_MAX {
+            let name = OperatorName::new(&cut_to(name.to_string(), NAME_SHOWN_BYTES));
+            self.fail(JobError::LongName { name, length, limit: NAME_BYTES_MAX });
+        }
         if self.inner.names.borrow().contains(&name) {
             self.fail(JobError::DuplicateName { name });
         }
@@ -408,7 +417,7 @@ impl Fence {
 
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
-        Leave::Failed(error).now()
+        Leave::Failed(error.cut()).now()
     }
 
     /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
@@ -421,7 +430,7 @@ impl Fence {
 
     /// Ends this generation: what came in is damaged, and a new generation is sent it anew.
     pub(crate) fn leave_damaged(&self, error: JobError) -> ! {
-        Leave::Damaged(error).now()
+        Leave::Damaged(error.cut()).now()
     }
 
     pub(crate) fn notice(&self, notice: Notice) {

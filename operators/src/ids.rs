@@ -58,6 +58,11 @@ impl fmt::Display for WorkerId {
     }
 }
 
+/// The longest name of a protected operator, prefixes included.
+///
+/// Names are part of what a node says in each takeover of everything that it holds.
+pub const NAME_BYTES_MAX: usize = 1 << 10;
+
 /// The name of a protected operator: the identity of its state across generations and restarts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -15,13 +15,14 @@
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
-//! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
+//! | `replicate`, `commit`, `frames`, `pieces` | the two rounds of the commit, and the bytes they carry |
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
 //! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
+//! | [`text`] | how much of a text is told of a failure |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
@@ -43,6 +44,7 @@ pub mod input;
 pub mod inspect;
 pub mod journal;
 mod panics;
+mod pieces;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod prelude;
@@ -56,6 +58,7 @@ pub mod source;
 pub mod state;
 pub mod stateful;
 pub mod testing;
+pub mod text;
 pub mod time;
 pub mod vault;
 pub mod whereabouts;

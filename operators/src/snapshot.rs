@@ -121,6 +121,20 @@ pub enum SnapshotError {
         /// The epoch of the base.
         base: Option<Epoch>,
     },
+    /// A piece does not follow the one before it.
+    #[error(
+        "a piece of {total} bytes begins at {begin}, and the pieces that are here are {at} bytes of {expected}"
+    )]
+    Piece {
+        /// How much is here.
+        at: u64,
+        /// How many bytes the whole is to have by the pieces that are here.
+        expected: u64,
+        /// Where the piece begins.
+        begin: u64,
+        /// How many bytes the whole is to have by the piece.
+        total: u64,
+    },
     /// One partition of one operator outgrew what an index can address.
     #[error("a replica of one partition would exceed {limit_bytes} bytes")]
     Full {
@@ -142,6 +156,7 @@ impl SnapshotError {
                 | SnapshotError::Version { .. }
                 | SnapshotError::Checksum { .. }
                 | SnapshotError::Digest { .. }
+                | SnapshotError::Piece { .. }
         )
     }
 }

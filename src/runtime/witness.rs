@@ -125,6 +125,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         | JobError::OutsideOperator { name }
         | JobError::StateType { name }
         | JobError::UnknownName { name }
+        | JobError::LongName { name, .. }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
     };

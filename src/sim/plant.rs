@@ -101,6 +101,8 @@ plants! {
     MergeAhead, "merge-ahead", 250, true;
     /// Keys of one epoch are taken for those of another in a chunk.
     PlacesKept, "places-kept", 150, true;
+    /// What has come of a snapshot's pieces is forgotten between two steps, and the rest passes over.
+    PiecesForgotten, "pieces-forgotten", 60, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -139,6 +141,7 @@ impl Plant {
             Plant::OwnerNotFed => Some(Planted::OwnerNotFed),
             Plant::MergeAhead => Some(Planted::MergeAhead),
             Plant::PlacesKept => Some(Planted::PlacesKept),
+            Plant::PiecesForgotten => Some(Planted::PiecesForgotten),
             _ => None,
         }
     }

@@ -13,7 +13,9 @@ use timely::dataflow::operators::{Concat, Probe};
 use timely::worker::{Config, Worker};
 
 use super::*;
-use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Settings};
+use crate::generation::{
+    Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
+};
 use crate::hash::KeyHasher;
 use crate::ids::{Epoch, PartitionId, ViewNumber};
 use crate::sink::SinkFenced;
@@ -107,6 +109,7 @@ impl Cluster {
                 workers_per_node: 1,
                 share_count: 2,
                 refill_bytes_per_second: u64::MAX,
+                piece_bytes: PIECE_BYTES,
             };
             Arc::new(Generation::new(
                 view,
