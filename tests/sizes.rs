@@ -21,6 +21,9 @@ use ringfence::{Config, Error};
 use serde_json::Value;
 use support::own::{self, Job, long_test, start_with, test};
 use support::{Ran, events, of_kind};
+use timely::dataflow::ProbeHandle;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::vec::Map;
 
 const KEYS: u64 = 1_000;
 
@@ -152,8 +155,134 @@ fn hot_key(place: &Path, config: Config) -> Result<(), Error> {
     .map(drop)
 }
 
-const JOBS: &[(&str, Job)] =
-    &[("panics", panics), ("documents", documents), ("state", state), ("hot_key", hot_key)];
+/// Number 20 becomes a text of `SIZE` bytes, which travels, waits in two states and is written as a line.
+fn record(place: &Path, config: Config) -> Result<(), Error> {
+    let (directory, size) = (out(place), var("SIZE") as usize);
+    ringfence::execute(config, move |worker| {
+        let directory = directory.clone();
+        worker.dataflow::<u64, _, _>(|scope| {
+            numbers()
+                .to_stream_fenced(scope, "numbers")
+                .map(move |n| (n, if n == 20 { "y".repeat(size) } else { String::new() }))
+                .fold_fenced(
+                    "texts",
+                    |(n, _)| n % KEYS,
+                    0u64,
+                    |count, (n, text), out| {
+                        *count += 1;
+                        out.give((n, text));
+                    },
+                )
+                .sink_fenced("out", LineFiles::new(directory));
+        });
+    })
+    .map(drop)
+}
+
+/// The program feeds the numbers below `N`, each share its own, and with number 20 a text of `SIZE` bytes.
+fn fed(place: &Path, config: Config) -> Result<(), Error> {
+    let (directory, size) = (out(place), var("SIZE") as usize);
+    let (count, pause) = (var("N"), Duration::from_micros(var("US")));
+    ringfence::execute(config, move |worker| {
+        let mut input = FencedInput::<u64, (u64, String)>::new("numbers");
+        let probe = ProbeHandle::new();
+        worker.dataflow(|scope| {
+            input
+                .to_stream(scope)
+                .map(|(n, text)| (n, text.len() as u64))
+                .probe_with(&probe)
+                .sink_fenced("out", LineFiles::new(&directory));
+        });
+        for n in input.resume()..count {
+            for share in input.shares() {
+                if n % share.count == share.index {
+                    let text = if n == 20 { "f".repeat(size) } else { String::new() };
+                    input.send_to(share.index, (n, text));
+                }
+            }
+            input.advance_to(n + 1);
+            while probe.less_than(input.time()) {
+                worker.step();
+            }
+            std::thread::sleep(pause);
+        }
+    })
+    .map(drop)
+}
+
+/// A wrapped operator keeps the text of `SIZE` bytes that comes with number 20 in states of each kind.
+fn wrapped(place: &Path, config: Config) -> Result<(), Error> {
+    let (directory, size) = (out(place), var("SIZE") as usize);
+    ringfence::execute(config, move |worker| {
+        let directory = directory.clone();
+        worker.dataflow::<u64, _, _>(|scope| {
+            numbers()
+                .to_stream_fenced(scope, "numbers")
+                .unary_fenced(Exchange::new(|_: &u64| 0), "texts", move |_, state| {
+                    let mut value = state.value("value", String::new());
+                    let mut list = state.list::<String>("list");
+                    let mut map = state.map::<u64, String>("map");
+                    move |input, output| {
+                        input.for_each(|capability, numbers| {
+                            for n in numbers.drain(..) {
+                                if n == 20 {
+                                    *value.get_mut() = "v".repeat(size);
+                                    list.push("l".repeat(size));
+                                    map.insert(n, "m".repeat(size));
+                                }
+                                let list = list.get(0).map_or(0, |text| text.len());
+                                let map = map.get(&20).map_or(0, |text| text.len());
+                                let kept = value.get().len() + list + map;
+                                output.session(&capability).give((n, kept as u64));
+                            }
+                        });
+                    }
+                })
+                .sink_fenced("out", LineFiles::new(directory));
+        });
+    })
+    .map(drop)
+}
+
+/// A collection of the numbers below `N` and, of number 20, a text of `SIZE` bytes, counted by text.
+fn collection(place: &Path, config: Config) -> Result<(), Error> {
+    let (directory, size) = (out(place), var("SIZE") as usize);
+    let (count, pause) = (var("N"), Duration::from_micros(var("US")));
+    ringfence::execute(config, move |worker| {
+        let mut texts = FencedSession::<u64, String, isize>::new("texts");
+        let probe = ProbeHandle::new();
+        worker.dataflow::<u64, _, _>(|scope| {
+            texts
+                .to_collection(scope)
+                .count_fenced("counts")
+                .map(|(text, count)| (text.len() as u64, count as u64))
+                .probe_with(&probe)
+                .sink_fenced("out", LineFiles::new(&directory));
+        });
+        for n in texts.resume()..count {
+            let text = if n % 20 == 0 { "c".repeat(size) } else { "d".repeat(n as usize % 20) };
+            texts.update_to(n % texts.share_count(), text, 1);
+            texts.advance_to(n + 1);
+            texts.flush();
+            while probe.less_than(texts.time()) {
+                worker.step();
+            }
+            std::thread::sleep(pause);
+        }
+    })
+    .map(drop)
+}
+
+const JOBS: &[(&str, Job)] = &[
+    ("panics", panics),
+    ("documents", documents),
+    ("state", state),
+    ("hot_key", hot_key),
+    ("record", record),
+    ("fed", fed),
+    ("wrapped", wrapped),
+    ("collection", collection),
+];
 
 /// Runs a job to its end, with numbers for its variables.
 fn run(place: &Path, job: &str, flags: &str, vars: &[(&str, u64)]) -> Ran {
@@ -215,12 +344,184 @@ fn a_panic_with_a_long_message_is_survived_and_told() {
     assert!(told, "the panic's message is not told");
 }
 
+/// How long the text of number 20 is in the output of a job; the numbers around it are checked, too.
+#[track_caller]
+fn length_of_the_text(place: &Path, count: u64) -> usize {
+    let lines = lines(place);
+    let mut longest = 0;
+    for n in 0..count {
+        let prefix = format!("{n}\t");
+        let from = lines.range(prefix.clone()..).take_while(|(line, _)| line.starts_with(&prefix));
+        let found: Vec<_> = from.collect();
+        assert!(found.len() == 1 && *found[0].1 == 1, "number {n} is there {} times", found.len());
+        longest = longest.max(found[0].0.len() - prefix.len());
+    }
+    longest
+}
+
+/// Asserts that the numbers below `count` came out with the sizes that a job keeps: 0, then `size`.
+#[track_caller]
+fn assert_kept(place: &Path, count: u64, size: u64) {
+    let lines = lines(place);
+    assert_eq!(lines.len() as u64, count);
+    let large = lines.keys().filter(|line| line.ends_with(&format!("\t{size}"))).count();
+    let small = lines.keys().filter(|line| line.ends_with("\t0")).count();
+    assert!(large > 0 && (large + small) as u64 == count, "{large} of {size} bytes, {small} empty");
+    assert!(lines.values().all(|count| *count == 1));
+    assert!(lines.contains_key(&format!("20\t{size}")), "number 20 has another size");
+}
+
+fn documents_do_not_pile_up() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 300), ("US", 0), ("SIZE", 1_300_000)];
+    let ran = run(place.path(), "documents", "--local 2", &vars);
+    ran.assert_success();
+    assert_counted(place.path(), 300, 1_300_000);
+    assert_eq!(last_view(place.path()), 1, "{ran}");
+}
+
+fn thousands_of_documents() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 3_000), ("US", 0), ("SIZE", 1_300_000)];
+    let ran = run(place.path(), "documents", "--local 2", &vars);
+    ran.assert_success();
+    assert_counted(place.path(), 3_000, 1_300_000);
+    assert_eq!(last_view(place.path()), 1, "{ran}");
+}
+
+/// A value that travels in pieces is there after its owner, or its backup, is gone.
+fn large_state_is_taken_over(size: u64, flags: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 3_000), ("US", 1_000), ("SIZE", size)];
+    let ran = run(place.path(), "state", flags, &vars);
+    ran.assert_success();
+    let lines = lines(place.path());
+    let number = |n: u64| {
+        let length = if n % KEYS == 20 { size } else { 0 };
+        (format!("{n}\t{length}"), 1)
+    };
+    assert_eq!(lines, (0..3_000).map(number).collect());
+    let views = 1 + flags.matches("--fault").count() as u64;
+    assert_eq!(last_view(place.path()), views, "{ran}");
+}
+
+fn state_of_several_pieces_is_taken_over() {
+    for node in 0..3 {
+        large_state_is_taken_over(3_000_000, &format!("--local 3 --fault kill:{node}@700ms"));
+    }
+}
+
+fn state_larger_than_a_link_once_took() {
+    large_state_is_taken_over(300_000_000, "--local 2");
+}
+
+fn a_hot_key_that_grows_past_what_a_link_once_took() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 2_800), ("US", 0), ("SIZE", 100_000)];
+    run(place.path(), "hot_key", "--local 2", &vars).assert_success();
+    assert_eq!(lines(place.path()), (1..=2_800).map(|n: u64| (n.to_string(), 1)).collect());
+}
+
+fn a_hot_key_of_many_pieces() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 300), ("US", 0), ("SIZE", 20_000)];
+    run(place.path(), "hot_key", "--local 2", &vars).assert_success();
+    assert_eq!(lines(place.path()), (1..=300).map(|n: u64| (n.to_string(), 1)).collect());
+}
+
+fn large_record(size: u64, flags: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 1_000), ("US", 2_000), ("SIZE", size)];
+    run(place.path(), "record", flags, &vars).assert_success();
+    assert_eq!(length_of_the_text(place.path(), 1_000), size as usize);
+}
+
+fn a_record_of_several_pieces_is_written_once() {
+    large_record(3_000_000, "--local 3 --fault kill:1@500ms");
+}
+
+fn a_record_larger_than_a_link_once_took_is_written() {
+    large_record(300_000_000, "--local 2");
+}
+
+fn large_record_fed(size: u64, flags: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 100), ("US", 10_000), ("SIZE", size)];
+    run(place.path(), "fed", flags, &vars).assert_success();
+    let number = |n: u64| (format!("{n}\t{}", if n == 20 { size } else { 0 }), 1);
+    assert_eq!(lines(place.path()), (0..100).map(number).collect());
+}
+
+fn a_record_of_several_pieces_is_fed_by_hand() {
+    large_record_fed(3_000_000, "--local 3 --fault kill:1@600ms");
+}
+
+fn a_record_larger_than_a_link_once_took_is_fed_by_hand() {
+    large_record_fed(300_000_000, "--local 2");
+}
+
+fn large_wrapped_state(size: u64, flags: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 1_000), ("US", 2_000), ("SIZE", size)];
+    run(place.path(), "wrapped", flags, &vars).assert_success();
+    assert_kept(place.path(), 1_000, 3 * size);
+}
+
+fn a_wrapped_operator_keeps_values_of_several_pieces() {
+    large_wrapped_state(3_000_000, "--local 3 --fault kill:1@500ms");
+}
+
+fn a_wrapped_operator_keeps_values_larger_than_a_link_once_took() {
+    large_wrapped_state(100_000_000, "--local 2");
+    large_wrapped_state(300_000_000, "--local 2");
+}
+
+fn large_updates(size: u64, flags: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 60), ("US", 10_000), ("SIZE", size)];
+    run(place.path(), "collection", flags, &vars).assert_success();
+    // The last count of each text is what its changes sum up to.
+    let mut counts = BTreeMap::<(u64, u64), i64>::new();
+    for (line, times) in lines(place.path()) {
+        let fields: Vec<i64> = line.split('\t').map(|field| field.parse().unwrap()).collect();
+        let [length, count, _round, change] = fields[..] else { panic!("{line:?}") };
+        *counts.entry((length as u64, count as u64)).or_default() += change * times as i64;
+    }
+    counts.retain(|_, times| *times != 0);
+    let lengths = (1..20).chain([size]);
+    assert_eq!(counts, lengths.map(|length| ((length, 3), 1)).collect());
+}
+
+fn a_collection_has_records_of_several_pieces() {
+    large_updates(3_000_000, "--local 3 --fault kill:1@400ms");
+}
+
+fn a_collection_has_records_larger_than_a_link_once_took() {
+    large_updates(300_000_000, "--local 2");
+}
+
+/// Names and runs tests in one go.
+macro_rules! tests {
+    ($($kind:ident $name:ident,)*) => { vec![$($kind(stringify!($name), $name)),*] };
+}
+
 fn main() {
-    own::main(
-        JOBS,
-        vec![test(
-            "a_panic_with_a_long_message_is_survived_and_told",
-            a_panic_with_a_long_message_is_survived_and_told,
-        )],
-    );
+    let tests = tests![
+        test a_panic_with_a_long_message_is_survived_and_told,
+        test documents_do_not_pile_up,
+        long_test thousands_of_documents,
+        test state_of_several_pieces_is_taken_over,
+        long_test state_larger_than_a_link_once_took,
+        test a_hot_key_of_many_pieces,
+        long_test a_hot_key_that_grows_past_what_a_link_once_took,
+        test a_record_of_several_pieces_is_written_once,
+        long_test a_record_larger_than_a_link_once_took_is_written,
+        test a_record_of_several_pieces_is_fed_by_hand,
+        long_test a_record_larger_than_a_link_once_took_is_fed_by_hand,
+        test a_wrapped_operator_keeps_values_of_several_pieces,
+        long_test a_wrapped_operator_keeps_values_larger_than_a_link_once_took,
+        test a_collection_has_records_of_several_pieces,
+        long_test a_collection_has_records_larger_than_a_link_once_took,
+    ];
+    own::main(JOBS, tests);
 }
