@@ -393,9 +393,9 @@ impl<T: EpochTime, D: Data> Attached<T, D> {
         let sent = self.feed.borrow_mut().send(place, record);
         match sent {
             Ok(queued_bytes) if queued_bytes <= JOURNAL_BYTES_MAX => {}
-            Ok(_) => self.fail(format!(
-                "{JOURNAL_BYTES_MAX} bytes were sent and are not in the journal yet: close epochs by \
-                 `advance_to` and let the worker step"
+            Ok(queued_bytes) => self.fail(format!(
+                "{queued_bytes} bytes were sent and are not in the journal yet, of at most \
+                 {JOURNAL_BYTES_MAX}: close epochs by `advance_to` and let the worker step"
             )),
             Err(error) => self.fail(error.to_string()),
         }
