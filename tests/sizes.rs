@@ -12,10 +12,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ringfence::operators::sink::Release;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use serde_json::Value;
@@ -273,6 +274,83 @@ fn collection(place: &Path, config: Config) -> Result<(), Error> {
     .map(drop)
 }
 
+/// Fails in many words: the source where `WHERE` is 0, the sink where it is 1; where it is 2, an operator
+/// has a long name instead.
+fn wordy(place: &Path, config: Config) -> Result<(), Error> {
+    let (directory, size, place) = (out(place), var("SIZE") as usize, var("WHERE"));
+    ringfence::execute(config, move |worker| {
+        let sink = Wordy { words: if place == 1 { "s".repeat(size) } else { String::new() } };
+        let directory = directory.clone();
+        worker.dataflow::<u64, _, _>(|scope| {
+            let numbers = if place == 0 {
+                Wordy { words: "s".repeat(size) }.to_stream_fenced(scope, "numbers")
+            } else {
+                numbers().to_stream_fenced(scope, "numbers")
+            };
+            let name = if place == 2 { "n".repeat(size) } else { "counts".to_owned() };
+            let counts = numbers.fold_fenced(
+                &name,
+                |n| n % KEYS,
+                0u64,
+                |count, n, out| {
+                    *count += 1;
+                    out.give((n % KEYS, *count));
+                },
+            );
+            counts.clone().sink_fenced("wordy", sink);
+            counts.sink_fenced("out", LineFiles::new(directory));
+        });
+    })
+    .map(drop)
+}
+
+/// A source and a sink whose errors have many words.
+struct Wordy {
+    words: String,
+}
+
+impl Source for Wordy {
+    type Item = u64;
+    type Position = u64;
+    type Reader = Wordy;
+
+    fn shards(&self, share_count: u32) -> io::Result<Vec<String>> {
+        Ok((0..share_count).map(|share| share.to_string()).collect())
+    }
+
+    fn open(&self, _shard: &str, _at: Option<&u64>) -> io::Result<Wordy> {
+        Ok(Wordy { words: self.words.clone() })
+    }
+}
+
+impl Reader for Wordy {
+    type Item = u64;
+    type Position = u64;
+
+    fn read(&mut self, _batch: &mut Vec<u64>) -> io::Result<bool> {
+        Err(io::Error::other(self.words.clone()))
+    }
+
+    fn position(&self) -> u64 {
+        0
+    }
+}
+
+impl Sink<(u64, u64)> for Wordy {
+    type Position = u64;
+
+    fn prepare(&mut self, _at: &mut u64, _rows: &[(u64, u64)]) -> io::Result<Vec<u8>> {
+        match self.words.is_empty() {
+            true => Ok(Vec::new()),
+            false => Err(io::Error::other(self.words.clone())),
+        }
+    }
+
+    fn release(&mut self, _id: &Release, _prepared: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 const JOBS: &[(&str, Job)] = &[
     ("panics", panics),
     ("documents", documents),
@@ -282,6 +360,7 @@ const JOBS: &[(&str, Job)] = &[
     ("fed", fed),
     ("wrapped", wrapped),
     ("collection", collection),
+    ("wordy", wordy),
 ];
 
 /// Runs a job to its end, with numbers for its variables.
@@ -369,6 +448,73 @@ fn assert_kept(place: &Path, count: u64, size: u64) {
     assert!(large > 0 && (large + small) as u64 == count, "{large} of {size} bytes, {small} empty");
     assert!(lines.values().all(|count| *count == 1));
     assert!(lines.contains_key(&format!("20\t{size}")), "number 20 has another size");
+}
+
+/// Asserts that nothing which is said of a failure is as long as what made it.
+#[track_caller]
+fn assert_told_briefly(place: &Path, ran: &Ran) {
+    let events = events(&place.join("report.json"));
+    let longest = events.iter().map(longest_text).max().unwrap_or(0);
+    assert!(longest < 20_000, "a text of {longest} bytes was reported");
+    let line = ran.stderr.lines().map(str::len).max().unwrap_or(0);
+    assert!(line < 20_000, "a line of {line} bytes was printed");
+}
+
+fn a_record_that_panics_always_is_told_briefly() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 1_000), ("US", 500), ("SIZE", 1_100_000), ("ALWAYS", 1)];
+    let ran = run(place.path(), "panics", "--local 2", &vars);
+    assert!(!ran.status.success(), "{ran}");
+    assert!(ran.stderr.contains("xxx... (cut: it has 1100000 bytes)"), "{ran}");
+    assert!(ran.stderr.contains("rrr... (cut: it has "), "{ran}");
+    assert_told_briefly(place.path(), &ran);
+}
+
+fn a_large_record_is_a_dead_letter() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 1_000), ("US", 500), ("SIZE", 1_100_000), ("ALWAYS", 1)];
+    let dead = place.path().join("dead");
+    let flags = format!("--local 2 --quarantine {}", dead.display());
+    let ran = run(place.path(), "panics", &flags, &vars);
+    ran.assert_success();
+    assert_told_briefly(place.path(), &ran);
+    let files = fs::read_dir(dead.join("counts")).unwrap();
+    let letters: String =
+        files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let fields: Vec<&str> = letters.trim_end().split('\t').collect();
+    // The record is there as it was; the message only says what happened.
+    let [_partition, message, record] = fields[..] else { panic!("{} fields", fields.len()) };
+    assert_eq!(record, format!("[500,\"{}\"]", "r".repeat(1_100_000)));
+    assert!(message.ends_with("xxx... (cut: it has 1100000 bytes)\""), "{message}");
+    assert_eq!(lines(place.path()).len(), 999);
+}
+
+fn long_errors_of_sources_and_sinks_are_told_briefly() {
+    for (place_of_words, who) in [(0, "source \"numbers\""), (1, "sink \"wordy\"")] {
+        for flags in ["-w 1", "--local 2"] {
+            let place = tempfile::tempdir().unwrap();
+            let vars = [("N", 1_000), ("US", 0), ("SIZE", 3_000_000), ("WHERE", place_of_words)];
+            let ran = run(place.path(), "wordy", flags, &vars);
+            assert!(!ran.status.success(), "{ran}");
+            assert!(ran.stderr.contains(who), "{ran}");
+            assert!(ran.stderr.contains("sss... (cut: it has "), "{ran}");
+            assert_told_briefly(place.path(), &ran);
+        }
+    }
+}
+
+fn names_up_to_their_limit_are_taken_and_longer_ones_named() {
+    for (length, is_taken) in [(1_023, true), (1_024, true), (1_025, false), (5_000_000, false)] {
+        let place = tempfile::tempdir().unwrap();
+        let vars = [("N", 100), ("US", 0), ("SIZE", length), ("WHERE", 2)];
+        let ran = run(place.path(), "wordy", "--local 2", &vars);
+        assert_eq!(ran.status.success(), is_taken, "{length} bytes\n{ran}");
+        if !is_taken {
+            let what = format!("has {length} bytes, prefixes included, and may have 1024 at most");
+            assert!(ran.stderr.contains(&what), "{ran}");
+            assert_told_briefly(place.path(), &ran);
+        }
+    }
 }
 
 fn documents_do_not_pile_up() {
@@ -476,9 +622,9 @@ fn a_wrapped_operator_keeps_values_larger_than_a_link_once_took() {
     large_wrapped_state(300_000_000, "--local 2");
 }
 
-fn large_updates(size: u64, flags: &str) {
+fn large_updates(count: u64, size: u64, flags: &str) {
     let place = tempfile::tempdir().unwrap();
-    let vars = [("N", 60), ("US", 10_000), ("SIZE", size)];
+    let vars = [("N", count), ("US", 10_000), ("SIZE", size)];
     run(place.path(), "collection", flags, &vars).assert_success();
     // The last count of each text is what its changes sum up to.
     let mut counts = BTreeMap::<(u64, u64), i64>::new();
@@ -489,15 +635,15 @@ fn large_updates(size: u64, flags: &str) {
     }
     counts.retain(|_, times| *times != 0);
     let lengths = (1..20).chain([size]);
-    assert_eq!(counts, lengths.map(|length| ((length, 3), 1)).collect());
+    assert_eq!(counts, lengths.map(|length| ((length, count / 20), 1)).collect());
 }
 
 fn a_collection_has_records_of_several_pieces() {
-    large_updates(3_000_000, "--local 3 --fault kill:1@400ms");
+    large_updates(60, 3_000_000, "--local 3 --fault kill:1@400ms");
 }
 
 fn a_collection_has_records_larger_than_a_link_once_took() {
-    large_updates(300_000_000, "--local 2");
+    large_updates(20, 300_000_000, "--local 2");
 }
 
 /// Names and runs tests in one go.
@@ -508,6 +654,10 @@ macro_rules! tests {
 fn main() {
     let tests = tests![
         test a_panic_with_a_long_message_is_survived_and_told,
+        test a_record_that_panics_always_is_told_briefly,
+        test a_large_record_is_a_dead_letter,
+        test long_errors_of_sources_and_sinks_are_told_briefly,
+        test names_up_to_their_limit_are_taken_and_longer_ones_named,
         test documents_do_not_pile_up,
         long_test thousands_of_documents,
         test state_of_several_pieces_is_taken_over,

@@ -8,7 +8,6 @@
 //! One loop owns the processes and decides; threads only read and put what they read into its inbox.
 //! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
 
-use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -23,9 +22,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::text::cut;
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
+use super::lines::{each_cut_line, each_line};
 use super::memory_kills::MemoryKills;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
@@ -43,9 +44,6 @@ const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the inbox holds; when it is full, nodes wait with their events.
 const INBOX_MAX: usize = 4_096;
-
-/// The longest piece of a node's output that is printed as one line.
-const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
 
 /// The exit code after an interrupt that came when the launcher had already ended its work.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -602,9 +600,9 @@ fn start_readers(
                 Output::Standard(pipe) => {
                     each_line(pipe, |line| console.forward_output(&prefix, line));
                 }
-                Output::Error(pipe) => each_line(pipe, |line| {
+                Output::Error(pipe) => each_cut_line(pipe, |line| {
                     console.forward_error(&prefix, line);
-                    let text = String::from_utf8_lossy(line).trim().to_owned();
+                    let text = cut(String::from_utf8_lossy(line).trim().to_owned());
                     if !text.is_empty() {
                         *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;
                     }
@@ -614,20 +612,6 @@ fn start_readers(
         })?;
     }
     Ok(())
-}
-
-/// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
-fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // A pipe that cannot be read is one that has ended.
-        match reader.by_ref().take(OUTPUT_LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => on(line.strip_suffix(b"\n").unwrap_or(&line)),
-        }
-    }
 }
 
 /// Where the views of a run are kept.
