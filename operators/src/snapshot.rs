@@ -135,11 +135,16 @@ pub enum SnapshotError {
         /// How many bytes the whole is to have by the piece.
         total: u64,
     },
-    /// One partition of one operator outgrew what an index can address.
-    #[error("a replica of one partition would exceed {limit_bytes} bytes")]
+    /// One partition of one operator has more keys than an index can address.
+    #[error(
+        "a replica of one partition would have {keys} keys, and may have {limit_keys}: give the job more \
+         partitions"
+    )]
     Full {
-        /// The limit.
-        limit_bytes: u64,
+        /// How many keys there would be.
+        keys: u64,
+        /// [`REPLICA_KEYS_MAX`](crate::state::REPLICA_KEYS_MAX).
+        limit_keys: u64,
     },
 }
 
