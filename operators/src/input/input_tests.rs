@@ -481,3 +481,11 @@ fn epochs_are_those_of_the_timestamp() {
     });
     assert_eq!(rows, [Epoch(7)]);
 }
+
+#[test]
+fn what_waits_for_the_journal_has_a_limit_that_is_named() {
+    assert_eq!(check_queue(99, 100), Ok(()));
+    assert_eq!(check_queue(100, 100), Ok(()));
+    let what = check_queue(101, 100).unwrap_err();
+    assert!(what.contains("101 bytes") && what.contains("at most 100"), "{what}");
+}
