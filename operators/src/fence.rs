@@ -19,6 +19,7 @@ use crate::ids::{Epoch, NAME_BYTES_MAX, OperatorName, PartitionId};
 use crate::source::{Share, partition_of_shard};
 use crate::text::cut_to;
 use crate::time::FencedTime;
+use crate::vault::VaultError;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
@@ -71,6 +72,8 @@ struct Inner {
     whereabouts: Arc<Whereabouts>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
+    /// Set once this worker leaves with all of its state whole.
+    leaving: Cell<bool>,
 }
 
 /// Reaches the [`Fence`] of a worker.
@@ -138,6 +141,7 @@ impl Fence {
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
+                leaving: Cell::new(false),
             }),
         };
         FENCES.with_borrow_mut(|fences| fences.insert(key, fence.clone()));
@@ -299,8 +303,14 @@ impl Fence {
         if self.inner.names.borrow().is_empty() {
             self.fail(JobError::NothingProtected);
         }
-        if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
-            self.fail(JobError::UnknownName { name });
+        match self.generation().vault.unclaimed(self.generation().view) {
+            Ok(unclaimed) => {
+                if let Some(name) = unclaimed.into_iter().next() {
+                    self.fail(JobError::UnknownName { name });
+                }
+            }
+            // This generation is over, and its worker late.
+            Err(_) => self.leave(),
         }
         self.notice(Notice::Built { worker: self.inner.worker });
     }
@@ -374,7 +384,7 @@ impl Fence {
     /// take everything back that the activation has done.
     pub(crate) fn leave_if_stopping(&self) {
         if self.inner.generation.is_stopping() {
-            Leave::Stopped.now();
+            self.leave();
         }
     }
 
@@ -415,9 +425,31 @@ impl Fence {
         self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
     }
 
+    /// Leaves the generation, between two updates of any table.
+    ///
+    /// SUBTLE: where the job is still being built, the tables that were restored already are dropped by this
+    /// very unwind. They are whole, and go back to the vault all the same.
+    fn leave(&self) -> ! {
+        self.inner.leaving.set(true);
+        Leave::Stopped.now()
+    }
+
+    /// Whether the unwind that is under way, if one is, left all tables whole.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.inner.leaving.get()
+    }
+
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error.cut()).now()
+    }
+
+    /// Leaves because the vault refused something of `operator`: quietly where this generation is over.
+    pub(crate) fn refused(&self, operator: &OperatorName, error: &VaultError) -> ! {
+        if error.is_late() {
+            self.leave();
+        }
+        self.fail(JobError::Vault { operator: operator.clone(), what: error.to_string() })
     }
 
     /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.

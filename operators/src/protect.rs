@@ -79,12 +79,10 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         let generation = fence.generation();
         let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
-        let id = match generation.vault.register(name, fingerprint, partition_count) {
-            Ok(id) => id,
-            Err(error) => {
-                fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
-            }
-        };
+        let (vault, view) = (&generation.vault, generation.view);
+        let id = vault
+            .register(view, name, fingerprint, partition_count)
+            .unwrap_or_else(|error| fence.refused(name, &error));
         let owned = fence.owned();
         let is_filling = |partition: &PartitionId| generation.routes.filling[partition.0 as usize];
         let open = owned.iter().copied().filter(is_filling).map(|partition| (partition, 0));
@@ -106,7 +104,8 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
-            if let Some(live) = generation.vault.take_live(id, partition) {
+            let live = vault.take_live(view, id, partition);
+            if let Some(live) = live.unwrap_or_else(|error| fence.refused(name, &error)) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
                     Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
@@ -118,7 +117,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                 }
                 rewound += 1;
             } else if let Some(resume) = generation.resume {
-                match generation.vault.open_replica(id, partition) {
+                match vault.open_replica(view, id, partition) {
                     Ok(Some(replica)) => {
                         bytes_opened += replica.base.encoded_bytes();
                         if let Err(error) = table.attach(replica.base, Some(resume)) {
@@ -129,6 +128,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                     Ok(None) => {
                         fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
                     }
+                    Err(error) if error.is_late() => fence.refused(name, &error),
                     Err(error) => partitions.refuse(partition, error.to_string()),
                 }
             }
@@ -223,7 +223,8 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             if !self.table(partition).decode_some(keys_max) {
                 return false;
             }
-            self.fence.generation().vault.close_replica(self.id, partition);
+            let generation = self.fence.generation();
+            generation.vault.close_replica(generation.view, self.id, partition);
             self.undecoded += 1;
         }
         true
@@ -311,12 +312,14 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Drop for Partitions<K, V, C> {
 impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Hands all state to the vault, once: none is left.
     pub(crate) fn deposit(&mut self) {
-        if self.fence.is_tainted() || std::thread::panicking() {
+        let is_whole = !std::thread::panicking() || self.fence.is_leaving();
+        if self.fence.is_tainted() || !is_whole {
             return;
         }
+        let generation = self.fence.generation();
         for &partition in &self.owned {
             if let Some(table) = self.tables[partition.0 as usize].take() {
-                self.fence.generation().vault.deposit(self.id, partition, Box::new(table));
+                generation.vault.deposit(generation.view, self.id, partition, Box::new(table));
             }
         }
     }

@@ -76,7 +76,7 @@ fn replicate<'scope, T: FencedTime>(
                 if let Some(epoch) = passed {
                     for &id in &ids {
                         if let Err(error) = generation.vault.complete(generation.view, id, epoch) {
-                            refused(&fence, &name, &error);
+                            fence.refused(&name, &error);
                         }
                     }
                 }
@@ -88,17 +88,12 @@ fn replicate<'scope, T: FencedTime>(
 
 /// Ends this generation, or the job: what was to be stored was refused.
 pub(crate) fn not_stored(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
-    // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
-    // sends it anew.
-    let what = JobError::Vault { operator: name.clone(), what: error.to_string() };
-    match error.is_damage() {
-        true => fence.leave_damaged(what),
-        false => fence.fail(what),
+    if error.is_damage() {
+        // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
+        // sends it anew.
+        fence.leave_damaged(JobError::Vault { operator: name.clone(), what: error.to_string() });
     }
-}
-
-fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
-    fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
+    fence.refused(name, error)
 }
 
 /// Holds back what this node has not recorded.
@@ -138,7 +133,7 @@ fn record<'scope, T: FencedTime>(
             if let Some(epoch) = commit.stored(place, through) {
                 let generation = fence.generation();
                 if let Err(error) = generation.vault.record(generation.view, epoch) {
-                    refused(&fence, &name, &error);
+                    fence.refused(&name, &error);
                 }
                 commit.set_recorded(epoch);
                 fence.checkpoints().forget_before(epoch);

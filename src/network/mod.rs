@@ -19,6 +19,7 @@ mod handshake;
 mod held;
 mod link;
 mod listener;
+mod resolve;
 
 pub use control::{ControlConnection, ControlEvent, ControlLimits, ControlLoss, ControlSendError};
 pub use dial::{DialError, dial};
@@ -29,7 +30,11 @@ pub use handshake::{
 };
 pub use held::Held;
 pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
-pub use listener::{Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind};
+pub use listener::{
+    HANDSHAKES_MAX, Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind,
+};
+
+pub use resolve::{Resolved, resolve};
 
 #[cfg(test)]
 mod control_tests;

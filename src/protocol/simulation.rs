@@ -234,7 +234,7 @@ impl Simulation {
             Happening::Stop(view) => {
                 let evidence = self.evidence(id, view);
                 self.nodes.get_mut(&id).unwrap().generation = None;
-                self.feed(id, Input::GenerationStopped { view, evidence });
+                self.feed(id, Input::GenerationStopped { view, evidence, awaited: Vec::new() });
             }
             Happening::Work => self.work(id),
         }

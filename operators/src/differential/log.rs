@@ -61,11 +61,10 @@ impl<W: Waiting> Log<W> {
         let fingerprint = fingerprint::<(W::Key, W::Val), (W::Time, W::Diff), Postcard>();
         let partition_count = generation.routes.partitions();
         let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
-        let registered =
-            generation.vault.register_chunks(name, fingerprint, partition_count, merger);
-        let id = registered.unwrap_or_else(|error| {
-            fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
-        });
+        let (vault, view) = (&generation.vault, generation.view);
+        let id = vault
+            .register_chunks(view, name, fingerprint, partition_count, merger)
+            .unwrap_or_else(|error| fence.refused(name, &error));
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
@@ -76,11 +75,12 @@ impl<W: Waiting> Log<W> {
                 let refuse = |what: String| -> ! {
                     fence.fail(JobError::State { operator: name.clone(), partition, what })
                 };
-                let replica = match generation.vault.open_replica(id, partition) {
+                let replica = match vault.open_replica(view, id, partition) {
                     Ok(Some(replica)) => replica,
                     Ok(None) => {
                         fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
                     }
+                    Err(error) if error.is_late() => fence.refused(name, &error),
                     Err(error) => refuse(error.to_string()),
                 };
                 if is_filling {
@@ -90,7 +90,7 @@ impl<W: Waiting> Log<W> {
                 }
                 slot.sealed = replica.last;
                 bases.push((partition, replica.base));
-                generation.vault.close_replica(id, partition);
+                vault.close_replica(view, id, partition);
             }
             #[cfg(feature = "planted")]
             if crate::planted::is(crate::planted::Planted::LackingForgotten) {

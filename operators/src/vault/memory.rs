@@ -78,6 +78,8 @@ struct Operator {
 
 struct View {
     number: Option<ViewNumber>,
+    /// Whether evidence was given of this view: then its generation changes nothing any more.
+    closed: bool,
     resume: Option<Epoch>,
     recorded: Option<Epoch>,
     holdings: Vec<Holding>,
@@ -133,10 +135,13 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 impl View {
     fn check(&self, view: ViewNumber) -> Result<(), VaultError> {
-        if self.number == Some(view) {
-            return Ok(());
+        if self.number != Some(view) {
+            return Err(VaultError::View { expected: self.number, actual: view });
         }
-        Err(VaultError::View { expected: self.number, actual: view })
+        if self.closed {
+            return Err(VaultError::Closed { view });
+        }
+        Ok(())
     }
 
     /// Returns the index of the view's partition to which an operator's partition belongs.
@@ -258,6 +263,7 @@ impl MemoryVault {
         MemoryVault {
             view: RwLock::new(View {
                 number: None,
+                closed: false,
                 resume: None,
                 recorded: None,
                 holdings: vec![Holding::default(); partitions as usize],
@@ -271,6 +277,12 @@ impl MemoryVault {
             dropped_frames: AtomicU64::new(0),
             journals: Mutex::new(Journals::new(partitions as usize, JOURNAL_BYTES_MAX)),
         }
+    }
+
+    /// The view installed, so that tests need not name it at each call.
+    #[cfg(test)]
+    pub(super) fn present(&self) -> ViewNumber {
+        read(&self.view).number.unwrap_or(ViewNumber(0))
     }
 
     fn cell(&self, operator: u64, partition: PartitionId) -> Option<Arc<Mutex<Cell>>> {
@@ -339,12 +351,14 @@ impl MemoryVault {
 
     fn register_any(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Option<Arc<dyn ChunkMerger>>,
     ) -> Result<u64, VaultError> {
         let mut state = write(&self.view);
+        state.check(view)?;
         let number = operator_id(name);
         let operator = state.operators.entry(number).or_insert_with(|| Operator {
             name: name.clone(),
@@ -452,6 +466,7 @@ impl Vault for MemoryVault {
         lock(&self.journals).install(resume, held.collect(), is_first);
         state.holdings = holdings;
         state.number = Some(view);
+        state.closed = false;
         state.resume = resume;
         state.recorded = resume;
         for operator in state.operators.values_mut() {
@@ -461,9 +476,17 @@ impl Vault for MemoryVault {
         Ok(())
     }
 
+    fn close(&self, view: ViewNumber) {
+        let mut state = write(&self.view);
+        state.closed |= state.number == Some(view);
+    }
+
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::StoreAfterClose, open);
+        open?;
         let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
         let mut stored = 0;
         for delta in &deltas {
@@ -483,7 +506,10 @@ impl Vault for MemoryVault {
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        open?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
         Ok(())
@@ -493,29 +519,47 @@ impl Vault for MemoryVault {
         read(&self.view).recorded
     }
 
-    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
+    fn deposit(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+        live: Box<dyn Any + Send>,
+    ) {
         let state = read(&self.view);
         // The owner's copy of a trace is its replica, and nothing live is to be rewound.
-        if state.holding(partition).role.owner && !state.is_chunks(operator) {
+        let is_kept = state.holding(partition).role.owner && !state.is_chunks(operator);
+        if state.number == Some(view) && is_kept {
             let cell = self.cell_or_new(operator, partition);
             lock(&cell).live = Some(Deposit { state: live, rewind_to: None });
         }
     }
 
-    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
-        let _view = read(&self.view);
-        let cell = self.cell(operator, partition)?;
+    fn take_live(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Live>, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        let Some(cell) = self.cell(operator, partition) else { return Ok(None) };
         let mut cell = lock(&cell);
-        let rewind_to = cell.live.as_ref()?.rewind_to?;
-        cell.live.take().map(|deposit| Live { state: deposit.state, rewind_to })
+        let is_from_before = cell.live.as_ref().is_some_and(|live| live.rewind_to.is_some());
+        let taken = if is_from_before { cell.live.take() } else { None };
+        let live = taken
+            .and_then(|deposit| Some(Live { state: deposit.state, rewind_to: deposit.rewind_to? }));
+        Ok(live)
     }
 
     fn open_replica(
         &self,
+        view: ViewNumber,
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError> {
         let state = read(&self.view);
+        state.check(view)?;
         let known = state.operator(operator)?;
         if !state.holding(partition).is_copy(known.merger.is_some()) {
             return Ok(None);
@@ -534,9 +578,9 @@ impl Vault for MemoryVault {
         Ok(Some(Opened { last: base.epoch(), base }))
     }
 
-    fn close_replica(&self, operator: u64, partition: PartitionId) {
+    fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
         let mut state = write(&self.view);
-        if state.is_chunks(operator) {
+        if state.check(view).is_err() || state.is_chunks(operator) {
             return;
         }
         let index = state.index(partition);
@@ -550,11 +594,13 @@ impl Vault for MemoryVault {
 
     fn register_input(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         shares: u32,
     ) -> Result<u64, VaultError> {
-        let _view = read(&self.view);
+        let state = read(&self.view);
+        state.check(view)?;
         lock(&self.journals).register(name, fingerprint, shares)
     }
 
@@ -572,8 +618,15 @@ impl Vault for MemoryVault {
         Ok(taken)
     }
 
-    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
-        lock(&self.journals).read(operator, share)
+    fn read_journal(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        share: u32,
+    ) -> Result<Option<Journal>, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        Ok(lock(&self.journals).read(operator, share))
     }
 
     fn inventory(&self) -> Inventory {
@@ -664,25 +717,28 @@ impl Vault for MemoryVault {
 
     fn register(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        self.register_any(name, fingerprint, partitions, None)
+        self.register_any(view, name, fingerprint, partitions, None)
     }
 
     fn register_chunks(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Arc<dyn ChunkMerger>,
     ) -> Result<u64, VaultError> {
-        self.register_any(name, fingerprint, partitions, Some(merger))
+        self.register_any(view, name, fingerprint, partitions, Some(merger))
     }
 
-    fn unclaimed(&self) -> Vec<OperatorName> {
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
         let state = read(&self.view);
+        state.check(view)?;
         let cells = read(&self.cells);
         let has_state = |number: u64| {
             cells.range((number, PartitionId(0))..=(number, PartitionId(u32::MAX))).any(
@@ -697,7 +753,7 @@ impl Vault for MemoryVault {
             .iter()
             .filter(|(number, operator)| !operator.registered && has_state(**number));
         let unclaimed = unclaimed.map(|(_, operator)| operator.name.clone());
-        unclaimed.chain(lock(&self.journals).unclaimed()).collect()
+        Ok(unclaimed.chain(lock(&self.journals).unclaimed()).collect())
     }
 
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
