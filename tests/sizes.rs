@@ -170,15 +170,16 @@ fn hot_key(place: &Path, config: Config) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Number 20 becomes a text of `SIZE` bytes, which travels, waits in two states and is written as a line.
+/// Number 20, or every number where `EACH` is 1, becomes a text of `SIZE` bytes, which travels, is kept as
+/// a result and is written as a line.
 fn record(place: &Path, config: Config) -> Result<(), Error> {
-    let (directory, size) = (out(place), var("SIZE") as usize);
+    let (directory, size, each) = (out(place), var("SIZE") as usize, var("EACH") == 1);
     ringfence::execute(config, move |worker| {
         let directory = directory.clone();
         worker.dataflow::<u64, _, _>(|scope| {
             numbers()
                 .to_stream_fenced(scope, "numbers")
-                .map(move |n| (n, if n == 20 { "y".repeat(size) } else { String::new() }))
+                .map(move |n| (n, if n == 20 || each { "y".repeat(size) } else { String::new() }))
                 .fold_fenced(
                     "texts",
                     |(n, _)| n % KEYS,
@@ -561,7 +562,9 @@ fn thousands_of_documents_do_not_pile_up_before_a_stopped_node() {
 /// A value that travels in pieces is there after its owner, or its backup, is gone.
 fn large_state_is_taken_over(size: u64, flags: &str) {
     let place = tempfile::tempdir().unwrap();
-    let vars = [("N", 3_000), ("US", 1_000), ("SIZE", size)];
+    // Longer, where what is large is to be stored before a node is killed.
+    let count = if size > 10_000_000 { 10_000 } else { 3_000 };
+    let vars = [("N", count), ("US", 1_000), ("SIZE", size)];
     let ran = run(place.path(), "state", flags, &vars);
     ran.assert_success();
     let lines = lines(place.path());
@@ -569,7 +572,7 @@ fn large_state_is_taken_over(size: u64, flags: &str) {
         let length = if n % KEYS == 20 { size } else { 0 };
         (format!("{n}\t{length}"), 1)
     };
-    assert_eq!(lines, (0..3_000).map(number).collect());
+    assert_eq!(lines, (0..count).map(number).collect());
     let views = 1 + flags.matches("--fault").count() as u64;
     assert_eq!(last_view(place.path()), views, "{ran}");
 }
@@ -582,6 +585,12 @@ fn state_of_several_pieces_is_taken_over() {
 
 fn state_larger_than_a_link_once_took() {
     large_state_is_taken_over(300_000_000, "--local 2");
+}
+
+fn large_state_is_taken_over_whoever_dies() {
+    for node in 0..3 {
+        large_state_is_taken_over(100_000_000, &format!("--local 3 --fault kill:{node}@4s"));
+    }
 }
 
 fn a_hot_key_that_grows_past_what_a_link_once_took() {
@@ -600,7 +609,7 @@ fn a_hot_key_of_many_pieces() {
 
 fn large_record(size: u64, flags: &str) {
     let place = tempfile::tempdir().unwrap();
-    let vars = [("N", 1_000), ("US", 2_000), ("SIZE", size)];
+    let vars = [("N", 1_000), ("US", 2_000), ("SIZE", size), ("EACH", 0)];
     run(place.path(), "record", flags, &vars).assert_success();
     assert_eq!(length_of_the_text(place.path(), 1_000), size as usize);
 }
@@ -611,6 +620,15 @@ fn a_record_of_several_pieces_is_written_once() {
 
 fn a_record_larger_than_a_link_once_took_is_written() {
     large_record(300_000_000, "--local 2");
+}
+
+/// All of them are the results of one epoch: hundreds of megabytes at each worker.
+fn an_epoch_of_results_larger_than_a_link_once_took_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let vars = [("N", 450), ("US", 0), ("SIZE", 1_300_000), ("EACH", 1)];
+    let flags = "--local 2 --epoch-ms 600000";
+    run(place.path(), "record", flags, &vars).assert_success();
+    assert_eq!(length_of_the_text(place.path(), 450), 1_300_000);
 }
 
 fn large_record_fed(size: u64, flags: &str) {
@@ -685,10 +703,12 @@ fn main() {
         long_test thousands_of_documents_do_not_pile_up_before_a_stopped_node,
         test state_of_several_pieces_is_taken_over,
         long_test state_larger_than_a_link_once_took,
+        long_test large_state_is_taken_over_whoever_dies,
         test a_hot_key_of_many_pieces,
         long_test a_hot_key_that_grows_past_what_a_link_once_took,
         test a_record_of_several_pieces_is_written_once,
         long_test a_record_larger_than_a_link_once_took_is_written,
+        long_test an_epoch_of_results_larger_than_a_link_once_took_is_written,
         test a_record_of_several_pieces_is_fed_by_hand,
         long_test a_record_larger_than_a_link_once_took_is_fed_by_hand,
         test a_wrapped_operator_keeps_values_of_several_pieces,
