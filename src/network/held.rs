@@ -4,14 +4,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Keeps count of the bytes that are held, and lets those who would hold more wait.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     limit_bytes: usize,
     bytes: Mutex<usize>,
     let_go: Condvar,
 }
 
 impl Budget {
-    pub(super) fn new(limit_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(limit_bytes: usize) -> Arc<Self> {
         Arc::new(Budget { limit_bytes, bytes: Mutex::new(0), let_go: Condvar::new() })
     }
 
@@ -21,7 +21,7 @@ impl Budget {
     }
 
     /// Holds some bytes; waits until there is room for them, or until nothing else is held.
-    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
         let has_no_room =
             |held: &mut usize| *held > 0 && held.saturating_add(bytes) > self.limit_bytes;
         let held = self.let_go.wait_while(self.lock(), has_no_room);

@@ -28,6 +28,7 @@ pub use handshake::{
     HANDSHAKE_BYTES_MAX, HANDSHAKE_TIME_MAX, HandshakeError, Hello, Identity, PROTOCOL_VERSION,
     Purpose, Refusal, Welcome,
 };
+pub(crate) use held::Budget;
 pub use held::Held;
 pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
 pub use listener::{

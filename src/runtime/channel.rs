@@ -211,6 +211,14 @@ pub(super) fn receive<M: DeserializeOwned>(
     stream: UnixStream,
     mut on: impl FnMut(M),
 ) -> std::io::Result<()> {
+    receive_sized(stream, |message, _bytes| on(message))
+}
+
+/// The same, with the length of each message.
+pub(super) fn receive_sized<M: DeserializeOwned>(
+    stream: UnixStream,
+    mut on: impl FnMut(M, usize),
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -220,7 +228,7 @@ pub(super) fn receive<M: DeserializeOwned>(
         if length == 0 || (line.last() != Some(&b'\n') && length < MESSAGE_BYTES_MAX) {
             return Ok(());
         }
-        on(serde_json::from_slice(&line)?);
+        on(serde_json::from_slice(&line)?, length);
     }
 }
 

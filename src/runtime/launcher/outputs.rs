@@ -9,10 +9,14 @@ use crossbeam_channel::Sender;
 use ringfence_operators::text::cut;
 
 use super::{Inbox, Node};
+use crate::network::Budget;
 use crate::report::{Event, What};
 use crate::runtime::channel::{self, ToLauncher};
 use crate::runtime::lines::{each_cut_line, each_line};
 use crate::runtime::outlets::Display;
+
+/// How many bytes of a node's messages may wait to be handled; where there are more, the node waits.
+const UNHANDLED_BYTES_MAX: usize = 4 << 20;
 
 /// How long a line that looks like a repeated error is held back for the error itself.
 const ERROR_ORDER_MAX: Duration = Duration::from_millis(20);
@@ -33,12 +37,13 @@ pub(super) fn start_readers(
     let (stream, inbox) = (node.channel.try_clone()?, sender.clone());
     let told_error = Arc::clone(&node.told_error);
     thread::Builder::new().name(format!("ringfence:channel-{id}")).spawn(move || {
-        let result = channel::receive(stream, |message| {
+        let budget = Budget::new(UNHANDLED_BYTES_MAX);
+        let result = channel::receive_sized(stream, |message, bytes| {
             if let ToLauncher::Event(Event { what: What::Error { message, .. }, .. }) = &message {
                 *told_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone());
             }
             // Nobody listens any more once the launcher is done.
-            let _ = inbox.send(Inbox::Message(id, message));
+            let _ = inbox.send(Inbox::Message(id, message, budget.hold(bytes)));
         });
         // A connection that broke ends like one that was closed; only garbage is worth a word.
         let garbage = result.err().filter(|e| e.get_ref().is_some()).map(|e| e.to_string());
