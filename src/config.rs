@@ -564,6 +564,13 @@ impl Config {
                     .to_owned(),
             );
         }
+        if let Some(interval) = self.checkpoint.filter(|interval| *interval < self.epoch) {
+            let (checkpoint_ms, epoch_ms) = (interval.as_millis(), self.epoch.as_millis());
+            return wrong(format!(
+                "--checkpoint-ms {checkpoint_ms}: expected at least --epoch-ms, which is {epoch_ms}: a \
+                 checkpoint is the end of an epoch, so lower --epoch-ms too"
+            ));
+        }
         if self.suspect < SUSPECT_MIN {
             let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());
             return wrong(format!("--suspect-ms {suspect_ms}: expected at least {min_ms}"));

@@ -132,6 +132,7 @@ fn what_is_wrong_is_named_and_exits_with_2() {
         ("--backups 2", "one node with 1 worker has room for 1"),
         ("--epoch-ms 0", "--epoch-ms"),
         ("--checkpoint-ms 0", "--checkpoint-ms"),
+        ("--epoch-ms 200 --checkpoint-ms 100", "lower --epoch-ms too"),
         ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
         ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
         ("--partitions 65537", "--partitions"),

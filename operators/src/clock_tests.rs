@@ -289,7 +289,7 @@ fn a_worker_that_has_nothing_but_the_clock_leaves_when_it_is_asked_to() {
         trial.run_interrupted(&stops, |worker, output| {
             let fence = worker.fence();
             if fence.is_first_view() {
-                fence.admit("ended");
+                worker.dataflow::<u64, _, _>(|scope| fence.admit("nothing", "ended", scope));
                 return;
             }
             worker.dataflow::<u64, _, _>(|scope| {

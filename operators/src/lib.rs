@@ -23,16 +23,23 @@
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
 //! | [`text`] | how much of a text is told of a failure |
+//! | [`catalogue`] | what a worker has built, compared with what the others have |
+//! | [`origins`] | which operators bring something in, and whether they are protected |
+//! | `dropped` | dataflows that a job ends by dropping them |
+//! | `careful` | what of the job's is dropped with care |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+mod careful;
+pub mod catalogue;
 mod checkpoints;
 mod clock;
 pub mod codec;
 mod commit;
 pub mod data;
 pub mod differential;
+mod dropped;
 pub mod error;
 pub mod feedback;
 pub mod fence;
@@ -43,6 +50,7 @@ pub mod ids;
 pub mod input;
 pub mod inspect;
 pub mod journal;
+pub mod origins;
 mod panics;
 mod pieces;
 #[cfg(feature = "planted")]
@@ -61,6 +69,8 @@ pub mod testing;
 pub mod text;
 pub mod time;
 pub mod vault;
+#[doc(hidden)]
+pub mod vectors;
 pub mod whereabouts;
 pub mod worker;
 pub mod wrap;

@@ -9,7 +9,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::Stamp;
 
-use crate::codec::{Codec, Postcard, fingerprint_of};
+use crate::codec::{Codec, Postcard, encoding_of, fingerprint_of};
 use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -79,6 +79,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         let generation = fence.generation();
         let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
+        fence.admit_state(name, &encoding_of::<K, V, Postcard, C>(), partition_count);
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
             .register(view, name, fingerprint, partition_count)
@@ -101,10 +102,12 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             filling,
         };
         let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
+        let is_void = fence.is_void(name);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
-            let live = vault.take_live(view, id, partition);
+            // What the job has dropped before is not kept.
+            let live = if is_void { Ok(None) } else { vault.take_live(view, id, partition) };
             if let Some(live) = live.unwrap_or_else(|error| fence.refused(name, &error)) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
@@ -163,7 +166,9 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             Some(table) => table,
             None => {
                 let what = format!(
-                    "partition {partition} is not run by worker {} of this generation",
+                    "a record of partition {partition} reached worker {} of this view, which does not run \
+                     it: does the key function give the same key for one record each time? It is called \
+                     where the record comes from and where it is processed, and must depend on nothing else",
                     self.fence.worker()
                 );
                 self.fence.fail(JobError::Misplaced { operator: self.name.clone(), what })

@@ -20,6 +20,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use self::pace::Pace;
+use crate::careful::Careful;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
@@ -28,12 +29,18 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::{Outlet, Partitions, advance};
 use crate::replicate::commit;
 use crate::route::KeyRoute;
-use crate::time::EpochTime;
+use crate::time::{EpochTime, FencedTime};
 
 /// An input that can be read again: it has shards, and each shard can be opened at a position.
 ///
 /// The same shards must be listed, in the same order, for the whole of a run and by every node, and
 /// a shard read twice from one position must give the same items. That is what makes replay exact.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no source of records that can be protected",
+    note = "an iterator becomes a source by `per_share(|share| ..)`, which makes the same one again for a share",
+    note = "its records are `Clone`, `Send` and serializable: \
+            `#[derive(Clone, serde::Serialize, serde::Deserialize)]`"
+)]
 pub trait Source: 'static {
     /// What it reads.
     type Item: Data;
@@ -127,12 +134,15 @@ pub trait ToStreamFenced: Source + Sized {
         name: &str,
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
-        let name = fence.admit(name);
-        let mut reading = Reading::restore(self, &fence, &name);
+        let name = fence.admit("to_stream_fenced", name, scope);
+        let reading = Reading::restore(self, &fence, &name);
+        let mut reading = Careful::new(&fence, &name, reading);
         let ids = vec![reading.states.id()];
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
-        let activator = scope.activator_for(builder.operator_info().address);
+        let info = builder.operator_info();
+        fence.origins().know(info.global_id);
+        let activator = scope.activator_for(info.address);
         let dataflow = scope.addr()[0];
         fence.commit().wake_on_stored(dataflow, activator.clone());
         let (output, items) = builder.new_output();
@@ -141,6 +151,8 @@ pub trait ToStreamFenced: Source + Sized {
         builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
             let mut current = fence.first_epoch();
+            // A short type counts less far than the clock.
+            let last = T::from_epoch(Epoch::END).epoch();
             let begun = Arc::clone(&fence.generation().gauges);
             let begin = move |epoch: Epoch| {
                 // After the end of everything no epoch begins.
@@ -173,6 +185,12 @@ pub trait ToStreamFenced: Source + Sized {
                 }
                 pace.end(fence.generation().clock.elapsed());
                 let clock = fence.clock_epoch(dataflow);
+                if clock.epoch > last {
+                    fence.fail(JobError::Source {
+                        operator: name.clone(),
+                        what: no_time_left::<T>(last),
+                    });
+                }
                 if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
                     // It was through with the last epoch when it chose to begin another one.
                     let through = Epoch::before(Some(clock.epoch));
@@ -214,6 +232,14 @@ pub trait ToStreamFenced: Source + Sized {
 
 impl<S: Source> ToStreamFenced for S {}
 
+fn no_time_left<T>(last: Epoch) -> String {
+    format!(
+        "the time type {} has no epoch after {last}, so nothing more could be committed: give its dataflow a \
+         wider type, such as u64, or longer epochs (--epoch-ms)",
+        std::any::type_name::<T>()
+    )
+}
+
 /// One worker's shards of a source.
 struct Reading<S: Source> {
     source: S,
@@ -247,7 +273,10 @@ impl<S: Source> Reading<S> {
         let fail =
             |what: String| -> ! { fence.fail(JobError::Source { operator: name.clone(), what }) };
         let generation = fence.generation();
+        // A source that the job has dropped before has nothing more to give.
+        let is_void = fence.is_void(name);
         let shards = match source.shards(generation.settings.share_count) {
+            Ok(_) if is_void => Vec::new(),
             Ok(shards) => shards,
             Err(error) => fail(error.to_string()),
         };

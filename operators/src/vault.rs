@@ -9,7 +9,7 @@
 //! operators [of chunks](Vault::register_chunks) an owner has a copy of its own.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::codec::CodecError;
@@ -334,6 +334,18 @@ pub trait Vault: Send + Sync {
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError>;
+
+    /// Notes that the job has dropped the operators of these numbers: nothing of them is kept or taken any
+    /// more, in this view and later ones, and they count as complete.
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        let _ = (view, numbers);
+        Ok(())
+    }
+
+    /// The numbers of all operators that were dropped.
+    fn dropped(&self) -> BTreeSet<u64> {
+        BTreeSet::new()
+    }
 
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
     ///

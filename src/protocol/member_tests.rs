@@ -119,6 +119,7 @@ fn evidence(view: &View, node: u64) -> Evidence {
         copies,
         operators: Vec::new(),
         journals: false,
+        dropped: Vec::new(),
     }
 }
 

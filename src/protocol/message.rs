@@ -50,6 +50,29 @@ pub enum Message {
         /// The bytes.
         bytes: u64,
     },
+    /// The workers of the sender have built these in this view, item by item.
+    Catalogue {
+        /// The view.
+        view: ViewNumber,
+        /// A digest of each item.
+        digests: Vec<u64>,
+    },
+    /// The first item in which the sender's catalogue is not that of the receiver.
+    CatalogueItem {
+        /// The view.
+        view: ViewNumber,
+        /// Its place.
+        position: u64,
+        /// What the sender has there.
+        item: String,
+    },
+    /// All workers of the sender have dropped this dataflow of the job.
+    Dropped {
+        /// The view.
+        view: ViewNumber,
+        /// The dataflow, as timely counts them.
+        dataflow: u64,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.

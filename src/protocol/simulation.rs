@@ -416,7 +416,14 @@ impl Simulation {
                 copies.push(CopyEvidence { partition, replica, live });
             }
         }
-        Evidence { view, recorded, copies, operators: Vec::new(), journals: false }
+        Evidence {
+            view,
+            recorded,
+            copies,
+            operators: Vec::new(),
+            journals: false,
+            dropped: Vec::new(),
+        }
     }
 
     /// One step of a generation: store an epoch, record one, and see whether one is released.

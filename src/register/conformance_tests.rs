@@ -31,6 +31,7 @@ fn view(run: &str, number: u64, incarnation: u64) -> View {
                 copies: Vec::new(),
                 operators: Vec::new(),
                 journals: false,
+                dropped: Vec::new(),
             });
         }
     }

@@ -3,8 +3,10 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
+mod agreement;
 mod closing;
 mod connections;
+mod dropping;
 mod protocol;
 mod telling;
 mod views;
@@ -23,7 +25,9 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
+use self::agreement::{Agreement, AllTold};
 use self::closing::{Abandoned, Ending};
+use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -167,6 +171,8 @@ pub(crate) struct Node {
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// What the other nodes have built.
+    catalogues: AllTold,
     /// Generations that are over, with workers that have not left yet.
     abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
@@ -203,6 +209,8 @@ struct Current {
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
+    agreement: Agreement,
+    dropping: Dropping,
 }
 
 struct Notices {
@@ -236,6 +244,7 @@ impl Node {
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
+            catalogues: AllTold::new(),
             abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
@@ -403,6 +412,8 @@ impl Node {
                 {
                     current.watches.received(node, *bytes);
                 }
+                self.on_catalogue(node, &message)?;
+                self.on_dropped_there(node, &message);
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {

@@ -125,9 +125,13 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         | JobError::OutsideOperator { name }
         | JobError::StateType { name }
         | JobError::UnknownName { name }
-        | JobError::LongName { name, .. }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
-        JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
+        JobError::BadName { name, .. } => (Component::Job, Cause::JobFailed, Some(name), None),
+        JobError::NothingProtected
+        | JobError::ClockDropped
+        | JobError::Unprotected { .. }
+        | JobError::Differs { .. }
+        | JobError::NameCollision { .. } => (Component::Job, Cause::JobFailed, None, None),
     };
     let epoch = match error {
         JobError::LateRecord { epoch, .. } => Some(*epoch),

@@ -181,6 +181,14 @@ impl Vault for WatchedVault {
         self.inner.open_replica(view, operator, partition)
     }
 
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        self.inner.drop_operators(view, numbers)
+    }
+
+    fn dropped(&self) -> std::collections::BTreeSet<u64> {
+        self.inner.dropped()
+    }
+
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
         self.inner.close_replica(view, operator, partition);
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::chunk::{ChunkWriter, UpdateMerger};
 use super::contents::Contents;
 use super::waiting::Waiting;
-use crate::codec::{Postcard, fingerprint};
+use crate::codec::{Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -60,6 +60,8 @@ impl<W: Waiting> Log<W> {
         let generation = fence.generation();
         let fingerprint = fingerprint::<(W::Key, W::Val), (W::Time, W::Diff), Postcard>();
         let partition_count = generation.routes.partitions();
+        let encoding = encoding_of::<(W::Key, W::Val), (W::Time, W::Diff), Postcard, Postcard>();
+        fence.admit_state(name, &encoding, partition_count);
         let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
@@ -71,7 +73,9 @@ impl<W: Waiting> Log<W> {
             let is_filling = generation.routes.filling[partition.0 as usize];
             let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
-            if let Some(resume) = generation.resume {
+            if let Some(resume) = generation.resume
+                && !fence.is_void(name)
+            {
                 let refuse = |what: String| -> ! {
                     fence.fail(JobError::State { operator: name.clone(), partition, what })
                 };

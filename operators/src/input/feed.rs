@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use crate::codec::{CodecError, Postcard, fingerprint};
+use crate::codec::{CodecError, Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -74,6 +74,8 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         let generation = fence.generation();
         let fingerprint = fingerprint::<(), D, Postcard>();
         let share_count = generation.settings.share_count;
+        let encoding = encoding_of::<(), D, Postcard, Postcard>();
+        fence.admit_state(name, &encoding, share_count);
         let (vault, view) = (&generation.vault, generation.view);
         let operator = vault
             .register_input(view, name, fingerprint, share_count)
@@ -95,6 +97,10 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
                 .read_journal(view, operator, subject.share)
                 .unwrap_or_else(|error| fence.refused(name, &error))
                 .unwrap_or_default();
+            if fence.is_void(name) {
+                journal.entries.clear();
+                journal.closed = true;
+            }
             if let Some(resume) = generation.resume
                 && !journal.closed
                 && journal.next <= Some(resume)

@@ -12,7 +12,7 @@
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -84,6 +84,8 @@ struct View {
     recorded: Option<Epoch>,
     holdings: Vec<Holding>,
     operators: BTreeMap<u64, Operator>,
+    /// The operators that the job has dropped, for the rest of the run.
+    dropped: BTreeSet<u64>,
 }
 
 struct Deposit {
@@ -165,7 +167,8 @@ impl View {
     /// over those of chunks.
     fn cells_wanted(&self, index: usize) -> (u64, u64) {
         let mut wanted = (0, 0);
-        for operator in self.operators.values() {
+        let kept = self.operators.iter().filter(|(number, _)| !self.dropped.contains(number));
+        for (_, operator) in kept {
             // An operator has as many partitions here as are congruent to this one.
             let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
             let count = beyond.div_ceil(self.holdings.len() as u64);
@@ -268,6 +271,7 @@ impl MemoryVault {
                 recorded: None,
                 holdings: vec![Holding::default(); partitions as usize],
                 operators: BTreeMap::new(),
+                dropped: BTreeSet::new(),
             }),
             cells: RwLock::new(Cells::new()),
             discarded: Mutex::new(Vec::new()),
@@ -300,6 +304,10 @@ impl MemoryVault {
     fn store_one(&self, view: &View, delta: &DeltaRef<'_>) -> Result<bool, VaultError> {
         let subject = delta.header().subject;
         let operator = view.operator(subject.operator)?;
+        if view.dropped.contains(&subject.operator) {
+            self.dropped_frames.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
         if subject.partition.0 >= operator.partitions {
             return Err(VaultError::UnknownPartition {
                 operator: operator.name.clone(),
@@ -528,7 +536,9 @@ impl Vault for MemoryVault {
     ) {
         let state = read(&self.view);
         // The owner's copy of a trace is its replica, and nothing live is to be rewound.
-        let is_kept = state.holding(partition).role.owner && !state.is_chunks(operator);
+        let is_kept = state.holding(partition).role.owner
+            && !state.is_chunks(operator)
+            && !state.dropped.contains(&operator);
         if state.number == Some(view) && is_kept {
             let cell = self.cell_or_new(operator, partition);
             lock(&cell).live = Some(Deposit { state: live, rewind_to: None });
@@ -576,6 +586,29 @@ impl Vault for MemoryVault {
             })?,
         };
         Ok(Some(Opened { last: base.epoch(), base }))
+    }
+
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        let mut state = write(&self.view);
+        state.check(view)?;
+        state.dropped.extend(numbers);
+        let mut cells = write(&self.cells);
+        let mut discarded = lock(&self.discarded);
+        cells.retain(|(operator, _), cell| {
+            let is_dropped = state.dropped.contains(operator);
+            if is_dropped {
+                let mut cell = lock(cell);
+                let mut gone = Cell { live: cell.live.take(), ..Cell::default() };
+                cell.count(&self.pending_bytes, |replica| gone.replica = replica.take());
+                discarded.push(gone);
+            }
+            !is_dropped
+        });
+        Ok(())
+    }
+
+    fn dropped(&self) -> BTreeSet<u64> {
+        read(&self.view).dropped.clone()
     }
 
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
@@ -633,10 +666,9 @@ impl Vault for MemoryVault {
         let state = read(&self.view);
         // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
         // before it was built has registered none, and yet all that the one before left is here.
-        let complete = state
-            .operators
-            .values()
-            .map(|operator| operator.through.max(state.resume))
+        let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
+        let complete = kept
+            .map(|(_, operator)| operator.through.max(state.resume))
             .min()
             .unwrap_or(state.resume);
         let cells = read(&self.cells);

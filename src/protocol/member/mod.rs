@@ -446,7 +446,11 @@ impl Machine {
             }
             Message::ViewCreated { number } => self.look_for(number),
             // That it came says that the sender lives; what it says is for the connections' owner.
-            Message::Beat { .. } | Message::Received { .. } => {}
+            Message::Beat { .. }
+            | Message::Received { .. }
+            | Message::Catalogue { .. }
+            | Message::CatalogueItem { .. }
+            | Message::Dropped { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();

@@ -32,6 +32,12 @@ impl Node {
                 self.tell(What::Commit { view, epoch });
             }
         }
+        if let Notice::Built { worker } = notice {
+            self.on_built(view, worker)?;
+        }
+        if let Notice::Dropped { worker, dataflow, by_all } = notice {
+            self.on_dropped(view, worker, dataflow, by_all);
+        }
         match &notice {
             Notice::Quarantined { operator, partition, epoch, record } => {
                 self.tell(What::Quarantined {
@@ -52,6 +58,12 @@ impl Node {
                 let mut seen = witness::of_job_error(self.setup.node, view, &error);
                 seen.place.epoch = Some(*epoch);
                 self.observe(Some(seen));
+            }
+            Notice::DropPanicked { operator, message } => {
+                let of =
+                    operator.as_ref().map_or("the job".to_owned(), |name| format!("\"{name}\""));
+                let text = format!("a `Drop` of {of} panicked, which changes nothing: {message}");
+                self.tell(What::Message { text });
             }
             Notice::ReleaseRecovered { operator, failed_for } => {
                 let failed_ms = failed_for.as_millis();

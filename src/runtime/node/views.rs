@@ -13,7 +13,7 @@ use ringfence_operators::vault::Vault;
 use ringfence_operators::worker as operators;
 
 use super::closing::Ending;
-use super::{Current, Node, NodeEvent, Notices};
+use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
@@ -50,6 +50,7 @@ impl Node {
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
             Error::internal(format!("the vault refuses view {}", view.number)).because(error)
         })?;
+        self.forget_dropped(&view)?;
         self.gauges.consumed.store(0, Ordering::Relaxed);
         self.gauges.total.store(0, Ordering::Relaxed);
         self.gauges.records.store(0, Ordering::Relaxed);
@@ -81,6 +82,8 @@ impl Node {
             ending: Ending::default(),
             joined: false,
             committed: None,
+            agreement: Agreement::new(),
+            dropping: Dropping::default(),
             watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
@@ -227,7 +230,11 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            Arc::new(generation.watching(watched).with_quarantine(self.setup.quarantine.clone()));
+            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+        let generation = Arc::new(match view.members.len() {
+            1 => generation,
+            _ => generation.awaiting_agreement(),
+        });
         let events = self.events.clone();
         let running = Running::start(
             generation,
@@ -315,6 +322,8 @@ impl Node {
             return Ok(());
         };
         let Some(running) = &current.running else { return Ok(()) };
+        let building = current.agreement.still_building(now, self.setup.workers);
+        let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {
             seen.push(Input::WorkerHung { view, worker, busy_ms: busy.as_millis() as u64 });
@@ -330,6 +339,9 @@ impl Node {
             for (node, stuck) in current.watches.stuck(now, running.traffic()) {
                 seen.push(Input::LinkLost { view, node, why: stuck.to_string() });
             }
+        }
+        for text in building.into_iter().chain(waiting) {
+            self.tell(What::Message { text });
         }
         seen.into_iter().try_for_each(|input| self.step(input))
     }
