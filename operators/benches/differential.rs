@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use differential_dataflow::collection::AsCollection;
 use ringfence_operators::generation::{
-    Clock, Gauges, Generation, Notice, Observer, Routes, Settings,
+    Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, ViewNumber};
@@ -153,6 +153,7 @@ impl Node {
             workers_per_node: 1,
             share_count: 1,
             refill_bytes_per_second: u64::MAX,
+            piece_bytes: PIECE_BYTES,
         };
         let still = Arc::new(Still(Instant::now()));
         let generation = Arc::new(Generation::new(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::generation::{
-    Clock, Gauges, Generation, Notice, Observer, Routes, Settings,
+    Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::ViewNumber;
@@ -157,6 +157,7 @@ fn run(workers: usize, form: Form, epochs: u64, batch: u64) -> f64 {
         workers_per_node: workers,
         share_count: workers as u32,
         refill_bytes_per_second: u64::MAX,
+        piece_bytes: PIECE_BYTES,
     };
     let still = Arc::new(Still(Instant::now()));
     let generation = Arc::new(Generation::new(

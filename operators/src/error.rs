@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::resume_unwind;
 
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::text::cut;
 
 /// A reason for which a job cannot go on; the whole job ends with it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -188,6 +189,28 @@ pub enum JobError {
     /// The job protects nothing.
     #[error("the job has no protected operator: use at least one verb that ends in `_fenced`")]
     NothingProtected,
+}
+
+impl JobError {
+    /// The same error with no more words than are told of a failure.
+    ///
+    /// What sources and sinks say comes from outside, and may be of any length.
+    pub(crate) fn cut(mut self) -> Self {
+        match &mut self {
+            JobError::Source { what, .. }
+            | JobError::Input { what, .. }
+            | JobError::Sink { what, .. }
+            | JobError::State { what, .. }
+            | JobError::Misplaced { what, .. }
+            | JobError::Vault { what, .. } => *what = cut(std::mem::take(what)),
+            JobError::Differs { one, other, .. } | JobError::NameCollision { one, other } => {
+                *one = cut(std::mem::take(one));
+                *other = cut(std::mem::take(other));
+            }
+            _ => {}
+        }
+        self
+    }
 }
 
 /// How a worker leaves its generation early: the payload of an unwind that no panic hook prints.

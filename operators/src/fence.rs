@@ -583,7 +583,7 @@ impl Fence {
 
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
-        Leave::Failed(error).now()
+        Leave::Failed(error.cut()).now()
     }
 
     /// Leaves because the vault refused something of `operator`: quietly where this generation is over.
@@ -604,7 +604,7 @@ impl Fence {
 
     /// Ends this generation: what came in is damaged, and a new generation is sent it anew.
     pub(crate) fn leave_damaged(&self, error: JobError) -> ! {
-        Leave::Damaged(error).now()
+        Leave::Damaged(error.cut()).now()
     }
 
     pub(crate) fn notice(&self, notice: Notice) {

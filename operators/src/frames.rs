@@ -46,7 +46,9 @@ impl ContainerBytes for Frames {
         let mut length = [0u8; 8];
         length.copy_from_slice(&bytes[..8]);
         let _length = bytes.extract_to(8);
-        Frames::Received(bytes.extract_to(u64::from_le_bytes(length) as usize))
+        // Bytes that are missing are missed by whoever reads the frames.
+        let length = u64::from_le_bytes(length).min(bytes.len() as u64) as usize;
+        Frames::Received(bytes.extract_to(length))
     }
 
     fn length_in_bytes(&self) -> usize {

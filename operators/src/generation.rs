@@ -12,6 +12,7 @@ use crate::catalogue::{Catalogue, Item};
 use crate::dropped::Drops;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+pub use crate::pieces::PIECE_BYTES;
 use crate::vault::Vault;
 use crate::whereabouts::Whereabouts;
 
@@ -72,6 +73,9 @@ pub struct Settings {
     pub share_count: u32,
     /// How many bytes a second this process may send to fill copies that were lost.
     pub refill_bytes_per_second: u64,
+    /// Snapshots and journals that are larger travel in pieces of so many bytes: [`PIECE_BYTES`], but for
+    /// a simulation.
+    pub piece_bytes: usize,
 }
 
 /// What is left to do once the whole job is done, such as removing a marker.

@@ -401,11 +401,11 @@ impl<T: EpochTime, D: Data> Attached<T, D> {
     fn send(&mut self, place: usize, record: D) {
         let sent = self.feed.borrow_mut().send(place, record);
         match sent {
-            Ok(queued_bytes) if queued_bytes <= JOURNAL_BYTES_MAX => {}
-            Ok(_) => self.fail(format!(
-                "{JOURNAL_BYTES_MAX} bytes were sent and are not in the journal yet: close epochs by \
-                 `advance_to` and let the worker step"
-            )),
+            Ok(queued_bytes) => {
+                if let Err(what) = check_queue(queued_bytes, JOURNAL_BYTES_MAX) {
+                    self.fail(what);
+                }
+            }
             Err(error) => self.fail(error.to_string()),
         }
     }
@@ -413,6 +413,18 @@ impl<T: EpochTime, D: Data> Attached<T, D> {
     fn fail(&self, what: String) -> ! {
         self.fence.fail(JobError::Input { operator: self.name.clone(), what })
     }
+}
+
+/// Refuses to keep more bytes than a journal has room for.
+#[inline]
+fn check_queue(queued_bytes: usize, limit_bytes: usize) -> Result<(), String> {
+    if queued_bytes <= limit_bytes {
+        return Ok(());
+    }
+    Err(format!(
+        "{queued_bytes} bytes were sent and are not in the journal yet, and at most {limit_bytes} may be: \
+         close epochs by `advance_to` and let the worker step"
+    ))
 }
 
 /// One share of a [`FencedInput`].

@@ -15,13 +15,14 @@
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
-//! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
+//! | `replicate`, `commit`, `frames`, `pieces` | the two rounds of the commit, and the bytes they carry |
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
 //! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `quarantine` | records that nobody can process |
+//! | [`text`] | how much of a text is told of a failure |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
 //! | [`origins`] | which operators bring something in, and whether they are protected |
 //! | `dropped` | dataflows that a job ends by dropping them |
@@ -51,6 +52,7 @@ pub mod inspect;
 pub mod journal;
 pub mod origins;
 mod panics;
+mod pieces;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod prelude;
@@ -64,6 +66,7 @@ pub mod source;
 pub mod state;
 pub mod stateful;
 pub mod testing;
+pub mod text;
 pub mod time;
 pub mod vault;
 #[doc(hidden)]

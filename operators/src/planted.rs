@@ -54,6 +54,8 @@ pub enum Planted {
     MergeAhead,
     /// Keys of one epoch are taken for those of another in a chunk.
     PlacesKept,
+    /// What has come of a snapshot's pieces is forgotten between two steps, and the rest passes over.
+    PiecesForgotten,
     /// What is stored after a view was closed is taken.
     StoreAfterClose,
     /// What is recorded after a view was closed is taken.

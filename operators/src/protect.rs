@@ -16,11 +16,12 @@ use crate::fence::Fence;
 use crate::frames::Frames;
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::pieces::send_frames;
 use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
 use crate::time::FencedTime;
 
-/// Frames are sent once a buffer holds this much; one partition's snapshot is never split.
+/// Frames are sent once a buffer holds this much.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
 /// The keyed state of one protected operator at one worker: a table for each partition it runs, with
@@ -287,13 +288,13 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
                 if let Some(buffer) = self.buffers.get_mut(&backup)
                     && buffer.len() >= FRAME_BYTES
                 {
-                    send(Frames::Built { target: backup, bytes: std::mem::take(buffer) });
+                    send_frames(&self.fence, backup, std::mem::take(buffer), send);
                 }
             }
         }
         for (&target, buffer) in &mut self.buffers {
             if !buffer.is_empty() {
-                send(Frames::Built { target, bytes: std::mem::take(buffer) });
+                send_frames(&self.fence, target, std::mem::take(buffer), send);
             }
         }
         if let Some(key_bytes) = sealed_bytes.checked_div(sealed_keys) {

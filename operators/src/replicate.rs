@@ -16,6 +16,7 @@ use crate::fence::Fence;
 use crate::frames::{Frames, ToTarget};
 use crate::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
+use crate::pieces::Assembly;
 use crate::time::{FencedTime, passed};
 use crate::vault::VaultError;
 
@@ -57,12 +58,17 @@ fn replicate<'scope, T: FencedTime>(
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut through = None;
+        let mut assembly = Assembly::default();
         move |frontiers| {
             let _active = fence.check(&name);
             let generation = fence.generation();
+            assembly.begin();
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
-                if let Err(error) = generation.vault.store(generation.view, frames.bytes()) {
+                let stored = assembly.take(frames.bytes(), |whole| {
+                    generation.vault.store(generation.view, whole).map(drop)
+                });
+                if let Err(error) = stored {
                     not_stored(&fence, &name, &error);
                 }
             });

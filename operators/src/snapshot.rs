@@ -121,11 +121,30 @@ pub enum SnapshotError {
         /// The epoch of the base.
         base: Option<Epoch>,
     },
-    /// One partition of one operator outgrew what an index can address.
-    #[error("a replica of one partition would exceed {limit_bytes} bytes")]
+    /// A piece does not follow the one before it.
+    #[error(
+        "a piece of {total} bytes begins at {begin}, and the pieces that are here are {at} bytes of {expected}"
+    )]
+    Piece {
+        /// How much is here.
+        at: u64,
+        /// How many bytes the whole is to have by the pieces that are here.
+        expected: u64,
+        /// Where the piece begins.
+        begin: u64,
+        /// How many bytes the whole is to have by the piece.
+        total: u64,
+    },
+    /// One partition of one operator has more keys than an index can address.
+    #[error(
+        "a replica of one partition would have {keys} keys, and may have {limit_keys}: give the job more \
+         partitions"
+    )]
     Full {
-        /// The limit.
-        limit_bytes: u64,
+        /// How many keys there would be.
+        keys: u64,
+        /// [`REPLICA_KEYS_MAX`](crate::state::REPLICA_KEYS_MAX).
+        limit_keys: u64,
     },
 }
 
@@ -142,6 +161,7 @@ impl SnapshotError {
                 | SnapshotError::Version { .. }
                 | SnapshotError::Checksum { .. }
                 | SnapshotError::Digest { .. }
+                | SnapshotError::Piece { .. }
         )
     }
 }

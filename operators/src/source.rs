@@ -1,5 +1,6 @@
 //! Replayable sources: inputs that can be read again from an offset, so that nothing is lost.
 
+mod pace;
 mod per_share;
 mod text_files;
 
@@ -18,6 +19,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
+use self::pace::Pace;
 use crate::careful::Careful;
 use crate::data::Data;
 use crate::error::JobError;
@@ -81,6 +83,15 @@ pub trait Reader: 'static {
     /// A call should read a moderate amount (about a thousand items): between two calls the worker
     /// does everything else it has to do.
     fn read(&mut self, batch: &mut Vec<Self::Item>) -> io::Result<bool>;
+
+    /// As [`read`](Reader::read), but no more than about `items_max` items.
+    ///
+    /// This is what is called. A source asks for less where the job takes long for what it was given,
+    /// since all of that is in memory at once: large records, say. As provided it reads what `read` does.
+    fn read_some(&mut self, batch: &mut Vec<Self::Item>, items_max: usize) -> io::Result<bool> {
+        let _ = items_max;
+        self.read(batch)
+    }
 
     /// The position after the last item read: opened there, a reader reads the next one.
     fn position(&self) -> Self::Position;
@@ -165,12 +176,14 @@ pub trait ToStreamFenced: Source + Sized {
                 outlet.begin(current);
             }
             let mut batch = Vec::new();
+            let mut pace = Pace::new();
             move |_frontiers| {
                 let _active = fence.check(&name);
                 let Some(outlet) = &mut outlet else { return };
                 if held.is_none() {
                     return;
                 }
+                pace.end(fence.generation().clock.elapsed());
                 let clock = fence.clock_epoch(dataflow);
                 if clock.epoch > last {
                     fence.fail(JobError::Source {
@@ -195,7 +208,8 @@ pub trait ToStreamFenced: Source + Sized {
                 }
                 outlet.begin(current);
                 fence.whereabouts().set_epoch(current);
-                let more = reading.read(&mut batch);
+                let items_max = pace.begin(fence.generation().clock.elapsed());
+                let more = reading.read(&mut batch, items_max);
                 if let Some(held) = &held
                     && !batch.is_empty()
                 {
@@ -341,7 +355,7 @@ impl<S: Source> Reading<S> {
     }
 
     /// Reads a batch; returns whether there is more to read.
-    fn read(&mut self, batch: &mut Vec<S::Item>) -> bool {
+    fn read(&mut self, batch: &mut Vec<S::Item>, items_max: usize) -> bool {
         let Some(shard) = self.open.last_mut() else { return false };
         self.fence.whereabouts().set_partition(shard.partition);
         let fail = |error: io::Error| -> ! {
@@ -355,7 +369,7 @@ impl<S: Source> Reading<S> {
                 Err(error) => fail(error),
             },
         };
-        let more = match reader.read(batch) {
+        let more = match reader.read_some(batch, items_max) {
             Ok(more) => more,
             Err(error) => fail(error),
         };

@@ -11,7 +11,7 @@ mod replica;
 mod table;
 
 pub use chunks::{CHUNK_BYTES_MAX, ChunkId, ChunkMerger};
-pub use image::ReplicaBase;
+pub use image::{REPLICA_KEYS_MAX, ReplicaBase};
 pub use keyed::{FILLED, KeyedTable, Rewound, StateError, hash_key};
 pub use replica::{PENDING_WHILE_SHARED_BYTES_MIN, Replica};
 pub use table::Table;

@@ -25,6 +25,7 @@ use crate::protect::{Outlet, Partitions, Turns, advance, complete, time_of};
 use crate::quarantine::{self, DeadLetters};
 use crate::replicate::commit;
 use crate::route::{KeyRoute, to_owner};
+use crate::text::cut;
 use crate::time::{EpochTime, FencedTime, passed, reached};
 use crate::worker::message_of;
 
@@ -490,7 +491,7 @@ fn set_apart<T: FencedTime, D: Data>(
                 operator: name.clone(),
                 partition,
                 epoch: time.epoch(),
-                record: text,
+                record: cut(text),
             });
         }
         None => {

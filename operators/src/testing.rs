@@ -12,7 +12,9 @@ use timely::worker::{Config, Worker};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
-use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Settings};
+use crate::generation::{
+    Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
+};
 use crate::hash::KeyHasher;
 use crate::ids::{OperatorName, ViewNumber};
 use crate::sink::{Release, Sink};
@@ -170,6 +172,7 @@ impl Trial {
             workers_per_node: workers,
             share_count: workers as u32,
             refill_bytes_per_second: u64::MAX,
+            piece_bytes: PIECE_BYTES,
         };
         Trial { settings, vault: Arc::new(vault), observer: Arc::new(Nobody) }
     }

@@ -218,10 +218,19 @@ pub enum VaultError {
     },
     /// More was fed by hand than a node keeps.
     #[error(
-        "the journals of a node hold {limit_bytes} bytes and have no room for more: let the worker step \
-         while the input is fed, so that what was fed is committed"
+        "the journals of a node hold {held_bytes} of at most {limit_bytes} bytes and have no room for \
+         {bytes} more of share {share} of input {operator}: let the worker step while the input is fed, so \
+         that what was fed is committed"
     )]
     JournalFull {
+        /// The input.
+        operator: OperatorName,
+        /// The share.
+        share: u32,
+        /// How much was to be added.
+        bytes: usize,
+        /// How much is there, of all inputs.
+        held_bytes: usize,
         /// The limit.
         limit_bytes: usize,
     },

@@ -8,12 +8,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ids::{Epoch, OperatorName, PartitionId, Spot};
+use crate::text::cut;
 
 const NO_EPOCH: u64 = u64::MAX;
 const NO_PARTITION: u32 = u32::MAX;
-
-/// The longest text of a record that is kept for a report.
-const RECORD_TEXT_MAX: usize = 4_096;
 
 /// The place of one worker of one generation.
 ///
@@ -131,13 +129,8 @@ impl Whereabouts {
         self.partition.store(partition.0, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_record(&self, mut text: String) {
-        if text.len() > RECORD_TEXT_MAX {
-            let end = (0..=RECORD_TEXT_MAX).rev().find(|&at| text.is_char_boundary(at));
-            text.truncate(end.unwrap_or(0));
-            text.push_str(" ...");
-        }
-        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    pub(crate) fn set_record(&self, text: String) {
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut(text));
     }
 }
 
@@ -164,6 +157,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     use super::*;
+    use crate::text::TEXT_BYTES_MAX;
 
     #[test]
     fn a_place_is_left_with_the_operator_but_kept_by_a_panic() {
@@ -205,8 +199,8 @@ mod tests {
     #[test]
     fn a_long_record_is_cut_between_letters() {
         let here = Whereabouts::new(0);
-        here.set_record("ä".repeat(RECORD_TEXT_MAX));
+        here.set_record("ä".repeat(TEXT_BYTES_MAX));
         let kept = here.record().unwrap();
-        assert!(kept.ends_with("ä ...") && kept.len() <= RECORD_TEXT_MAX + 4, "{}", kept.len());
+        assert!(kept.ends_with("ä... (cut: it has 8192 bytes)"), "{kept}");
     }
 }

@@ -15,6 +15,7 @@ use crate::fence::{Fence, FenceGuard};
 use crate::generation::{Generation, Notice};
 use crate::ids::Spot;
 use crate::panics;
+use crate::text::cut;
 
 /// How a worker left its generation.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub enum WorkerEnd<R> {
 /// What is known of the panic of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerPanic {
-    /// What the panic said.
+    /// What the panic said, [cut](crate::text::cut) where it said much.
     pub message: String,
     /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
     pub location: Option<String>,
@@ -183,8 +184,9 @@ fn turn(worker: &mut Worker, generation: &Generation, patience: Option<Duration>
     worker.step_or_park(patience)
 }
 
+/// What a panic said, as much of it as is told.
 pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    cut(text.unwrap_or_else(|| "a panic without a message".to_owned()))
 }

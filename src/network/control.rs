@@ -11,22 +11,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use ringfence_operators::ids::NodeId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const LENGTH_BYTES: usize = 4;
+use super::held::{Budget, Held};
+
+pub(super) const LENGTH_BYTES: usize = 4;
+
+/// What a message counts for in a queue, besides its own bytes: many small ones take memory, too.
+pub(super) const MESSAGE_COST_BYTES: usize = 64;
 
 /// What a control connection holds at most, and waits for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlLimits {
     /// The longest message: evidence with the inventory of every operator and partition fits.
     pub message_bytes_max: usize,
-    /// Messages that wait to be written. One more and the connection is lost.
-    pub queued_messages_max: usize,
-    /// Bytes of messages that wait to be written. One more and the connection is lost.
+    /// Bytes of messages that wait to be written, 64 for each message besides its
+    /// own. One more and the connection is lost.
     pub queued_bytes_max: usize,
+    /// Bytes of messages that were heard and are not handled. Where there would be more, nothing is read.
+    pub unhandled_bytes_max: usize,
     /// How long a write may make no progress. Longer and the connection is lost.
     pub write_time_max: Duration,
     /// How long a close waits for queued messages to be written.
@@ -39,8 +45,8 @@ impl Default for ControlLimits {
     fn default() -> Self {
         ControlLimits {
             message_bytes_max: 16 << 20,
-            queued_messages_max: 1024,
             queued_bytes_max: 64 << 20,
+            unhandled_bytes_max: 32 << 20,
             write_time_max: Duration::from_secs(5),
             flush_time_max: Duration::from_secs(2),
             drain_time_max: Duration::from_millis(500),
@@ -49,10 +55,11 @@ impl Default for ControlLimits {
 }
 
 /// What a control connection reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum ControlEvent<M> {
-    /// The peer sent this.
-    Message(M),
+    /// The peer sent this. It is to be dropped with what it holds once it is handled: the peer's next
+    /// messages wait for room.
+    Message(M, Held),
     /// The connection is over: the last event, which always comes, once.
     Lost(ControlLoss),
 }
@@ -84,12 +91,16 @@ pub enum ControlLoss {
         limit: Duration,
     },
     /// More waits to be written than may wait.
-    #[error("{messages} messages of {bytes} bytes already wait to be written")]
+    #[error(
+        "{messages} messages of {bytes} bytes already wait to be written, and at most {limit} bytes may"
+    )]
     Overflow {
         /// Messages that wait.
         messages: usize,
         /// Their bytes.
         bytes: usize,
+        /// [`ControlLimits::queued_bytes_max`].
+        limit: usize,
     },
     /// The peer announced a message that is too long.
     #[error("the peer announced a message of {length} bytes, at most {limit} are taken")]
@@ -211,7 +222,7 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(limits.write_time_max))?;
-        let (queue, waiting) = bounded(limits.queued_messages_max);
+        let (queue, waiting) = unbounded();
         let reading = stream.try_clone()?;
         let shared = Arc::new(Shared {
             node,
@@ -273,19 +284,14 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
         let state = self.shared.state();
         let over = ControlSendError::Over { node: self.shared.node };
         let Some(queue) = &state.queue else { return Err(over) };
-        let size = bytes.len();
-        let queued = self.shared.queued_bytes.fetch_add(size, Ordering::Relaxed);
-        let messages = queue.len();
-        let full = queued + size > limits.queued_bytes_max
-            || match queue.try_send(bytes) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Full(_)) => true,
-                Err(TrySendError::Disconnected(_)) => false,
-            };
-        drop(state);
-        if full {
-            self.shared.cut(ControlLoss::Overflow { messages, bytes: queued });
+        let cost = cost_of(&bytes);
+        let queued = self.shared.queued_bytes.fetch_add(cost, Ordering::Relaxed);
+        let (messages, limit) = (queue.len(), limits.queued_bytes_max);
+        if queued + cost <= limit {
+            return queue.send(bytes).map_err(|_| over);
         }
+        drop(state);
+        self.shared.cut(ControlLoss::Overflow { messages, bytes: queued, limit });
         Err(over)
     }
 
@@ -331,12 +337,17 @@ impl<M> fmt::Debug for ControlConnection<M> {
     }
 }
 
+/// What a message counts for while it waits to be written.
+fn cost_of(bytes: &[u8]) -> usize {
+    bytes.len() + MESSAGE_COST_BYTES
+}
+
 /// Writes what is queued until nothing more can be, then the farewell.
 fn write_loop(shared: &Shared, waiting: &Receiver<Vec<u8>>) {
     let written = (|| {
         for bytes in waiting {
             (&shared.stream).write_all(&bytes)?;
-            shared.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+            shared.queued_bytes.fetch_sub(cost_of(&bytes), Ordering::Relaxed);
         }
         (&shared.stream).write_all(&[0; LENGTH_BYTES])?;
         shared.stream.shutdown(Shutdown::Write)
@@ -359,9 +370,13 @@ fn read_loop<M: DeserializeOwned>(
     mut on_event: impl FnMut(ControlEvent<M>),
 ) {
     let mut reader = BufReader::with_capacity(64 << 10, stream);
+    let budget = Budget::new(shared.limits.unhandled_bytes_max);
     let why = loop {
         match read_message(&mut reader, shared.limits.message_bytes_max) {
-            Ok(message) => on_event(ControlEvent::Message(message)),
+            Ok((message, bytes)) => {
+                let held = budget.hold(bytes + MESSAGE_COST_BYTES);
+                on_event(ControlEvent::Message(message, held));
+            }
             Err(why) => break why,
         }
     };
@@ -375,10 +390,11 @@ fn read_loop<M: DeserializeOwned>(
     on_event(ControlEvent::Lost(first.unwrap_or(why)));
 }
 
+/// Reads one message; returns it and its length.
 fn read_message<M: DeserializeOwned>(
     reader: &mut impl Read,
     limit: usize,
-) -> Result<M, ControlLoss> {
+) -> Result<(M, usize), ControlLoss> {
     let end = |error: io::Error| match error.kind() {
         io::ErrorKind::UnexpectedEof => ControlLoss::EndOfFile,
         _ => error.into(),
@@ -399,5 +415,6 @@ fn read_message<M: DeserializeOwned>(
         return Err(ControlLoss::EndOfFile);
     }
     serde_json::from_slice(&bytes)
+        .map(|message| (message, length))
         .map_err(|error| ControlLoss::Malformed { text: error.to_string() })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_operators::ids::NodeId;
 
+use super::control::{LENGTH_BYTES, MESSAGE_COST_BYTES};
 use super::link_tests::socket_pair;
 use super::*;
 
@@ -27,7 +28,7 @@ fn all(events: &Events) -> (Vec<String>, ControlLoss) {
     let mut messages = Vec::new();
     loop {
         match events.recv_timeout(Duration::from_secs(10)).unwrap() {
-            ControlEvent::Message(message) => messages.push(message),
+            ControlEvent::Message(message, _held) => messages.push(message),
             ControlEvent::Lost(why) => {
                 // The sender lives in the reader's closure, which is gone after the last event.
                 assert!(events.recv_timeout(Duration::from_secs(10)).is_err());
@@ -148,18 +149,65 @@ fn lose_to_a_sleeper(limits: ControlLimits, size: usize) -> ControlLoss {
 
 #[test]
 fn a_peer_that_reads_nothing_is_lost_at_a_named_limit() {
-    let full = ControlLimits { queued_messages_max: 4, ..ControlLimits::default() };
-    assert!(matches!(lose_to_a_sleeper(full, 1 << 18), ControlLoss::Overflow { messages: 4, .. }));
-    let full = ControlLimits { queued_bytes_max: 3 << 20, ..ControlLimits::default() };
-    assert!(matches!(lose_to_a_sleeper(full, 1 << 18), ControlLoss::Overflow { .. }));
+    let limit = 3 << 20;
+    let full = ControlLimits { queued_bytes_max: limit, ..ControlLimits::default() };
+    let lost = lose_to_a_sleeper(full, 1 << 18);
+    assert!(matches!(&lost, ControlLoss::Overflow { limit: 3145728, .. }), "{lost}");
     let limit = Duration::from_millis(50);
     let slow = ControlLimits {
         write_time_max: limit,
-        queued_messages_max: 1 << 20,
         queued_bytes_max: usize::MAX,
         ..ControlLimits::default()
     };
     assert_eq!(lose_to_a_sleeper(slow, 1 << 18), ControlLoss::WriteTimedOut { limit });
+}
+
+#[test]
+fn many_small_messages_wait_for_a_slow_peer_and_count_with_what_they_cost() {
+    // Far more of them than any count of messages would have allowed, and all arrive.
+    let (near, far) = socket_pair();
+    let (near, _near_events) = start(near, ControlLimits::default());
+    for _ in 0..50_000 {
+        near.send(&"x".repeat(10)).unwrap();
+    }
+    let (far, events) = start(far, ControlLimits::default());
+    near.close();
+    assert_eq!(all(&events).0.len(), 50_000);
+    far.close();
+    // One byte less than the limit, the limit, and one more.
+    for (spare, is_sent) in [(1, true), (0, true), (-1, false)] {
+        let message = "x".repeat(100);
+        let cost = message.len() + 2 + LENGTH_BYTES + MESSAGE_COST_BYTES;
+        let limit = cost.checked_add_signed(spare).unwrap();
+        let (near, _far) = socket_pair();
+        let limits = ControlLimits { queued_bytes_max: limit, ..ControlLimits::default() };
+        let (near, _events) = start(near, limits);
+        assert_eq!(near.send(&message).is_ok(), is_sent, "{spare} bytes to spare");
+    }
+}
+
+#[test]
+fn who_does_not_handle_what_is_heard_is_told_no_more() {
+    let limits = ControlLimits { unhandled_bytes_max: 1 << 20, ..ControlLimits::default() };
+    let (near, far) = socket_pair();
+    let (near, _near_events) = start(near, ControlLimits::default());
+    let (far, events) = start(far, limits);
+    let message = "x".repeat(1 << 18);
+    for _ in 0..40 {
+        near.send(&message).unwrap();
+    }
+    // Three of them are heard and kept.
+    let heard: Vec<_> =
+        (0..3).map(|_| events.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+    assert!(events.recv_timeout(Duration::from_millis(100)).is_err(), "a fourth one was heard");
+    // The others follow as those are dropped.
+    drop(heard);
+    for _ in 0..37 {
+        let event = events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(event, ControlEvent::Message(text, _held) if text == message));
+    }
+    near.close();
+    far.close();
 }
 
 #[test]

@@ -13,9 +13,10 @@ pub(crate) const HEADER_BYTES: usize = 48;
 
 /// The largest frame that a link accepts, header included.
 ///
-/// Timely cuts its output into far smaller pieces; a frame is only as large as one container of one
-/// operator. What is longer is taken for a corrupt header, and the link is lost.
-pub const FRAME_BYTES_MAX: usize = 256 << 20;
+/// A frame holds one container of one operator: hundreds of records, of whatever size the job gives them.
+/// So this is more than a machine has memory, and only tells a corrupt header, for which the link is
+/// lost. A frame takes memory as its bytes arrive, whatever its header says.
+pub const FRAME_BYTES_MAX: u64 = 1 << 40;
 
 /// The largest channel number that a link accepts. Timely counts channels up from zero.
 pub const CHANNEL_MAX: u64 = u32::MAX as u64;
@@ -136,7 +137,7 @@ fn announced(bytes: &[u8], ends: &LinkEnds) -> Result<Option<Announced>, HeaderF
     if length == 0 {
         return if fields == [0; 6] { Ok(Some(Announced::End)) } else { Err(HeaderFault::End) };
     }
-    if length > (FRAME_BYTES_MAX - HEADER_BYTES) as u64 {
+    if length > FRAME_BYTES_MAX - HEADER_BYTES as u64 {
         return Err(HeaderFault::Length { length });
     }
     let LinkEnds { local_workers: local, remote_workers: remote } = ends;

@@ -215,10 +215,7 @@ fn a_bad_header_ends_the_link_after_the_frames_before_it() {
         ([7, 2, 2, 3, 8, 0], source(2)),
         ([CHANNEL_MAX + 1, 1, 2, 3, 8, 0], HeaderFault::Channel { channel: CHANNEL_MAX + 1 }),
         ([7, 1, 2, 3, u64::MAX, 0], HeaderFault::Length { length: u64::MAX }),
-        (
-            [7, 1, 2, 3, FRAME_BYTES_MAX as u64, 0],
-            HeaderFault::Length { length: FRAME_BYTES_MAX as u64 },
-        ),
+        ([7, 1, 2, 3, FRAME_BYTES_MAX, 0], HeaderFault::Length { length: FRAME_BYTES_MAX }),
         ([7, 1, 2, 3, 0, 0], HeaderFault::End),
     ];
     for (fields, fault) in cases {

@@ -16,6 +16,7 @@ mod deadline;
 mod dial;
 mod frame;
 mod handshake;
+mod held;
 mod link;
 mod listener;
 mod resolve;
@@ -27,6 +28,8 @@ pub use handshake::{
     HANDSHAKE_BYTES_MAX, HANDSHAKE_TIME_MAX, HandshakeError, Hello, Identity, PROTOCOL_VERSION,
     Purpose, Refusal, Welcome,
 };
+pub(crate) use held::Budget;
+pub use held::Held;
 pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
 pub use listener::{
     HANDSHAKES_MAX, Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind,

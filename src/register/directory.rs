@@ -177,6 +177,10 @@ impl Register for DirectoryRegister {
 fn create<T: Serialize>(path: &Path, value: &T) -> Result<Creation, RegisterError> {
     let bytes = serde_json::to_vec(value).map_err(|error| damaged(path, &error.to_string()))?;
     let unavailable = |error| RegisterError::Unavailable { path: path.to_owned(), error };
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let (place, bytes) = (path.display().to_string(), bytes.len() as u64);
+        return Err(RegisterError::TooLarge { place, bytes, limit: FILE_BYTES_MAX });
+    }
     if exists(path)? {
         return Ok(Creation::Exists);
     }

@@ -135,6 +135,18 @@ pub enum RegisterError {
         /// What is wrong.
         problem: String,
     },
+    /// What is to be stored is larger than a register reads again.
+    #[error(
+        "{place} would have {bytes} bytes, and may have {limit}: give the job fewer partitions"
+    )]
+    TooLarge {
+        /// The file or name.
+        place: String,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The run is complete. Use a fresh register to run the job again.
     #[error("run {run} in {place} is done already; use a fresh register to run the job again")]
     Done {

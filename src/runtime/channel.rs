@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use ringfence_operators::ids::NodeId;
+use ringfence_operators::text::cut_to;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,12 @@ use crate::error::{Error, Result};
 use crate::report::Event;
 
 /// The greatest length of a message; a longer one is garbage.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+///
+/// Its sender cuts the texts in it to what fits: what has happened is told in any case.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// The first length to which the texts of a message are cut that does not fit.
+const TEXT_BYTES: usize = 16 << 10;
 
 /// The exit code of a node whose launcher is gone.
 const EXIT_WITHOUT_LAUNCHER: i32 = 1;
@@ -161,10 +167,43 @@ impl Supervision {
 
 /// Writes `message` as one line.
 pub(super) fn send<M: Serialize>(mut stream: &UnixStream, message: &M) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
+    let mut line = encode(message, MESSAGE_BYTES_MAX)?;
     line.push(b'\n');
-    debug_assert!(line.len() as u64 <= MESSAGE_BYTES_MAX, "{} bytes", line.len());
     stream.write_all(&line)
+}
+
+/// Encodes a message in less than `bytes_max` bytes: where it has more its texts are cut, to as much as
+/// there is room for.
+fn encode<M: Serialize>(message: &M, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+    let line = serde_json::to_vec(message)?;
+    if line.len() < bytes_max {
+        return Ok(line);
+    }
+    let mut text_bytes = TEXT_BYTES;
+    while text_bytes > 0 {
+        let mut value = serde_json::to_value(message)?;
+        cut_texts(&mut value, text_bytes);
+        let line = serde_json::to_vec(&value)?;
+        if line.len() < bytes_max {
+            return Ok(line);
+        }
+        text_bytes /= 2;
+    }
+    let what = format!("a message has {} bytes and may have {bytes_max}", line.len());
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+}
+
+/// Cuts each text in a message to `bytes_max` bytes.
+fn cut_texts(value: &mut serde_json::Value, bytes_max: usize) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => *text = cut_to(std::mem::take(text), bytes_max),
+        Value::Array(values) => values.iter_mut().for_each(|value| cut_texts(value, bytes_max)),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(|value| cut_texts(value, bytes_max));
+        }
+        _ => {}
+    }
 }
 
 /// Calls `on` with each message until the other side is gone, or until something cannot be read.
@@ -172,16 +211,24 @@ pub(super) fn receive<M: DeserializeOwned>(
     stream: UnixStream,
     mut on: impl FnMut(M),
 ) -> std::io::Result<()> {
+    receive_sized(stream, |message, _bytes| on(message))
+}
+
+/// The same, with the length of each message.
+pub(super) fn receive_sized<M: DeserializeOwned>(
+    stream: UnixStream,
+    mut on: impl FnMut(M, usize),
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
         line.clear();
-        let length = reader.by_ref().take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        let length = reader.by_ref().take(MESSAGE_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
         // A line without an end was being written when its writer died.
-        if length == 0 || (line.last() != Some(&b'\n') && (length as u64) < MESSAGE_BYTES_MAX) {
+        if length == 0 || (line.last() != Some(&b'\n') && length < MESSAGE_BYTES_MAX) {
             return Ok(());
         }
-        on(serde_json::from_slice(&line)?);
+        on(serde_json::from_slice(&line)?, length);
     }
 }
 
@@ -213,6 +260,55 @@ mod tests {
             let result = receive(ours, |message: ToNode| panic!("got {message:?}"));
             assert_eq!(result.is_ok(), is_ok);
         }
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_their_messages_arrive() {
+        // One text of each length around the limit; and many texts that are too long together.
+        let around = (MESSAGE_BYTES_MAX - 200..MESSAGE_BYTES_MAX + 200).step_by(7);
+        let one = |length| What::Message { text: "ä".repeat(length / 2) };
+        let mut whats: Vec<What> = around.chain([3 * MESSAGE_BYTES_MAX]).map(one).collect();
+        whats.push(What::Error { message: "\u{1}".repeat(MESSAGE_BYTES_MAX), excluded: true });
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let sent = whats.clone();
+        let writer = thread::spawn(move || {
+            let supervision = Supervision::over(NodeId(3), theirs);
+            for what in sent {
+                supervision.event(Event::at(1.5, NodeId(3), what)).unwrap();
+            }
+        });
+        let mut got = Vec::new();
+        receive(ours, |message: ToLauncher| got.push(message)).unwrap();
+        writer.join().unwrap();
+        assert_eq!(got.len(), whats.len());
+        for (message, what) in got.into_iter().zip(whats) {
+            let ToLauncher::Event(event) = message else { panic!("{message:?}") };
+            match (event.what, what) {
+                (What::Message { text }, What::Message { text: all }) if text == all => {
+                    assert!(all.len() < MESSAGE_BYTES_MAX);
+                }
+                (What::Message { text }, What::Message { text: all })
+                | (What::Error { message: text, .. }, What::Error { message: all, .. }) => {
+                    assert!(all.len() > MESSAGE_BYTES_MAX - 200, "{} bytes", all.len());
+                    assert!(
+                        text.ends_with(&format!("(cut: it has {} bytes)", all.len())),
+                        "{text}"
+                    );
+                }
+                (got, sent) => panic!("{got:?} of {sent:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn many_texts_are_cut_to_what_fits_together() {
+        let texts: Vec<String> = (0..300).map(|_| "x".repeat(500)).collect();
+        let line = encode(&texts, 20_000).unwrap();
+        assert!((5_000..20_000).contains(&line.len()), "{} bytes", line.len());
+        let got: Vec<String> = serde_json::from_slice(&line).unwrap();
+        assert!(got.iter().all(|text| text.ends_with("(cut: it has 500 bytes)")));
+        let numbers: Vec<u64> = (0..10_000).collect();
+        assert!(encode(&numbers, 20_000).is_err(), "numbers cannot be cut");
     }
 
     #[test]

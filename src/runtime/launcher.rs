@@ -33,6 +33,7 @@ use super::turns::TURN_VARIABLE;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
+use crate::network::Held;
 use crate::report::{
     Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
     Summary, What, named_nodes, now_ms,
@@ -126,7 +127,8 @@ struct Node {
 
 /// What reaches the launcher's loop.
 enum Inbox {
-    Message(NodeId, ToLauncher),
+    /// A node says something; the bytes of it count until it is handled.
+    Message(NodeId, ToLauncher, Held),
     ChannelEnded(NodeId, Option<String>),
     OutputEnded(NodeId),
     Interrupted(Signal),
@@ -214,11 +216,11 @@ impl Launcher {
 
     fn handle(&mut self, item: Inbox) -> Result<()> {
         match item {
-            Inbox::Message(id, ToLauncher::Hello { address }) => {
+            Inbox::Message(id, ToLauncher::Hello { address }, _held) => {
                 self.node(id).address = Some(address);
                 Ok(())
             }
-            Inbox::Message(id, ToLauncher::Event(event)) => {
+            Inbox::Message(id, ToLauncher::Event(event), _held) => {
                 if let What::Error { message, excluded } = &event.what {
                     let node = self.node(id);
                     node.last_error = Some(message.clone());

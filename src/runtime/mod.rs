@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`launcher`] | the parent of the node processes of `--local` |
 //! | [`channel`] | what launcher and node say to each other |
+//! | `lines` | what a node prints, as its launcher passes it on |
 //! | `node` | the loop of one node |
 //! | `generation` | worker threads and links for the time of one view |
 //! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
@@ -35,6 +36,7 @@ mod injector;
 mod interrupts;
 mod job_hash;
 pub mod launcher;
+mod lines;
 mod link_watch;
 mod memory_kills;
 mod node;

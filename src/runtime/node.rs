@@ -405,7 +405,7 @@ impl Node {
                     self.step(Input::ConnectFailed { view, node, why: error.to_string() })
                 }
             },
-            NodeEvent::Control { node, event: ControlEvent::Message(message) } => {
+            NodeEvent::Control { node, event: ControlEvent::Message(message, _held) } => {
                 if let (Message::Received { view, bytes }, Some(current)) =
                     (&message, &mut self.current)
                     && *view == current.view.number

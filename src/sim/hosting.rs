@@ -295,6 +295,7 @@ impl World {
             workers_per_node: 1,
             share_count: self.shape.nodes as u32,
             refill_bytes_per_second: self.shape.refill_bytes_per_second,
+            piece_bytes: self.shape.piece_bytes,
         };
         let Some(process) = self.alive(id) else { return };
         let Some(current) = &mut process.current else { return };

@@ -101,6 +101,8 @@ plants! {
     MergeAhead, "merge-ahead", 250, true;
     /// Keys of one epoch are taken for those of another in a chunk.
     PlacesKept, "places-kept", 150, true;
+    /// What has come of a snapshot's pieces is forgotten between two steps, and the rest passes over.
+    PiecesForgotten, "pieces-forgotten", 60, true;
     /// A node gives evidence of a generation that is closed only later.
     EvidenceBeforeClose, "evidence-before-close", 60, false;
     /// The live state of a worker that has not left is counted as handed over.
@@ -151,6 +153,7 @@ impl Plant {
             Plant::OwnerNotFed => Some(Planted::OwnerNotFed),
             Plant::MergeAhead => Some(Planted::MergeAhead),
             Plant::PlacesKept => Some(Planted::PlacesKept),
+            Plant::PiecesForgotten => Some(Planted::PiecesForgotten),
             Plant::StoreAfterClose => Some(Planted::StoreAfterClose),
             Plant::RecordAfterClose => Some(Planted::RecordAfterClose),
             _ => None,

@@ -30,6 +30,8 @@ pub(super) struct Shape {
     pub(super) latency_us: u64,
     /// How fast lost backups are filled again.
     pub(super) refill_bytes_per_second: u64,
+    /// Snapshots and journals that are larger travel in pieces of so many bytes.
+    pub(super) piece_bytes: usize,
     /// For how long faults are injected.
     pub(super) faults_us: u64,
     /// How many faults are injected, at most.
@@ -88,6 +90,7 @@ impl Shape {
             pace_us: chance.between(5_000, 60_000),
             latency_us: chance.between(200, 20_000),
             refill_bytes_per_second: chance.between(2_000, 50_000),
+            piece_bytes: usize::MAX,
             faults_us: chance.between(1_000_000, 8_000_000),
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),
@@ -101,6 +104,11 @@ impl Shape {
             shape.job.records_per_shard *= 3;
         }
         shape.job.by_hand = chance.one_in(3);
+        let mut of_pieces = Chance::new(mix(seed ^ mix(0x91ECE)));
+        if of_pieces.one_in(2) {
+            // A delta has some hundred bytes.
+            shape.piece_bytes = of_pieces.between(50, 500) as usize;
+        }
         let mut of_closing = Chance::new(mix(seed ^ mix(0xC105E)));
         if !of_closing.one_in(10) {
             shape.hand_over_us = of_closing.between(20_000, 400_000);

@@ -235,12 +235,17 @@ impl Running {
     }
 
     /// Waits for the end, and fails where that takes too long.
-    pub fn wait(mut self) -> Ran {
+    pub fn wait(self) -> Ran {
+        self.wait_within(RUN_LIMIT)
+    }
+
+    /// The same, of a run that may take longer than others.
+    pub fn wait_within(mut self, limit: Duration) -> Ran {
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 break status;
             }
-            if self.started.elapsed() > RUN_LIMIT {
+            if self.started.elapsed() > limit {
                 let _ = self.child.kill();
                 let ran = self.ran(ExitStatus::default());
                 panic!("the run hangs\n{ran}");

@@ -17,6 +17,7 @@ use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::Frames;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::pieces::send_frames;
 use crate::protect::{FRAME_BYTES, Outlet, Seal, complete};
 use crate::route::KeyRoute;
 use crate::snapshot::{DeltaWriter, Subject};
@@ -291,13 +292,13 @@ impl<W: Waiting> Seal for Log<W> {
                 if let Some(buffer) = self.buffers.get_mut(&target)
                     && buffer.len() >= FRAME_BYTES
                 {
-                    send(Frames::Built { target, bytes: std::mem::take(buffer) });
+                    send_frames(&self.fence, target, std::mem::take(buffer), send);
                 }
             }
         }
         for (&target, buffer) in &mut self.buffers {
             if !buffer.is_empty() {
-                send(Frames::Built { target, bytes: std::mem::take(buffer) });
+                send_frames(&self.fence, target, std::mem::take(buffer), send);
             }
         }
     }

@@ -37,6 +37,7 @@ use crate::frames::{Frames, ToTarget};
 use crate::generation::Notice;
 use crate::ids::OperatorName;
 use crate::journal::JournalRef;
+use crate::pieces::{Assembly, send_frames};
 use crate::protect::advance;
 use crate::replicate::{commit_stored, not_stored};
 use crate::time::{EpochTime, FencedTime};
@@ -127,7 +128,7 @@ impl Sending {
             let buffer = self.buffers.entry(backup).or_default();
             buffer.extend_from_slice(piece.frames);
             if buffer.len() >= CHUNK_BYTES {
-                send(Frames::Built { target: backup, bytes: std::mem::take(buffer) });
+                send_frames(&self.fence, backup, std::mem::take(buffer), send);
             }
         }
     }
@@ -135,7 +136,7 @@ impl Sending {
     fn flush(&mut self, send: &mut impl FnMut(Frames)) {
         for (&target, buffer) in &mut self.buffers {
             if !buffer.is_empty() {
-                send(Frames::Built { target, bytes: std::mem::take(buffer) });
+                send_frames(&self.fence, target, std::mem::take(buffer), send);
             }
         }
     }
@@ -153,12 +154,16 @@ fn store<'scope, T: EpochTime>(
     let (fence, name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         drop(capabilities);
+        let mut assembly = Assembly::default();
         move |_frontiers| {
             let _active = fence.check(&name);
             let generation = fence.generation();
+            assembly.begin();
             // The frames count as consumed only once this activation ends: by then they are stored.
             input.for_each(|_capability, frames| {
-                let stored = generation.vault.store_journal(generation.view, frames.bytes());
+                let stored = assembly.take(frames.bytes(), |whole| {
+                    generation.vault.store_journal(generation.view, whole).map(drop)
+                });
                 if let Err(error) = stored {
                     not_stored(&fence, &name, &error);
                 }

@@ -13,7 +13,9 @@ use timely::dataflow::operators::{Concat, Probe};
 use timely::worker::{Config, Worker};
 
 use super::*;
-use crate::generation::{Clock, Gauges, Generation, Notice, Observer, Routes, Settings};
+use crate::generation::{
+    Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
+};
 use crate::hash::KeyHasher;
 use crate::ids::{Epoch, PartitionId, ViewNumber};
 use crate::sink::SinkFenced;
@@ -107,6 +109,7 @@ impl Cluster {
                 workers_per_node: 1,
                 share_count: 2,
                 refill_bytes_per_second: u64::MAX,
+                piece_bytes: PIECE_BYTES,
             };
             Arc::new(Generation::new(
                 view,
@@ -477,4 +480,12 @@ fn epochs_are_those_of_the_timestamp() {
         input.send(Epoch(7));
     });
     assert_eq!(rows, [Epoch(7)]);
+}
+
+#[test]
+fn what_waits_for_the_journal_has_a_limit_that_is_named() {
+    assert_eq!(check_queue(99, 100), Ok(()));
+    assert_eq!(check_queue(100, 100), Ok(()));
+    let what = check_queue(101, 100).unwrap_err();
+    assert!(what.contains("101 bytes") && what.contains("at most 100"), "{what}");
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::{Reader, Source};
 use crate::data::Data;
 
-/// How many items are read at once.
+/// How many items are read at once, at most.
 const BATCH: usize = 1024;
 
 /// One share of a hand-made input.
@@ -82,11 +82,15 @@ impl<I: Iterator + 'static> Reader for ShareReader<I> {
     type Position = u64;
 
     fn read(&mut self, batch: &mut Vec<I::Item>) -> io::Result<bool> {
-        let before = batch.len();
-        batch.extend(self.items.by_ref().take(BATCH));
+        self.read_some(batch, BATCH)
+    }
+
+    fn read_some(&mut self, batch: &mut Vec<I::Item>, items_max: usize) -> io::Result<bool> {
+        let (before, items_max) = (batch.len(), items_max.clamp(1, BATCH));
+        batch.extend(self.items.by_ref().take(items_max));
         let read = batch.len() - before;
         self.position += read as u64;
-        Ok(read == BATCH)
+        Ok(read == items_max)
     }
 
     fn position(&self) -> u64 {

@@ -16,14 +16,17 @@ use crate::snapshot::{BaseRef, BaseWriter, Entry, SnapshotError, Subject, push_b
 const CAPACITY_MIN: usize = 16;
 /// An entry further than this from its bucket makes an index grow that is at least an eighth full.
 const DISPLACEMENT_MAX: usize = 128;
-/// Entries begin at multiples of this, so that 32 bits address the arena.
-const ALIGNMENT: usize = 4;
-/// The most bytes an arena may hold.
-const ARENA_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * ALIGNMENT as u64;
+/// Entries begin at multiples of a unit, so that 32 bits address the arena. It is of so many bits at first,
+/// and grows with the arena.
+const UNIT_BITS: u32 = 2;
+/// How many units 32 bits address.
+const UNITS_MAX: u64 = u32::MAX as u64 - 1;
+/// The most keys that a base may have: more do not fit an index by 32 bits of hashes.
+pub const REPLICA_KEYS_MAX: u64 = 3 << 30;
 /// Fewer dead bytes than this are not worth a compaction.
 const DEAD_BYTES_MIN: usize = 4096;
 
-/// Where an entry stands: 32 bits of its hash, and 1 more than its offset in units of the alignment.
+/// Where an entry stands: 32 bits of its hash, and 1 more than its offset in units.
 /// Zero stands for a free place.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
@@ -37,16 +40,15 @@ pub struct ReplicaBase {
     subject: Subject,
     epoch: Option<Epoch>,
     arena: Vec<u8>,
+    /// The base-2 logarithm of the unit at whose multiples entries begin.
+    unit_bits: u32,
+    /// How many units can be addressed: [`UNITS_MAX`], but for tests.
+    units_max: u64,
     dead_bytes: usize,
     index: Vec<Place>,
     len: usize,
     /// 32 minus the base-2 logarithm of the index's capacity.
     shift: u32,
-}
-
-#[inline]
-fn padded(length: usize) -> usize {
-    length.next_multiple_of(ALIGNMENT)
 }
 
 /// Compares keys; short ones, which most are, without a call.
@@ -82,6 +84,8 @@ impl ReplicaBase {
             subject,
             epoch: None,
             arena: Vec::new(),
+            unit_bits: UNIT_BITS,
+            units_max: UNITS_MAX,
             dead_bytes: 0,
             index: Vec::new(),
             len: 0,
@@ -173,11 +177,7 @@ impl ReplicaBase {
         for entry in entries.clone() {
             puts += usize::from(entry?.value.is_some());
         }
-        // Each entry grows by less than the alignment.
-        let bytes_max = self.arena.len() as u64 + bytes as u64 + (puts * ALIGNMENT) as u64;
-        if bytes_max > ARENA_BYTES_MAX {
-            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
-        }
+        self.address(bytes as u64, puts as u64)?;
         if puts > self.len {
             // Entries come in the order of the index, and would crowd in one that is too small.
             self.reserve(puts);
@@ -201,14 +201,15 @@ impl ReplicaBase {
     where
         I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
     {
-        let entry_bytes = |(key, value): (&[u8], Option<&[u8]>)| {
-            // Both lengths are varints.
-            value.map_or(0, |value| key.len() + value.len() + 20 + ALIGNMENT)
-        };
-        let bytes: usize = entries.clone().map(entry_bytes).sum();
-        if self.arena.len() as u64 + bytes as u64 > ARENA_BYTES_MAX {
-            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
+        let (mut bytes, mut puts) = (0, 0);
+        for (key, value) in entries.clone() {
+            if let Some(value) = value {
+                // Both lengths are varints.
+                bytes += (key.len() + value.len() + 20) as u64;
+                puts += 1;
+            }
         }
+        self.address(bytes, puts)?;
         // What goes makes room first, so that old and new are not both in the arena for long.
         entries.clone().for_each(|(key, _)| self.remove(key));
         self.compact_if_dead();
@@ -224,6 +225,36 @@ impl ReplicaBase {
         Ok(())
     }
 
+    /// Makes 32 bits address what is there and `puts` entries of `bytes` bytes more. On an error, which
+    /// says that there would be too many keys, nothing has changed.
+    fn address(&mut self, bytes: u64, puts: u64) -> Result<(), SnapshotError> {
+        let keys = (self.len as u64).saturating_add(puts);
+        if keys > REPLICA_KEYS_MAX {
+            return Err(SnapshotError::Full { keys, limit_keys: REPLICA_KEYS_MAX });
+        }
+        let bytes = self.arena.len() as u64 + bytes;
+        // Each entry grows by less than a unit.
+        let is_enough = |unit_bits: u32, entries: u64| {
+            bytes.saturating_add(entries << unit_bits) <= self.units_max << unit_bits
+        };
+        if is_enough(self.unit_bits, puts) {
+            return Ok(());
+        }
+        let mut unit_bits = self.unit_bits + 1;
+        // Those that are there grow, too. There are fewer entries than units, so that some unit will do.
+        while !is_enough(unit_bits, keys) && unit_bits < 30 {
+            unit_bits += 1;
+        }
+        self.compact_to(unit_bits);
+        Ok(())
+    }
+
+    /// How much of the arena an entry of `length` bytes takes.
+    #[inline]
+    fn padded(&self, length: usize) -> usize {
+        length.next_multiple_of(1 << self.unit_bits)
+    }
+
     /// Holds the invariant that less than half of the arena is dead.
     fn compact_if_dead(&mut self) {
         if self.dead_bytes > DEAD_BYTES_MIN && self.dead_bytes * 2 > self.arena.len() {
@@ -233,7 +264,7 @@ impl ReplicaBase {
 
     #[inline]
     fn offset(&self, place: usize) -> usize {
-        (self.index[place].at as usize - 1) * ALIGNMENT
+        (self.index[place].at as usize - 1) << self.unit_bits
     }
 
     #[inline]
@@ -254,7 +285,7 @@ impl ReplicaBase {
                 return None;
             }
             if there == bits {
-                let entry = &self.arena[(at as usize - 1) * ALIGNMENT..];
+                let entry = &self.arena[(at as usize - 1) << self.unit_bits..];
                 if take_bytes(entry).is_some_and(|(found, _)| same(found, key)) {
                     return Some(place);
                 }
@@ -273,7 +304,7 @@ impl ReplicaBase {
                 let end = offset + length;
                 self.arena[end - value.len()..end].copy_from_slice(value);
             } else {
-                self.dead_bytes += padded(length);
+                self.dead_bytes += self.padded(length);
                 self.index[place].at = self.append(key, value);
             }
             return;
@@ -287,8 +318,8 @@ impl ReplicaBase {
         push_bytes(key, &mut self.arena);
         push_varint(value.len() as u64, &mut self.arena);
         self.arena.extend_from_slice(value);
-        self.arena.resize(padded(self.arena.len()), 0);
-        (offset / ALIGNMENT + 1) as u32
+        self.arena.resize(self.padded(self.arena.len()), 0);
+        ((offset >> self.unit_bits) + 1) as u32
     }
 
     fn insert(&mut self, new: Place) {
@@ -340,7 +371,7 @@ impl ReplicaBase {
             return;
         };
         let (_, _, length) = read(&self.arena[self.offset(hole)..]);
-        self.dead_bytes += padded(length);
+        self.dead_bytes += self.padded(length);
         self.len -= 1;
         let mask = self.index.len() - 1;
         let mut next = hole;
@@ -361,14 +392,21 @@ impl ReplicaBase {
 
     /// Writes the entries that live anew, in the order of the index.
     fn compact(&mut self) {
+        self.compact_to(self.unit_bits);
+    }
+
+    /// Writes the entries that live anew, at multiples of another unit.
+    fn compact_to(&mut self, unit_bits: u32) {
         let mut arena = Vec::with_capacity(self.arena.len() - self.dead_bytes);
         for place in self.index.iter_mut().filter(|place| place.at != 0) {
-            let entry = &self.arena[(place.at as usize - 1) * ALIGNMENT..];
+            let entry = &self.arena[(place.at as usize - 1) << self.unit_bits..];
             let (_, _, length) = read(entry);
-            place.at = (arena.len() / ALIGNMENT + 1) as u32;
-            arena.extend_from_slice(&entry[..padded(length)]);
+            place.at = ((arena.len() >> unit_bits) + 1) as u32;
+            arena.extend_from_slice(&entry[..length]);
+            arena.resize(arena.len().next_multiple_of(1 << unit_bits), 0);
         }
         self.arena = arena;
+        self.unit_bits = unit_bits;
         self.dead_bytes = 0;
     }
 
@@ -389,10 +427,7 @@ impl ReplicaBase {
             return Err(SnapshotError::Subject { expected: subject, actual: header.subject });
         }
         let mut image = ReplicaBase::new(subject);
-        if header.payload_bytes + header.entries.saturating_mul(ALIGNMENT as u64) > ARENA_BYTES_MAX
-        {
-            return Err(SnapshotError::Full { limit_bytes: ARENA_BYTES_MAX });
-        }
+        image.address(header.payload_bytes, header.entries)?;
         for (index, entry) in base.entries().enumerate() {
             let entry = entry?;
             let value = entry.value.ok_or(SnapshotError::Entry { index: index as u64 })?;
@@ -402,3 +437,7 @@ impl ReplicaBase {
         Ok(image)
     }
 }
+
+#[cfg(test)]
+#[path = "image_tests.rs"]
+mod tests;

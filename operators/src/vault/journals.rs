@@ -219,8 +219,13 @@ impl Journals {
             JournalPart::Entry { epoch, records } => {
                 let bytes = frame.frame();
                 if self.bytes + bytes.len() > self.bytes_max {
-                    let limit_bytes = self.bytes_max;
-                    return Err(VaultError::JournalFull { limit_bytes });
+                    return Err(VaultError::JournalFull {
+                        operator: input.name.clone(),
+                        share,
+                        bytes: bytes.len(),
+                        held_bytes: self.bytes,
+                        limit_bytes: self.bytes_max,
+                    });
                 }
                 self.bytes += bytes.len();
                 kept.coming.push(JournalEntry { epoch, records, frame: bytes.into() });

@@ -197,18 +197,36 @@ fn before_the_first_commit_a_copy_is_one_of_the_journals() {
 
 #[test]
 fn more_than_a_node_keeps_is_refused() {
-    let mut journals = Journals::new(1, 300);
-    journals.install(None, vec![true], true);
-    let operator = journals.register(&OperatorName::new("words"), 5, 1).unwrap();
-    let subject = JournalSubject { operator, fingerprint: 5, share: 0 };
-    let mut take = |record: String| {
+    let name = OperatorName::new("words");
+    let subject =
+        JournalSubject { operator: crate::snapshot::operator_id(&name), fingerprint: 5, share: 0 };
+    let entry = |length: usize| {
         let mut entry = EntryWriter::default();
-        entry.push(&record).unwrap();
-        let frame = entry.finish(subject, Epoch(1)).unwrap().1;
-        journals.take(&JournalRef::parse(&frame).unwrap().0)
+        entry.push(&"x".repeat(length)).unwrap();
+        entry.finish(subject, Epoch(1)).unwrap().1
     };
-    assert_eq!(take("x".repeat(100)), Ok(true));
-    let full = take("x".repeat(100)).unwrap_err();
-    assert_eq!(full, VaultError::JournalFull { limit_bytes: 300 });
-    assert!(full.to_string().contains("let the worker step"));
+    let (first, second) = (entry(100), entry(110));
+    // One byte more than both need, as many, and one less.
+    for (spare, is_taken) in [(1, true), (0, true), (-1, false)] {
+        let limit_bytes = (first.len() + second.len()).checked_add_signed(spare).unwrap();
+        let mut journals = Journals::new(1, limit_bytes);
+        journals.install(None, vec![true], true);
+        journals.register(&name, 5, 1).unwrap();
+        assert_eq!(journals.take(&JournalRef::parse(&first).unwrap().0), Ok(true));
+        let taken = journals.take(&JournalRef::parse(&second).unwrap().0);
+        let (held_bytes, bytes) = (first.len(), second.len());
+        let full = VaultError::JournalFull {
+            operator: name.clone(),
+            share: 0,
+            bytes,
+            held_bytes,
+            limit_bytes,
+        };
+        let text = format!(
+            "hold {held_bytes} of at most {limit_bytes} bytes and have no room for {bytes} more of share 0 \
+             of input words: let the worker step"
+        );
+        assert!(full.to_string().contains(&text), "{full}");
+        assert_eq!(taken, if is_taken { Ok(true) } else { Err(full) });
+    }
 }

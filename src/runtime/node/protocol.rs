@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ringfence_operators::ids::ViewNumber;
 
 use super::{Node, NodeEvent, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::network::ControlSendError;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
 use crate::protocol::ranges::Ranges;
@@ -69,11 +70,15 @@ impl Node {
     }
 
     pub(super) fn carry_out(&mut self, output: Output) -> Result<Option<Input>> {
+        use ControlSendError::{Encode, TooLong};
         match output {
             Output::Send(node, message) => {
                 if let Some((_, connection)) = self.controls.get(&node) {
-                    // A lost connection reports itself.
-                    let _ = connection.send(&message);
+                    // A lost connection reports itself; what cannot be said at all, nobody else does.
+                    if let Err(error @ (TooLong { .. } | Encode(_))) = connection.send(&message) {
+                        let what = format!("cannot tell node {node} what it must know");
+                        return Err(Error::internal(what).because(error));
+                    }
                 }
             }
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {

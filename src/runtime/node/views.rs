@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::{Generation, Settings};
+use ringfence_operators::generation::{Generation, PIECE_BYTES, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
@@ -216,6 +216,7 @@ impl Node {
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
             refill_bytes_per_second: self.setup.refill_bytes_per_second,
+            piece_bytes: PIECE_BYTES,
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
         let generation = Generation::new(
