@@ -349,9 +349,10 @@ impl fmt::Display for Suspicion {
             }
             Suspicion::Silent { node, silent_ms, votes } => {
                 write!(f, "node {node} has been silent for {silent_ms} ms")?;
-                match votes.is_empty() {
-                    true => Ok(()),
-                    false => write!(f, ", and node(s) {} do not hear it either", list(votes)),
+                match votes.len() {
+                    0 => Ok(()),
+                    1 => write!(f, ", and node {} does not hear it either", list(votes)),
+                    _ => write!(f, ", and nodes {} do not hear it either", list(votes)),
                 }
             }
             Suspicion::WorkerPanicked { panic } => panic.fmt(f),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::ViewNumber;
 
 use super::{Node, NodeEvent, Run};
 use crate::error::Result;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
 use crate::protocol::ranges::Ranges;
-use crate::report::{Observation, What};
+use crate::report::{Observation, What, named_nodes};
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;
 use crate::runtime::wording::{failure_of, protocol_failed, register_failed};
@@ -151,30 +151,27 @@ impl Node {
                 });
             }
             Decision::Waiting { missing, .. } => {
-                let missing: Vec<String> = missing.iter().map(NodeId::to_string).collect();
                 let text = format!(
-                    "waiting for node(s) {}: without what they hold no view can be made",
-                    missing.join(", ")
+                    "waiting for {}: without what they hold no view can be made",
+                    named_nodes(&missing)
                 );
                 self.tell(What::Message { text });
             }
             Decision::WaitingForWorkers { nodes, partitions, .. } => {
-                let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
                 let text = format!(
-                    "waiting for workers of node(s) {} to come back from the job's own code, for up to {} s: \
+                    "waiting for workers of {} to come back from the job's own code, for up to {} s: \
                      only they have the state of partitions {}",
-                    nodes.join(", "),
+                    named_nodes(&nodes),
                     self.setup.hang_limit.as_secs(),
                     Ranges(&partitions)
                 );
                 self.tell(What::Message { text });
             }
             Decision::RegisterUnavailable { why } => {
-                let text = format!("the register does not answer, trying again: {why}");
+                self.tell_register_away(&why);
                 if !std::mem::replace(&mut self.register_told, true) {
                     self.observe(Some(witness::of_register(self.setup.node, self.view(), why)));
                 }
-                self.tell(What::Message { text });
             }
             Decision::Running { .. } | Decision::Finishing { .. } => {}
         }

@@ -21,6 +21,7 @@ use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, WorkerPanic};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
+use crate::runtime::advice;
 use crate::runtime::generation::{Running, SinceStart, Verdict, WorkerEnded};
 use crate::runtime::hang::Hung;
 use crate::runtime::holdings::{role_of, routes_of};
@@ -98,7 +99,7 @@ impl Node {
                 result,
             });
         }
-        for inbound in std::mem::take(&mut self.waiting_links) {
+        for inbound in std::mem::take(&mut self.waiting_links).into_values() {
             self.on_inbound(inbound)?;
         }
         self.start_if_linked()
@@ -113,18 +114,13 @@ impl Node {
         let node = inbound.hello.node;
         let here = self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number);
         if view > here {
-            // It is ahead by a moment: its connection waits until this node has the view, too.
-            if self.waiting_links.len() >= self.setup.nodes.len() {
-                return self.refuse(inbound, Refusal::NotYet { yours: view });
-            }
-            self.waiting_links.push(inbound);
-            return Ok(());
+            return self.let_wait(inbound, view.0 == here.0 + 1);
         }
         let Some(current) = self.current.as_ref().filter(|_| view == here) else {
-            return self.refuse(inbound, Refusal::StaleView { here, yours: view });
+            return self.refuse(inbound, Refusal::StaleView { yours: view });
         };
         let reason = if current.digest != digest {
-            Some(Refusal::OtherDigest { view, here: current.digest.clone(), yours: digest })
+            Some(Refusal::OtherDigest { view })
         } else if current
             .view
             .member(node)
@@ -145,6 +141,29 @@ impl Node {
             Ok(stream) => self.on_link(view, node, stream),
             Err(error) => self.step(Input::ConnectFailed { view, node, why: error.to_string() }),
         }
+    }
+
+    /// Keeps a connection that is ahead by a moment until this node has the view, too.
+    ///
+    /// Nobody is ahead by more than one view: the next but one needs this node's evidence of the next, or
+    /// does not have it. Each member has one place, so that what waits is bounded by the members.
+    fn let_wait(&mut self, inbound: Inbound, is_next: bool) -> Result<()> {
+        let (node, incarnation) = (inbound.hello.node, inbound.hello.incarnation);
+        let is_member = self.setup.nodes.contains_key(&node)
+            && node > self.setup.node
+            && match (self.controls.get(&node), &self.current) {
+                (Some((known, _)), _) => *known == incarnation,
+                // Before the first view the connection for control may still be on its way.
+                (None, current) => current.is_none(),
+            };
+        if !is_member {
+            return self.refuse(inbound, Refusal::NotAMember { node });
+        }
+        if !is_next {
+            return self.refuse(inbound, Refusal::NotYet);
+        }
+        self.waiting_links.insert(node, inbound);
+        Ok(())
     }
 
     pub(super) fn on_link(
@@ -250,7 +269,10 @@ impl Node {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
             Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { message, location, spot, record } = panic;
+                let operators::WorkerPanic { mut message, location, spot, record } = panic;
+                if let Some(advice) = advice::on_panic(&message) {
+                    message = format!("{message} ({advice})");
+                }
                 let panic = WorkerPanic { worker, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
