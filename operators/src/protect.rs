@@ -119,7 +119,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                     Err(error) => partitions.refuse(partition, error.to_string()),
                 }
                 rewound += 1;
-            } else if let Some(resume) = generation.resume {
+            } else if let Some(resume) = generation.resume.filter(|_| !is_void) {
                 match vault.open_replica(view, id, partition) {
                     Ok(Some(replica)) => {
                         bytes_opened += replica.base.encoded_bytes();
