@@ -15,6 +15,7 @@
 //! | [`vault`] | a node's store of replicas and of live state between generations |
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
+//! | `alarm` | wakes an operator later |
 //! | `replicate`, `commit`, `frames` | the two rounds of the commit, and the bytes they carry |
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
@@ -26,6 +27,7 @@
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+mod alarm;
 mod checkpoints;
 mod clock;
 pub mod codec;
