@@ -22,6 +22,7 @@
 //! | [`wrap`] | existing operators, protected |
 //! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
+//! | `paths` | paths as text, and the one name of a place |
 //! | `quarantine` | records that nobody can process |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
@@ -45,6 +46,7 @@ pub mod input;
 pub mod inspect;
 pub mod journal;
 mod panics;
+mod paths;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod prelude;

@@ -1,11 +1,13 @@
 //! Replayable sources: inputs that can be read again from an offset, so that nothing is lost.
 
 mod file_copy;
+mod followed_files;
 mod listing;
 mod per_share;
 mod reading;
 mod text_files;
 
+pub use followed_files::{FollowPosition, FollowReader, FollowedFiles};
 pub use per_share::{PerShare, Share, per_share};
 pub use text_files::TextFiles;
 

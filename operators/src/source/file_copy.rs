@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use super::text_files::shown;
 use crate::codec::{Codec, Postcard};
+use crate::paths::shown;
 
 /// How many bytes at each end of a shard are compared.
 const END_BYTES: u64 = 4 << 10;

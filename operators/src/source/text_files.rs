@@ -1,14 +1,13 @@
 //! Text files, line by line.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::file_copy::{Extent, FileCopy, Files, changed};
-use super::{Reader, Source};
+use super::{FollowedFiles, Reader, Source};
+use crate::paths::{path_of, shown};
 
 /// How much is read at once: small enough for the worker to stay responsive.
 const BATCH_BYTES: u64 = 32 << 10;
@@ -40,6 +39,8 @@ const SHARD_BYTES_MIN: u64 = 4 << 10;
 /// seen: copies on different hosts that differ only in the middle of ranges of more than 8 KiB, and
 /// a file that is rewritten in such a place and appended to besides.
 ///
+/// To read on as a file grows see [`follow`](TextFiles::follow).
+///
 /// ```
 /// use ringfence_operators::prelude::*;
 ///
@@ -65,42 +66,20 @@ impl TextFiles {
         self.passes = passes;
         self
     }
-}
 
-/// A path as text, exactly: what is no plain text in it, or a `%`, is written as `%` and two digits a byte.
-pub(super) fn shown(path: &Path) -> String {
-    let mut text = String::new();
-    let escape = |text: &mut String, bytes: &[u8]| {
-        bytes.iter().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
-    };
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for char in chunk.valid().chars() {
-            if char == '%' || char.is_control() {
-                escape(&mut text, char.encode_utf8(&mut [0; 4]).as_bytes());
-            } else {
-                text.push(char);
-            }
-        }
-        escape(&mut text, chunk.invalid());
+    /// Reads on for ever, as lines are appended and as the files are rotated; see [`FollowedFiles`].
+    ///
+    /// Each file is read once, whatever [`passes`](TextFiles::passes) says.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    ///
+    /// let lines = TextFiles::new(["app.log"]).follow().until("app.stop");
+    /// # let _ = lines;
+    /// ```
+    pub fn follow(self) -> FollowedFiles {
+        FollowedFiles::new(self.paths)
     }
-    text
-}
-
-/// The path that [`shown`] wrote.
-pub(super) fn path_of(text: &str) -> Option<PathBuf> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-        rest = after;
-    }
-    Some(OsString::from_vec(bytes).into())
 }
 
 /// A range of a file, as the name of a shard spells it: `begin-end/length:index:path`.
