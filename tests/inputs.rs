@@ -6,8 +6,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "inputs/edges.rs"]
+mod edges;
 #[path = "inputs/files.rs"]
 mod files;
+#[path = "inputs/followed.rs"]
+mod followed;
+#[path = "inputs/outputs.rs"]
+mod outputs;
+#[path = "inputs/shards.rs"]
+mod shards;
 mod support;
 
 use std::collections::BTreeMap;
@@ -18,17 +26,27 @@ use std::time::Duration;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own;
-use support::wait_until;
+use support::{events, wait_until};
 
 fn main() {
-    let jobs: &[(&str, own::Job)] = &[("lines", lines_job)];
-    let tests = files::tests().into_iter().collect();
-    own::main(jobs, tests);
+    let jobs: &[(&str, own::Job)] = &[
+        ("lines", lines_job),
+        ("numbers", shards::job),
+        ("two_sinks", outputs::two_sinks_job),
+        ("early", outputs::early_job),
+        ("by_hand", outputs::by_hand_job),
+        ("followed", followed::job),
+    ];
+    let tests =
+        [files::tests(), shards::tests(), outputs::tests(), edges::tests(), followed::tests()];
+    own::main(jobs, tests.into_iter().flatten().collect());
 }
 
 /// How long each record takes, and where the input lies, by the environment.
 const SLOW_US: &str = "INPUTS_SLOW_US";
 const INPUT: &str = "INPUTS_INPUT";
+/// So slow that 12,000 lines take some seconds.
+const LINES_SLOWLY: &str = "500";
 
 fn slowness() -> Duration {
     let text = std::env::var(SLOW_US).unwrap_or_default();
@@ -102,4 +120,13 @@ fn assert_lines(directory: &Path, expected: &str, why: &dyn std::fmt::Display) {
 /// Waits until something has come out.
 fn wait_for_output(directory: &Path) {
     wait_until("for the first output", || !output(directory).is_empty());
+}
+
+/// Waits until there was a view of this number.
+fn wait_for_view(place: &Path, view: u64) {
+    let report = place.join("report.json");
+    wait_until("for the next view", || {
+        let last = events(&report).iter().filter_map(|event| event["number"].as_u64()).max();
+        last >= Some(view) || view == 0
+    });
 }

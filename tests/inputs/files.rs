@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::support::own::{self, Test, test};
 use crate::support::{Ran, free_addresses};
-use crate::{INPUT, SLOW_US, assert_lines, numbered, output, wait_for_output};
+use crate::{INPUT, LINES_SLOWLY, SLOW_US, assert_lines, numbered, output, wait_for_output};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -156,7 +156,7 @@ fn run_changed(how: &str, flags: &str) -> (tempfile::TempDir, Ran) {
     let place = tempfile::tempdir().unwrap();
     let input = place.path().join("in.txt");
     fs::write(&input, numbered(0, LINES)).unwrap();
-    let slow = |command: &mut Command| drop(command.env(SLOW_US, "500"));
+    let slow = |command: &mut Command| drop(command.env(SLOW_US, LINES_SLOWLY));
     let running = own::start_with("lines", place.path(), &format!("--local 3 {flags}"), slow);
     wait_for_output(&place.path().join("out"));
     change(&input, how);
