@@ -26,7 +26,7 @@ use std::time::Duration;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use support::own;
-use support::{events, wait_until};
+use support::{Running, events, wait_until};
 
 fn main() {
     let jobs: &[(&str, own::Job)] = &[
@@ -117,9 +117,9 @@ fn assert_lines(directory: &Path, expected: &str, why: &dyn std::fmt::Display) {
     assert_eq!((missing, extra), (0, 0), "missing and extra lines\n{why}");
 }
 
-/// Waits until something has come out.
-fn wait_for_output(directory: &Path) {
-    wait_until("for the first output", || !output(directory).is_empty());
+/// Waits until something has come out, or the run has ended.
+fn wait_for_output(running: &mut Running, directory: &Path) {
+    wait_until("for the first output", || running.has_ended() || !output(directory).is_empty());
 }
 
 /// Waits until there was a view of this number.

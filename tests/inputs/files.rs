@@ -101,7 +101,9 @@ fn run_growing(flags: &str) {
                 next += 40;
             }
         });
-        let slow = |command: &mut Command| drop(command.env(SLOW_US, "200"));
+        let slow = |command: &mut Command| {
+            command.env(SLOW_US, "200");
+        };
         let ran = own::start_with("lines", place.path(), flags, slow).wait();
         over.store(true, Ordering::Relaxed);
         ran
@@ -156,9 +158,11 @@ fn run_changed(how: &str, flags: &str) -> (tempfile::TempDir, Ran) {
     let place = tempfile::tempdir().unwrap();
     let input = place.path().join("in.txt");
     fs::write(&input, numbered(0, LINES)).unwrap();
-    let slow = |command: &mut Command| drop(command.env(SLOW_US, LINES_SLOWLY));
-    let running = own::start_with("lines", place.path(), &format!("--local 3 {flags}"), slow);
-    wait_for_output(&place.path().join("out"));
+    let slow = |command: &mut Command| {
+        command.env(SLOW_US, LINES_SLOWLY);
+    };
+    let mut running = own::start_with("lines", place.path(), &format!("--local 3 {flags}"), slow);
+    wait_for_output(&mut running, &place.path().join("out"));
     change(&input, how);
     (place, running.wait())
 }

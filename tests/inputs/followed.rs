@@ -105,6 +105,8 @@ fn follow(flags: &str, view: u64) {
     idle.write(1);
     let running = own::start("followed", place.path(), flags);
     let out = place.path().join("out");
+    // What is rotated before the job has the file is no part of it.
+    wait_until("for the first lines", || a.has_come_out(&out));
     let begun = std::time::Instant::now();
     let mut round = 0;
     while round < 40 || begun.elapsed() < Duration::from_secs(3) {

@@ -132,10 +132,12 @@ fn beside_each_other() {
 fn gone(how: &str) {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("in.txt"), numbered(0, 12_000)).unwrap();
-    let slow = |command: &mut Command| drop(command.env(SLOW_US, LINES_SLOWLY));
-    let running = own::start_with("lines", place.path(), "--local 3", slow);
+    let slow = |command: &mut Command| {
+        command.env(SLOW_US, LINES_SLOWLY);
+    };
+    let mut running = own::start_with("lines", place.path(), "--local 3", slow);
     let out = place.path().join("out");
-    wait_for_output(&out);
+    wait_for_output(&mut running, &out);
     let part = || {
         let mut parts = out.read_dir().unwrap().map(|entry| entry.unwrap().path());
         parts.find(|path| path.metadata().unwrap().len() > 0 && !path.ends_with(MARKER)).unwrap()
@@ -199,7 +201,9 @@ pub(crate) fn by_hand_job(place: &Path, config: Config) -> Result<(), Error> {
             input.to_stream(scope).sink_fenced("out", LineFiles::new(&out));
         });
         for round in input.resume()..200 {
-            input.send(round);
+            for share in input.shares() {
+                input.send_to(share.index, round);
+            }
             input.advance_to(round + 1);
             worker.step();
             std::thread::sleep(slow);
@@ -210,10 +214,12 @@ pub(crate) fn by_hand_job(place: &Path, config: Config) -> Result<(), Error> {
 
 fn gone_by_hand() {
     let place = tempfile::tempdir().unwrap();
-    let slow = |command: &mut Command| drop(command.env(SLOW_US, "10000"));
-    let running = own::start_with("by_hand", place.path(), "--local 3", slow);
+    let slow = |command: &mut Command| {
+        command.env(SLOW_US, "10000");
+    };
+    let mut running = own::start_with("by_hand", place.path(), "--local 3", slow);
     let out = place.path().join("out");
-    wait_for_output(&out);
+    wait_for_output(&mut running, &out);
     fs::remove_dir_all(&out).unwrap();
     let ran = running.wait();
     ran.assert_failed(1, &["sink \"out\"", &out.display().to_string(), "output must not be"]);

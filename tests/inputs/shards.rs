@@ -174,7 +174,9 @@ fn contents_that_differ() {
 fn idle(flags: &str, view: u64) {
     let place = tempfile::tempdir().unwrap();
     let busy = ["a", "b", "c"];
-    let names = |command: &mut Command| drop(command.env(SHARDS, "idle a b c"));
+    let names = |command: &mut Command| {
+        command.env(SHARDS, "idle a b c");
+    };
     let running = own::start_with("numbers", place.path(), flags, names);
     let out = place.path().join("out");
     wait_until("for the busy shards", || output(&out).len() as u64 >= 3 * RECORDS);
