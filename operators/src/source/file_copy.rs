@@ -292,3 +292,7 @@ impl Files {
         Ok(copy)
     }
 }
+
+#[cfg(test)]
+#[path = "file_copy_tests.rs"]
+mod tests;
