@@ -45,7 +45,7 @@ fn main() {
 /// How long each record takes, and where the input lies, by the environment.
 const SLOW_US: &str = "INPUTS_SLOW_US";
 const INPUT: &str = "INPUTS_INPUT";
-/// So slow that 12,000 lines take some seconds.
+/// So slow that 7,000 lines take more than a second.
 const LINES_SLOWLY: &str = "500";
 
 fn slowness() -> Duration {

@@ -14,6 +14,7 @@ pub use text_files::TextFiles;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -32,6 +33,9 @@ use crate::time::EpochTime;
 use listing::Order;
 use reading::{Reading, Turn};
 
+/// How long a source waits before it compares its input again, where a difference was not clear.
+const COMPARE_PAUSE: Duration = Duration::from_millis(10);
+
 /// An input that can be read again: it has shards, and each shard can be opened at a position.
 ///
 /// The list of shards is decided once for a run: worker 0 of the first view lists them, and the list is
@@ -41,6 +45,9 @@ use reading::{Reading, Turn};
 /// difference ends the job with an error that names both sides.
 ///
 /// A shard read twice from one position must give the same items. That is what makes replay exact.
+///
+/// An error ends the job, but for one of the kind [`WouldBlock`](io::ErrorKind::WouldBlock) when it compares or
+/// reads, which says "not now": it is asked again after a pause.
 ///
 /// ```
 /// use std::io;
@@ -239,7 +246,14 @@ pub trait ToStreamFenced: Source + Sized {
                 let _active = fence.check(&name);
                 decided.for_each(|_time, orders| reading.gather(orders));
                 let Some(outlet) = &mut outlet else { return };
-                if held.is_none() || !reading.has_begun(frontiers[0].is_empty()) {
+                if held.is_none() {
+                    return;
+                }
+                let all_is_told = frontiers[0].is_empty();
+                if !reading.has_begun(all_is_told) {
+                    if all_is_told {
+                        alarm.wake_after(&fence, COMPARE_PAUSE);
+                    }
                     return;
                 }
                 let clock = fence.clock_epoch(dataflow);

@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const LINES: u64 = 12_000;
+const LINES: u64 = 7_000;
 const KILL: &str = "--fault kill:1@60%";
 
 /// Runs two nodes by hand that have different files under the same name.

@@ -131,7 +131,7 @@ fn beside_each_other() {
 
 fn gone(how: &str) {
     let place = tempfile::tempdir().unwrap();
-    fs::write(place.path().join("in.txt"), numbered(0, 12_000)).unwrap();
+    fs::write(place.path().join("in.txt"), numbered(0, 7_000)).unwrap();
     let slow = |command: &mut Command| {
         command.env(SLOW_US, LINES_SLOWLY);
     };

@@ -4,13 +4,13 @@
 //! last modification. A copy on another host has other numbers and times: it is known by its length and
 //! by its bytes at both ends of each shard.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -132,30 +132,46 @@ pub(super) struct Extent {
     pub(super) length: u64,
 }
 
+/// What this node saw of a file when it opened it first, and what it is in doubt about.
+#[derive(Clone, Debug)]
+struct Seen {
+    first: Stamp,
+    doubt: Arc<Mutex<Option<Doubt>>>,
+}
+
+/// A file that has a new time and its old length, since when.
+///
+/// SUBTLE: who appends sets the time before the length, so that is no change until there was time enough
+/// for an append.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    before: Stamp,
+    now: Stamp,
+    since: Instant,
+}
+
 /// An open file, and what was seen of it when this node opened it first.
 #[derive(Debug)]
 pub(super) struct FileCopy {
     path: PathBuf,
     file: File,
-    first: Stamp,
+    seen: Seen,
 }
 
 impl FileCopy {
-    fn open(path: &Path, first: Option<Stamp>) -> io::Result<Self> {
+    fn open(path: &Path, seen: Option<Seen>) -> io::Result<Self> {
         let file = File::open(path).map_err(|error| about(path, error))?;
         let metadata = file.metadata().map_err(|error| about(path, error))?;
         if !metadata.is_file() {
             let what = format!("cannot read {}: not a regular file", shown(path));
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let first = first.unwrap_or_else(|| Stamp::of(&metadata));
-        let copy = FileCopy { path: path.to_owned(), file, first };
-        copy.check_unchanged()?;
-        Ok(copy)
+        let first = || Seen { first: Stamp::of(&metadata), doubt: Arc::default() };
+        Ok(FileCopy { path: path.to_owned(), file, seen: seen.unwrap_or_else(first) })
     }
 
     pub(super) fn length(&self) -> u64 {
-        self.first.length
+        self.seen.first.length
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -177,36 +193,35 @@ impl FileCopy {
         Ok(read)
     }
 
-    /// An error where the open file was cut or written to in place since this node opened it first.
+    /// An error where the open file was cut or written to in place since this node opened it first; one
+    /// of the kind `WouldBlock` where that is not clear yet.
     pub(super) fn check_unchanged(&self) -> io::Result<()> {
-        self.check_since(&self.first).map(|_now| ())
+        self.check_since(&self.seen.first).map(|_now| ())
     }
 
-    /// An error where the open file was cut or written to in place since it had this stamp.
-    ///
-    /// SUBTLE: who appends sets the time before the length, so a new time with the old length is looked
-    /// at again until there was time enough for an append.
     fn check_since(&self, before: &Stamp) -> io::Result<Stamp> {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            let now = self.file.metadata().map_err(|error| about(&self.path, error))?;
-            let now = Stamp::of(&now);
-            let Some(what) = before.change(&now) else { return Ok(now) };
-            if !before.is_same_file(&now) || now.length < before.length || pause > APPEND_PATIENCE {
-                return Err(changed(&self.path, &what));
+        let now = self.file.metadata().map_err(|error| about(&self.path, error))?;
+        let now = Stamp::of(&now);
+        let Some(what) = before.change(&now) else { return Ok(now) };
+        if before.is_same_file(&now) && now.length == before.length {
+            let mut doubt = self.seen.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = doubt.filter(|doubt| (&doubt.before, doubt.now) == (before, now));
+            let since = known.map_or_else(Instant::now, |doubt| doubt.since);
+            *doubt = Some(Doubt { before: *before, now, since });
+            if since.elapsed() < APPEND_PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
             }
-            std::thread::sleep(pause);
-            pause *= 2;
         }
+        Err(changed(&self.path, &what))
     }
 
     /// An error where there is another file under its name. One that was removed or renamed can still be
     /// read where it is open.
     fn check_name(&self) -> io::Result<()> {
         match fs::metadata(&self.path) {
-            Ok(there) if self.first.is_same_file(&Stamp::of(&there)) => Ok(()),
+            Ok(there) if self.seen.first.is_same_file(&Stamp::of(&there)) => Ok(()),
             Ok(there) => {
-                let what = self.first.change(&Stamp::of(&there)).unwrap_or_default();
+                let what = self.seen.first.change(&Stamp::of(&there)).unwrap_or_default();
                 Err(changed(&self.path, &what))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -235,7 +250,7 @@ impl FileCopy {
     /// What a shard of this file is known by, encoded.
     pub(super) fn fingerprint(&self, extent: Extent) -> io::Result<Vec<u8>> {
         let ends = self.ends(extent)?;
-        let known = Fingerprint { place: place_of(&self.path), stamp: self.first, ends };
+        let known = Fingerprint { place: place_of(&self.path), stamp: self.seen.first, ends };
         let mut encoded = Vec::new();
         Postcard::encode(&known, &mut encoded).map_err(io::Error::other)?;
         Ok(encoded)
@@ -244,7 +259,7 @@ impl FileCopy {
     /// Whether this is the file that the run began with, and was left alone but for what was appended.
     pub(super) fn check(&self, extent: Extent, fingerprint: &[u8]) -> io::Result<()> {
         let known: Fingerprint = Postcard::decode(fingerprint).map_err(io::Error::other)?;
-        let now = self.check_since(&self.first)?;
+        let now = self.check_since(&self.seen.first)?;
         self.check_name()?;
         if known.place.is_some() && known.place == place_of(&self.path) {
             self.check_since(&known.stamp)?;
@@ -268,7 +283,7 @@ impl FileCopy {
 /// The files of a source at one worker; a clone begins with none.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: Mutex<HashMap<PathBuf, (Stamp, Option<Arc<FileCopy>>)>>,
+    known: Mutex<BTreeMap<PathBuf, (Seen, Option<Arc<FileCopy>>)>>,
 }
 
 impl Clone for Files {
@@ -278,17 +293,18 @@ impl Clone for Files {
 }
 
 impl Files {
-    /// The file of a path, which is opened where it is not; it must be the one that it was before.
+    /// The file of a path, which is opened where it is not. It is yet to be checked whether it is the one that
+    /// it was before.
     pub(super) fn get(&self, path: &Path) -> io::Result<Arc<FileCopy>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = match known.get(path) {
+        let seen = match known.get(path) {
             Some((_, Some(copy))) => return Ok(Arc::clone(copy)),
-            Some((first, None)) => Some(*first),
+            Some((seen, None)) => Some(seen.clone()),
             None => None,
         };
-        let copy = Arc::new(FileCopy::open(path, first)?);
+        let copy = Arc::new(FileCopy::open(path, seen)?);
         let kept = known.values().filter(|(_, copy)| copy.is_some()).count() < KEPT_MAX;
-        known.insert(path.to_owned(), (copy.first, kept.then(|| Arc::clone(&copy))));
+        known.insert(path.to_owned(), (copy.seen.clone(), kept.then(|| Arc::clone(&copy))));
         Ok(copy)
     }
 }

@@ -27,6 +27,11 @@ const BATCHES_MAX: u32 = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// Whether an error says that it is to be tried again later.
+fn is_not_now(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
 /// Where a shard stands: the protected state of a source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ShardState<P> {
@@ -74,7 +79,9 @@ struct OpenShard<S: Source> {
     state: ShardState<S::Position>,
     reader: Option<S::Reader>,
     /// Whether its contents were checked in this generation.
-    checked: bool,
+    is_checked: bool,
+    /// Whether it was read to its end: its contents are to be checked once more.
+    is_exhausted: bool,
     /// How many batches were read since it was opened.
     batches: u32,
     /// Until when, by the generation's clock, it is left alone, and how long the pause was.
@@ -146,17 +153,16 @@ impl<S: Source> Reading<S> {
         }
     }
 
-    /// Whether the shards are known; `all_is_told` says whether nothing more of the list will come.
+    /// Whether the shards are known; `all_is_told` says whether nothing more of the list will come. If so and
+    /// it has not begun, it is to be asked again soon.
     pub(super) fn has_begun(&mut self, all_is_told: bool) -> bool {
-        if !all_is_told {
-            return self.told.is_none();
+        let Some(told) = &self.told else { return true };
+        if !all_is_told || !self.has_input(told.values()) {
+            return false;
         }
-        if let Some(told) = self.told.take() {
-            let list: Vec<Listed> = told.into_values().collect();
-            self.compare(&list);
-            self.adopt(list);
-            self.begin();
-        }
+        let told = self.told.take().unwrap_or_default();
+        self.adopt(told.into_values().collect());
+        self.begin();
         true
     }
 
@@ -164,24 +170,25 @@ impl<S: Source> Reading<S> {
         self.fence.generation().settings.share_count
     }
 
-    /// Ends the job where this node does not have the input that was decided.
-    fn compare(&self, list: &[Listed]) {
+    /// Whether this node has the input that was decided; ends the job where it has not. `false` where that is
+    /// not clear yet.
+    fn has_input<'a>(&self, list: impl Iterator<Item = &'a Listed> + Clone) -> bool {
+        let names: Vec<String> = list.clone().map(|listed| listed.name.clone()).collect();
+        let agreed = self.source.agree(&names, self.share_count()).map_err(|error| (None, error));
+        let checked = agreed.and_then(|()| {
+            list.into_iter().try_for_each(|Listed { name, fingerprint }| {
+                self.source.check(name, fingerprint).map_err(|error| (Some(name), error))
+            })
+        });
+        let Err((shard, error)) = checked else { return true };
+        if is_not_now(&error) {
+            return false;
+        }
         let worker = self.fence.worker();
-        let names: Vec<String> = list.iter().map(|listed| listed.name.clone()).collect();
-        if let Err(error) = self.source.agree(&names, self.share_count()) {
-            self.fail(format!(
-                "worker {worker} does not have the input that worker {LISTER} listed: {error}"
-            ));
-        }
-        for listed in list {
-            if let Err(error) = self.source.check(&listed.name, &listed.fingerprint) {
-                self.fail(format!(
-                    "worker {worker} does not have the input that worker {LISTER} listed: shard \
-                     {:?}: {error}",
-                    listed.name
-                ));
-            }
-        }
+        let shard = shard.map_or_else(String::new, |shard| format!("shard {shard:?}: "));
+        self.fail(format!(
+            "worker {worker} does not have the input that worker {LISTER} listed: {shard}{error}"
+        ))
     }
 
     /// Makes the shards of the worker's partitions part of its state.
@@ -238,17 +245,16 @@ impl<S: Source> Reading<S> {
                     self.behind.insert(shard.clone(), reached);
                 }
                 if !state.done {
-                    let (reader, checked) = (None, self.fence.generation().resume.is_none());
-                    let (batches, rest) = (0, None);
                     queue.push(OpenShard {
                         shard,
                         partition,
                         hash,
                         state,
-                        reader,
-                        checked,
-                        batches,
-                        rest,
+                        reader: None,
+                        is_checked: self.fence.generation().resume.is_none(),
+                        is_exhausted: false,
+                        batches: 0,
+                        rest: None,
                     });
                 }
             }
@@ -274,7 +280,11 @@ impl<S: Source> Reading<S> {
         };
         let Some(mut open) = self.queue.remove(next) else { return Turn::Exhausted };
         self.fence.whereabouts().set_partition(open.partition);
-        let more = match self.read_batch(&mut open, batch) {
+        let read = match self.read_batch(&mut open, batch) {
+            Err(error) if is_not_now(&error) => Ok((true, false)),
+            read => read,
+        };
+        let more = match read {
             Ok((more, moved)) => {
                 if moved || !more {
                     self.note(&mut open, more);
@@ -308,16 +318,31 @@ impl<S: Source> Reading<S> {
         open: &mut OpenShard<S>,
         batch: &mut Vec<S::Item>,
     ) -> io::Result<(bool, bool)> {
-        let OpenShard { shard, state, .. } = open;
-        if !open.checked {
-            self.source.check(shard, &state.fingerprint)?;
-            open.checked = true;
+        if !open.is_checked {
+            self.source.check(&open.shard, &open.state.fingerprint)?;
+            open.is_checked = true;
         }
+        let moved = !open.is_exhausted && self.advance(open, batch)?;
+        if open.is_exhausted {
+            match self.source.check(&open.shard, &open.state.fingerprint) {
+                Err(error) if is_not_now(&error) => return Ok((true, moved)),
+                checked => checked?,
+            }
+        }
+        Ok((!open.is_exhausted, moved))
+    }
+
+    /// Lets the reader of a shard read; returns whether anything came of it.
+    fn advance(&self, open: &mut OpenShard<S>, batch: &mut Vec<S::Item>) -> io::Result<bool> {
+        let OpenShard { shard, state, .. } = open;
         let reader = match &mut open.reader {
             Some(reader) => reader,
             empty => empty.insert(self.source.open(shard, state.position.as_ref())?),
         };
-        let more = reader.read(batch)?;
+        open.is_exhausted = match reader.read(batch) {
+            Err(error) if is_not_now(&error) => false,
+            read => !read?,
+        };
         open.batches += 1;
         let position = reader.position();
         // An idle shard must not count as changed at each look.
@@ -332,10 +357,7 @@ impl<S: Source> Reading<S> {
             state.position = Some(position);
             state.records += batch.len() as u64;
         }
-        if !more {
-            self.source.check(shard, &state.fingerprint)?;
-        }
-        Ok((more, moved))
+        Ok(moved)
     }
 
     fn is_same(&self, before: Option<&S::Position>, now: &S::Position) -> bool {
