@@ -18,7 +18,7 @@ use ringfence::prelude::*;
 use ringfence::{Config, Error, Kind, Mode, Outcome};
 use support::options::{HELP, Options};
 use support::verify::verify;
-use support::words;
+use support::{fresh_output, remove_output, say, words};
 
 fn main() {
     match run() {
@@ -32,7 +32,7 @@ fn main() {
 fn run() -> ringfence::Result<bool> {
     let mut options = Options::from_args(std::env::args()).map_err(Error::usage)?;
     if options.help {
-        println!("{}", Config::help("word_count", HELP));
+        say(Config::help("word_count", HELP));
         return Ok(true);
     }
     options.assume_defaults();
@@ -47,12 +47,16 @@ fn run() -> ringfence::Result<bool> {
 
     let Outcome { summary, .. } = word_count(config, &options, out.join("totals"))?;
     let Some(summary) = summary else { return Ok(true) };
-    println!("{summary}");
-    println!("output: {}", out.join("totals").display());
-    eprintln!("comparing the output with a plain computation ...");
+    say(&summary);
+    say(format_args!("output: {}", out.join("totals").display()));
+    say("comparing the output with a plain computation ...");
     let verdict = verify(&options.files, options.passes, &out.join("totals"));
     let verdict = verdict.map_err(|error| Error::input("cannot verify").because(error))?;
-    println!("{verdict}");
+    say(&verdict);
+    if options.remove_output {
+        remove_output(&out)
+            .map_err(|error| Error::input("cannot remove the output").because(error))?;
+    }
     Ok(verdict.is_exactly_once())
 }
 
@@ -86,9 +90,8 @@ fn output_directory(options: &mut Options, config: &Config) -> ringfence::Result
         let text = "--out is needed with -p: all processes must write to the same directory";
         return Err(Error::usage(text));
     }
-    let fresh = tempfile::Builder::new().prefix("word-count-").tempdir();
-    let fresh = fresh.map_err(|error| {
+    let fresh = fresh_output("word-count").map_err(|error| {
         Error::new(Kind::Input, "cannot create a temporary directory").because(error)
     })?;
-    Ok(options.out.insert(fresh.keep()).clone())
+    Ok(options.out.insert(fresh).clone())
 }

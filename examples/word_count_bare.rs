@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use support::options::{HELP, Options};
 use support::verify::verify;
-use support::words;
+use support::{fresh_output, remove_output, say, words};
 use timely::CommunicationConfig;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -141,7 +141,12 @@ fn run() -> Result<bool, (String, i32)> {
     }
     let verdict = verify(&options.files, options.passes, &totals);
     let verdict = verdict.map_err(|error| (error.to_string(), 1))?;
-    println!("{verdict}");
+    say(&verdict);
+    if options.remove_output
+        && let Some(fresh) = totals.parent()
+    {
+        remove_output(fresh).map_err(|error| (error.to_string(), 1))?;
+    }
     Ok(verdict.is_exactly_once())
 }
 
@@ -149,11 +154,8 @@ fn run() -> Result<bool, (String, i32)> {
 fn create_totals(options: &Options, is_alone: bool) -> Result<PathBuf, String> {
     let out = match &options.out {
         Some(out) => out.clone(),
-        None => tempfile::Builder::new()
-            .prefix("word-count-")
-            .tempdir()
-            .map_err(|error| format!("cannot create a temporary directory: {error}"))?
-            .keep(),
+        None => fresh_output("word-count")
+            .map_err(|error| format!("cannot create a temporary directory: {error}"))?,
     };
     let totals = out.join("totals");
     let entries = std::fs::create_dir_all(&totals).and_then(|()| std::fs::read_dir(&totals));

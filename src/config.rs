@@ -4,20 +4,23 @@
 //! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
 //! contradiction has the same text.
 
+mod flags;
+mod hosts;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use timely::WorkerConfig;
 use timely::worker::ProgressMode;
 
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
-use crate::protocol::member::SUSPECT_MS;
-use crate::report::FailureReport;
+use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
+use crate::report::{FailureReport, counted};
+use flags::{base_name, command, from_clap, from_matches};
+use hosts::check_addresses;
 
 /// The environment variable by which a launcher tells a child which node it is.
 pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
@@ -28,8 +31,14 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 /// The greatest number of nodes that one launcher starts.
 pub const LOCAL_NODES_MAX: usize = 1_024;
 
-/// The first port of timely's default addresses.
-const FIRST_PORT: usize = 2101;
+/// The greatest number of processes that are started by hand.
+pub const PROCESSES_MAX: usize = 1_024;
+
+/// The greatest number of worker threads in a process.
+pub const WORKERS_MAX: usize = 1_024;
+
+/// The longest of all times that can be set: a year. Sums of times and of moments stay sound.
+pub const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The default for how fast lost copies are rebuilt.
 const REFILL_MB_PER_SECOND: u64 = 64;
@@ -111,6 +120,7 @@ pub struct Config {
     report: Option<PathBuf>,
     faults: Vec<Fault>,
     restarts: (u32, Duration),
+    views_without_commit: u32,
     quarantine: Option<PathBuf>,
     on_failure: Option<OnFailure>,
     random_faults: Option<RandomSpec>,
@@ -137,6 +147,7 @@ impl Config {
             report: None,
             faults: Vec::new(),
             restarts: (10, Duration::from_secs(60)),
+            views_without_commit: VIEWS_WITHOUT_COMMIT_MAX,
             quarantine: None,
             on_failure: None,
             random_faults: None,
@@ -235,6 +246,9 @@ impl Config {
     }
 
     /// Appends one JSON line per event to the file `report`.
+    ///
+    /// One that cannot be opened is an error at the start. One that cannot be written later ends with a line
+    /// on standard error, and the job goes on.
     pub fn report(mut self, report: impl Into<PathBuf>) -> Self {
         self.report = Some(report.into());
         self
@@ -252,6 +266,16 @@ impl Config {
     /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
     pub fn restarts(mut self, views: u32, window: Duration) -> Self {
         self.restarts = (views, window);
+        self
+    }
+
+    /// Ends the job once more than `views` have followed each other without a commit in between; 10 unless
+    /// set.
+    ///
+    /// Where every view ends before anything was committed in it, the reason is in the job or around it,
+    /// and the error says why the last one ended.
+    pub fn views_without_commit(mut self, views: u32) -> Self {
+        self.views_without_commit = views;
         self
     }
 
@@ -417,6 +441,11 @@ impl Config {
         self.restarts
     }
 
+    /// How many views may follow each other without a commit in between.
+    pub fn views_without_commit_max(&self) -> u32 {
+        self.views_without_commit
+    }
+
     /// Where records go that cannot be processed, if they are to be set apart.
     pub fn quarantine_path(&self) -> Option<&Path> {
         self.quarantine.as_deref()
@@ -472,21 +501,58 @@ impl Config {
                         n.saturating_sub(1)
                     ));
                 }
-                for (index, address) in addresses.iter().enumerate() {
-                    check_address(address)?;
-                    if addresses[..index].contains(address) {
-                        return wrong(format!("address {address} is listed twice"));
-                    }
+                if addresses.len() > PROCESSES_MAX {
+                    let n = addresses.len();
+                    return wrong(format!("-n {n}: expected at most {PROCESSES_MAX} processes"));
                 }
+                check_addresses(addresses)?;
             }
             _ => {}
         }
         if self.workers == 0 {
             return wrong("-w 0: a process needs at least one worker".to_owned());
         }
+        if self.workers > WORKERS_MAX {
+            let workers = self.workers;
+            return wrong(format!("-w {workers}: expected at most {WORKERS_MAX} workers"));
+        }
+        self.validate_times()?;
         if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
             let partitions = self.partitions;
             return wrong(format!("--partitions {partitions}: expected 1 to {PARTITIONS_MAX}"));
+        }
+        if self.refill_bytes_per_second == 0 {
+            return wrong(
+                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
+            );
+        }
+        if self.in_flight_epochs == 0 {
+            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        }
+        self.validate_backups()?;
+        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
+            return wrong(format!(
+                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
+            ));
+        }
+        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+    }
+
+    fn validate_times(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::config(text));
+        let times = [
+            ("--epoch-ms", Some(self.epoch)),
+            ("--checkpoint-ms", self.checkpoint),
+            ("--connect-timeout-ms", Some(self.connect_timeout)),
+            ("--suspect-ms", Some(self.suspect)),
+            ("--hang-ms", Some(self.hang)),
+            ("--restarts", Some(self.restarts.1)),
+            ("--idle-spin", self.idle_spin),
+        ];
+        let is_long = |(_, time): &&(&str, Option<Duration>)| time.is_some_and(|t| t > TIME_MAX);
+        if let Some((flag, _)) = times.iter().find(is_long) {
+            let days = TIME_MAX.as_secs() / (24 * 60 * 60);
+            return wrong(format!("{flag}: expected at most {days} days"));
         }
         if self.epoch.is_zero() {
             return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
@@ -498,6 +564,13 @@ impl Config {
                     .to_owned(),
             );
         }
+        if let Some(interval) = self.checkpoint.filter(|interval| *interval < self.epoch) {
+            let (checkpoint_ms, epoch_ms) = (interval.as_millis(), self.epoch.as_millis());
+            return wrong(format!(
+                "--checkpoint-ms {checkpoint_ms}: expected at least --epoch-ms, which is {epoch_ms}: a \
+                 checkpoint is the end of an epoch, so lower --epoch-ms too"
+            ));
+        }
         if self.suspect < SUSPECT_MIN {
             let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());
             return wrong(format!("--suspect-ms {suspect_ms}: expected at least {min_ms}"));
@@ -508,24 +581,17 @@ impl Config {
                 "--hang-ms {hang_ms}: expected at least --suspect-ms, which is {suspect_ms}"
             ));
         }
-        if self.refill_bytes_per_second == 0 {
-            return wrong(
-                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
-            );
-        }
-        if self.in_flight_epochs == 0 {
-            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
+        if let Some(checkpoint) = self.checkpoint.filter(|interval| *interval < self.epoch) {
+            let (checkpoint_ms, epoch_ms) = (checkpoint.as_millis(), self.epoch.as_millis());
+            return wrong(format!(
+                "--checkpoint-ms {checkpoint_ms} is below --epoch-ms {epoch_ms}: only ends of epochs can be \
+                 checkpoints; leave it out, or make epochs shorter"
+            ));
         }
         if self.restarts.1.is_zero() {
             return wrong("--restarts: its time must be at least one second".to_owned());
         }
-        self.validate_backups()?;
-        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
-            return wrong(format!(
-                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
-            ));
-        }
-        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
+        Ok(())
     }
 
     fn has_launcher(&self) -> bool {
@@ -538,7 +604,10 @@ impl Config {
             return Ok(());
         }
         let has = match self.node_count() {
-            1 => format!("one node with {} worker(s) has room for {max}", self.workers),
+            1 => {
+                let workers = counted(self.workers as u64, "worker");
+                format!("one node with {workers} has room for {max}")
+            }
             nodes => format!("{nodes} nodes have room for {max}"),
         };
         Err(Error::config(format!("--backups {wanted}: {has}, as each lies elsewhere")))
@@ -566,25 +635,37 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the flags among `args`, whose first element is the program's name, and returns what is
-    /// left: the arguments that are no flags, and all that stand behind a bare `--`.
+    /// Reads the flags among `args`, and returns what is left: the arguments that are no flags, and all
+    /// that stand behind a bare `--`.
     ///
-    /// An unknown or malformed flag is an error that names it. With `--help`, the error is of
-    /// [`Kind::Help`] and its text is the help.
+    /// The first element is the program's name, unless it begins with `-`: timely's programs give
+    /// `std::env::args()` or, behind arguments of their own, `std::env::args().skip(n)`, where the
+    /// name is gone and a flag may come first.
+    ///
+    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error is
+    /// of [`Kind::Help`] and its text is what was asked for.
     ///
     /// ```
     /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
     /// let (config, free) = ringfence::Config::from_args(args.map(String::from))?;
     /// assert_eq!(config.worker_count(), 2);
     /// assert_eq!(free, ["in.txt", "-x"]);
+    /// let (config, _) = ringfence::Config::from_args(["-w", "2"].map(String::from))?;
+    /// assert_eq!(config.worker_count(), 2);
     /// # Ok::<(), ringfence::Error>(())
     /// ```
     pub fn from_args(args: impl IntoIterator<Item = String>) -> Result<(Self, Vec<String>)> {
-        let args: Vec<String> = args.into_iter().collect();
-        let program = args.first().map_or("job", String::as_str).to_owned();
+        let mut args: Vec<String> = args.into_iter().collect();
+        let has_name = args.first().is_some_and(|first| !first.starts_with('-'));
+        let program = if has_name { args.remove(0) } else { "job".to_owned() };
         let matches = command(&program).try_get_matches_from(args).map_err(from_clap)?;
         if matches.get_flag("help") {
             return Err(Error::new(Kind::Help, Config::help(&program, "")));
+        }
+        if matches.get_flag("version") {
+            let text =
+                format!("{} with ringfence {}", base_name(&program), env!("CARGO_PKG_VERSION"));
+            return Err(Error::new(Kind::Help, text));
         }
         let config = from_matches(&matches)?;
         config.validate()?;
@@ -596,169 +677,6 @@ impl Config {
     pub fn help(program: &str, extra_lines: &str) -> String {
         command(program).after_help(extra_lines.to_owned()).render_help().to_string()
     }
-}
-
-fn command(program: &str) -> Command {
-    let name = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
-    let name = name.into_owned();
-    let number = |id: &'static str, text: &'static str| {
-        Arg::new(id).long(id).value_name("NUM").value_parser(value_parser!(usize)).help(text)
-    };
-    let path = |id: &'static str, name: &'static str, text: &'static str| {
-        Arg::new(id).long(id).value_name(name).value_parser(value_parser!(PathBuf)).help(text)
-    };
-    let millis = |id: &'static str, text: &'static str| {
-        Arg::new(id)
-            .long(id)
-            .value_name("MS")
-            .value_parser(value_parser!(u64).range(1..))
-            .help(text)
-    };
-    Command::new("job")
-        .bin_name(name)
-        .disable_help_flag(true)
-        .arg(number("threads", "Worker threads of each process [default: 1]").short('w'))
-        .arg(number("processes", "Processes that are started by hand [default: 1]").short('n'))
-        .arg(number("process", "Number of this process, from 0").short('p'))
-        .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line\n[default: localhost:2101 and the ports that follow]").short('h'))
-        .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
-        .arg(number("backups", "Copies of each partition beside its owner's [default: 1]"))
-        .arg(millis("epoch-ms", "Length of an epoch [default: 100]"))
-        .arg(millis("checkpoint-ms", "Time between checkpoints, the unit of commit [default: every epoch]"))
-        .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs, or checkpoints, that may be in flight before sources wait [default: 4]"))
-        .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
-        .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
-        .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
-        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
-        .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
-        .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
-        .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
-        .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
-        .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
-        .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild copies that were lost [default: 64]"))
-        .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
-        .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
-        .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print this text (-h is the hostfile)"))
-        .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("What the job itself reads"))
-}
-
-fn from_matches(matches: &ArgMatches) -> Result<Config> {
-    let number = |id: &str| matches.get_one::<usize>(id).copied();
-    let millis = |id: &str| matches.get_one::<u64>(id).map(|ms| Duration::from_millis(*ms));
-    let path = |id: &str| matches.get_one::<PathBuf>(id).cloned();
-
-    let mut config = Config::of(cluster(matches)?);
-    config.workers = number("threads").unwrap_or(config.workers);
-    config.backups = number("backups");
-    config.epoch = millis("epoch-ms").unwrap_or(config.epoch);
-    config.checkpoint = millis("checkpoint-ms");
-    config.connect_timeout = millis("connect-timeout-ms").unwrap_or(config.connect_timeout);
-    config.suspect = millis("suspect-ms").unwrap_or(config.suspect);
-    config.hang = millis("hang-ms").unwrap_or(config.hang);
-    if let Some(epochs) = matches.get_one::<u32>("in-flight-epochs") {
-        config.in_flight_epochs = *epochs;
-    }
-    if let Some(partitions) = matches.get_one::<u32>("partitions") {
-        config.partitions = *partitions;
-    }
-    if let Some(megabytes) = matches.get_one::<u64>("refill-mb-per-second") {
-        config.refill_bytes_per_second = megabytes * BYTES_PER_MB;
-    }
-    config.register = path("register");
-    config.report = path("report");
-    config.quarantine = path("quarantine");
-    for spec in matches.get_many::<String>("fault").into_iter().flatten() {
-        config.add_fault(spec)?;
-    }
-    if let Some(budget) = matches.get_one::<String>("restarts") {
-        config.restarts = parse_restarts(budget)?;
-    }
-    if let Some(mode) = matches.get_one::<String>("progress-mode") {
-        config.progress_mode = mode.parse().map_err(Error::usage)?;
-    }
-    config.idle_spin = matches.get_one::<u64>("idle-spin").map(|us| Duration::from_micros(*us));
-    Ok(config)
-}
-
-fn cluster(matches: &ArgMatches) -> Result<Cluster> {
-    let number = |id: &str| matches.get_one::<usize>(id).copied();
-    if let Some(nodes) = number("local") {
-        return Ok(Cluster::Local(nodes));
-    }
-    let processes = number("processes").unwrap_or(1);
-    let process = match number("process") {
-        Some(process) => process,
-        None if processes > 1 => {
-            return Err(Error::usage(format!(
-                "-n {processes} needs -p: which of the {processes} processes is this one?"
-            )));
-        }
-        None => 0,
-    };
-    if process >= processes {
-        return Err(Error::usage(format!(
-            "-p {process} is not one of {processes} process(es): -p counts from 0 and must be below -n"
-        )));
-    }
-    if processes <= 1 {
-        return Ok(Cluster::Single);
-    }
-    let addresses = match matches.get_one::<PathBuf>("hostfile") {
-        Some(file) => read_hosts(file, processes)?,
-        None => (0..processes).map(|i| format!("localhost:{}", FIRST_PORT + i)).collect(),
-    };
-    Ok(Cluster::Member { process, addresses })
-}
-
-/// The first `processes` addresses of a hostfile; blank lines do not count.
-fn read_hosts(file: &Path, processes: usize) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Error::input(format!("cannot read hostfile {}", file.display())).because(error)
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let hosts: Vec<String> = lines.take(processes).map(str::to_owned).collect();
-    if hosts.len() < processes {
-        return Err(Error::usage(format!(
-            "hostfile {} has {} address(es), but -n asks for {processes}",
-            file.display(),
-            hosts.len()
-        )));
-    }
-    Ok(hosts)
-}
-
-/// An address is checked for its form only: its host may not be resolvable yet.
-fn check_address(address: &str) -> Result<()> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let is_port = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0));
-    let spaced = address.contains(char::is_whitespace);
-    // An IPv6 address without brackets would be cut in the wrong place.
-    let ambiguous = port.is_some_and(|(host, _)| host.contains(':') && !host.starts_with('['));
-    if is_port && !spaced && !ambiguous {
-        return Ok(());
-    }
-    Err(Error::config(format!("{address:?} is no address: expected host:port")))
-}
-
-fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
-    let parts = budget.split_once('/');
-    let numbers = parts.and_then(|(views, seconds)| {
-        Some((views.parse().ok()?, Duration::from_secs(seconds.parse().ok()?)))
-    });
-    numbers.ok_or_else(|| {
-        Error::usage(format!("--restarts {budget:?}: expected NUM/SECONDS, as in 10/60"))
-    })
-}
-
-/// Keeps clap's sentence, and says where the rest is to be found.
-fn from_clap(error: clap::Error) -> Error {
-    debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
-    let text = error.to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let text = text.split("\n\nUsage:").next().unwrap_or(text);
-    let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
-    let text = text.replace("\n\n  ", "; ").replace("\n  ", " ");
-    Error::usage(format!("{text} (--help lists all flags)"))
 }
 
 #[cfg(test)]

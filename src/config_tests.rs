@@ -34,14 +34,33 @@ fn timely_flags_mean_what_timely_means() {
 #[test]
 fn a_hostfile_names_the_processes() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "alpha:1\n\n beta:2 \ngamma:3\n").unwrap();
+    std::fs::write(file.path(), "# ours\nalpha:1\n\n beta:2 # the big one\n").unwrap();
     let path = file.path().display();
     let Mode::Member { addresses, .. } = parsed(&format!("-n 2 -p 0 -h {path}")).mode() else {
         panic!("not a member");
     };
     assert_eq!(addresses, ["alpha:1", "beta:2"]);
-    let error = parse(&format!("-n 4 -p 0 -h {path}")).unwrap_err();
-    assert!(error.to_string().contains("has 3 address(es), but -n asks for 4"), "{error}");
+    for (flags, text) in [
+        ("-n 3 -p 0", "has 2 addresses, but -n asks for 3"),
+        ("-n 1 -p 0", "has 2 addresses, but -n asks for 1"),
+        ("", "has 2 addresses, but there is no -n: add -n 2"),
+        ("-p 1", "has 2 addresses, but there is no -n: add -n 2"),
+    ] {
+        let error = parse(&format!("{flags} -h {path}")).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(text), "{flags}: {error}");
+    }
+    let twice = |one: &str, other: &str| {
+        std::fs::write(file.path(), format!("{one}\n{other}\n")).unwrap();
+        parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err().to_string()
+    };
+    assert!(twice("alpha:1", "alpha:1").contains("alpha:1 is listed twice"));
+    for other in ["127.0.0.1:7", "[::1]:7", "LOCALHOST:7", "localhost.:7"] {
+        let told = twice("localhost:7", other);
+        assert!(
+            told.contains(&format!("addresses localhost:7 and {other} are the same")),
+            "{told}"
+        );
+    }
     std::fs::write(file.path(), "alpha:1\nbeta\n").unwrap();
     let error = parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err();
     assert!(error.to_string().contains("\"beta\" is no address"), "{error}");
@@ -88,15 +107,32 @@ fn what_is_wrong_is_named_and_exits_with_2() {
         ("-w -1", "-1"),
         ("-n 3", "-n 3 needs -p"),
         ("-n 3 -p 3", "-p 3 is not one of 3"),
-        ("-p 1", "-p 1 is not one of 1"),
+        ("-n 1 -p 1", "-p 1 is not one of 1 process:"),
+        ("-p 0", "-p 0 needs -n"),
+        ("-n 0", "-n 0: expected 1 to 1024"),
+        ("-n 0 -p 0", "-n 0: expected 1 to 1024"),
+        ("-n 4000000000 -p 0", "expected 1 to 1024"),
+        ("-n 99999999999999999999 -p 0", "99999999999999999999"),
+        ("-n 2 -n 3 -p 0", "--processes"),
+        ("-h", "-h is timely's flag for a hostfile"),
+        ("-n 2 -p 0 -h", "-h is timely's flag for a hostfile"),
+        ("-h /does/not/exist", "cannot read hostfile /does/not/exist"),
+        ("-w 100000", "-w 100000: expected at most 1024"),
+        ("-w 2 -w 3", "--threads"),
+        ("--local 1000000", "--local 1000000: expected 1 to 1024"),
+        ("--epoch-ms 99999999999999", "--epoch-ms: expected at most 365 days"),
+        ("--connect-timeout-ms 18446744073709551615", "--connect-timeout-ms: expected at most"),
+        ("--restarts 1/18446744073709551615", "--restarts: expected at most"),
+        ("--epoch-ms 100 --checkpoint-ms 50", "--checkpoint-ms 50 is below --epoch-ms 100"),
         ("--local 3 -n 2", "--local"),
         ("--local 3 -p 0", "--process"),
         ("--local 0", "--local 0"),
         ("--local 3 --local 4", "--local"),
         ("--local 3 --backups 3", "3 nodes have room for 2"),
-        ("--backups 2", "one node with 1 worker(s) has room for 1"),
+        ("--backups 2", "one node with 1 worker has room for 1"),
         ("--epoch-ms 0", "--epoch-ms"),
         ("--checkpoint-ms 0", "--checkpoint-ms"),
+        ("--epoch-ms 200 --checkpoint-ms 100", "lower --epoch-ms too"),
         ("--suspect-ms 49", "--suspect-ms 49: expected at least 50"),
         ("--hang-ms 400", "--hang-ms 400: expected at least --suspect-ms"),
         ("--partitions 65537", "--partitions"),
@@ -129,6 +165,30 @@ fn backups_are_clipped_only_by_default() {
     assert_eq!(parsed("--local 1").backup_count(), 1);
     assert_eq!(parsed("-w 3").backup_count(), 1);
     assert_eq!(parsed("--local 3 --backups 0").backup_count(), 0);
+}
+
+/// Timely's programs read arguments of their own first and give the rest: the name is gone.
+#[test]
+fn a_flag_may_come_first() {
+    let skipped = |line: &str| {
+        let args = line.split_whitespace().map(String::from).collect::<Vec<_>>();
+        Config::from_args(args).map(|(config, free)| (config.node_count(), free))
+    };
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    assert_eq!(skipped("--local 3").unwrap(), (3, words(&[])));
+    assert_eq!(skipped("-n 2 -p 1 in.txt").unwrap(), (2, words(&["in.txt"])));
+    assert_eq!(skipped("-w2").unwrap().0, 1);
+    assert_eq!(skipped("job --local 3 in.txt").unwrap(), (3, words(&["in.txt"])));
+    assert_eq!(skipped("").unwrap(), (1, words(&[])));
+    assert_eq!(skipped("-- in.txt").unwrap(), (1, words(&["in.txt"])));
+    assert!(skipped("--lokal 3").unwrap_err().to_string().contains("--lokal"));
+}
+
+#[test]
+fn the_version_can_be_asked_for() {
+    let error = parse("--version").unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (Kind::Help, 0));
+    assert_eq!(error.to_string(), format!("job with ringfence {}", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

@@ -5,6 +5,10 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::Write;
+
+/// The exit code of a process that a signal has asked to end.
+pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -33,6 +37,8 @@ pub enum Kind {
     Lost,
     /// The cluster went on without this node. Nothing is lost; the node may be started again.
     Excluded,
+    /// A signal has asked this process to end. Start the job anew when it is wanted again.
+    Interrupted,
     /// A promise of Ringfence itself is broken. Please report it.
     Internal,
 }
@@ -95,10 +101,11 @@ impl Error {
 
     /// Prints the error, or the help that was asked for, and ends the process.
     pub fn exit(&self) -> ! {
-        match self.kind {
-            Kind::Help => println!("{self}"),
-            _ => eprintln!("error: {self:?}"),
-        }
+        // Where nobody reads there is nobody to tell.
+        let _ = match self.kind {
+            Kind::Help => writeln!(std::io::stdout(), "{self}"),
+            _ => writeln!(std::io::stderr(), "error: {self:?}"),
+        };
         std::process::exit(self.exit_code())
     }
 
@@ -108,11 +115,12 @@ impl Error {
     }
 
     /// The exit code of a process that ends with this error: 2 where the command line or the
-    /// settings are wrong, 0 for help, else 1.
+    /// settings are wrong, 130 where a signal has asked it to end, 0 for help, else 1.
     pub fn exit_code(&self) -> i32 {
         match self.kind {
             Kind::Help => 0,
             Kind::Usage | Kind::Config => 2,
+            Kind::Interrupted => EXIT_INTERRUPTED,
             _ => 1,
         }
     }

@@ -49,5 +49,5 @@ fn a_node_that_never_comes_is_named() {
     fs::write(&hosts, free_addresses(3).join("\n")).unwrap();
     let flags = format!("-n 3 -p 0 -h {} --connect-timeout-ms 300", hosts.display());
     let ran = place.word_count(&flags, 1);
-    ran.assert_failed(1, &["node(s) 1, 2 did not connect within 300 ms"]);
+    ran.assert_failed(1, &["nodes 1, 2 did not connect within 300 ms"]);
 }

@@ -70,6 +70,6 @@ fn nodes_do_not_outlive_a_launcher_ended_by(signal: Signal) {
     if signal == Signal::SIGKILL {
         assert_eq!(status.code(), None);
     } else {
-        assert_eq!((status.code(), left), (Some(1), 1), "{signal}: only the socket is left");
+        assert_eq!((status.code(), left), (Some(130), 1), "{signal}: only the socket is left");
     }
 }

@@ -9,11 +9,13 @@ use ringfence::config::NODE_VARIABLE;
 use ringfence::{Config, Error};
 
 use super::random::hash;
+use super::{fresh_output, remove_output, say};
 
 /// The lines about a job's own options for a help text.
 const HELP: &str = "\
 Options of the example, after a `--`:
       --out <DIR>      Write to files in DIR [default: a fresh temporary directory]
+      --remove-output  Remove the fresh temporary directory in the end
       --seed <NUM>     Seed of the generated input [default: 1]
       --rounds <NUM>   Rounds in which the input is fed
       --nodes <NUM>    Nodes of the generated graph; customers [dd_orders]
@@ -27,6 +29,7 @@ Options of the example, after a `--`:
 pub struct Job {
     name: String,
     out: Option<PathBuf>,
+    remove_output: bool,
     file: Option<PathBuf>,
     seed: u64,
     rounds: Option<u64>,
@@ -44,16 +47,18 @@ impl Job {
     pub fn from_args() -> Self {
         let mut job = Job::parse(std::env::args()).unwrap_or_else(|text| fail(2, &text));
         if job.help {
-            println!("{}", Config::help(&job.name, HELP));
+            say(Config::help(&job.name, HELP));
             std::process::exit(0);
+        }
+        if job.remove_output && job.out.is_some() {
+            fail(2, "--remove-output removes a fresh directory, and --out names one");
         }
         if job.out.is_none() {
             if !job.is_alone() {
                 fail(2, "--out is needed with -p: all processes must write to the same directory");
             }
-            let fresh = tempfile::Builder::new().prefix(&format!("{}-", job.name)).tempdir();
-            match fresh {
-                Ok(fresh) => job.out = Some(fresh.keep()),
+            match fresh_output(&job.name) {
+                Ok(fresh) => job.out = Some(fresh),
                 Err(error) => fail(1, &format!("cannot create a temporary directory: {error}")),
             }
         }
@@ -68,6 +73,7 @@ impl Job {
         let mut job = Job {
             name: name.into_owned(),
             out: None,
+            remove_output: false,
             file: None,
             seed: 1,
             rounds: None,
@@ -94,6 +100,7 @@ impl Job {
             };
             match name {
                 "--out" => job.out = Some(required("a directory")?.into()),
+                "--remove-output" => job.remove_output = true,
                 "--seed" => job.seed = number(required("a number")?, 0)?,
                 "--rounds" => job.rounds = Some(number(required("a number")?, 1)?),
                 "--nodes" => job.nodes = Some(number(required("a number")?, 2)? as u32),
@@ -226,8 +233,13 @@ impl Job {
         let out = self.out();
         match sorted_lines(&out) {
             Ok(lines) => {
-                println!("output: {}", out.display());
-                println!("{} lines, digest {:016x}", lines.len(), hash(&lines));
+                say(format_args!("output: {}", out.display()));
+                say(format_args!("{} lines, digest {:016x}", lines.len(), hash(&lines)));
+                if self.remove_output
+                    && let Err(error) = remove_output(&out)
+                {
+                    fail(1, &format!("cannot remove {}: {error}", out.display()));
+                }
             }
             Err(error) => fail(1, &format!("cannot read {}: {error}", out.display())),
         }

@@ -17,6 +17,8 @@ pub struct Options {
     pub passes: u64,
     /// Where the output goes, if that was said.
     pub out: Option<PathBuf>,
+    /// Whether a fresh output directory is removed in the end.
+    pub remove_output: bool,
     /// Whether the example's own fault is unwanted.
     pub no_fault: bool,
     /// The files to read.
@@ -32,6 +34,7 @@ pub const HELP: &str = "\
 Options of the example:
       --passes <NUM>  Read the files NUM times [default: 100]
       --out <DIR>     Write to files in DIR/totals [default: a fresh temporary directory]
+      --remove-output Remove the fresh temporary directory in the end
       --no-fault      Do without the example's own fault
   -- <FILES>...       Count the words of FILES
                       [default: all .rs, .md and .toml files of the checkout]";
@@ -43,6 +46,7 @@ impl Options {
         let mut options = Options {
             passes: PASSES_DEFAULT,
             out: None,
+            remove_output: false,
             no_fault: false,
             files: Vec::new(),
             help: false,
@@ -59,6 +63,7 @@ impl Options {
             match name {
                 "--passes" => options.passes = parse_passes(&required("a number")?)?,
                 "--out" => options.out = Some(required("a directory")?.into()),
+                "--remove-output" if value.is_none() => options.remove_output = true,
                 "--no-fault" if value.is_none() => options.no_fault = true,
                 "--help" if value.is_none() => options.help = true,
                 "--" if value.is_none() => {
@@ -66,6 +71,9 @@ impl Options {
                 }
                 _ => options.rest.push(arg),
             }
+        }
+        if options.remove_output && options.out.is_some() {
+            return Err("--remove-output removes a fresh directory, and --out names one".to_owned());
         }
         if options.files.is_empty() {
             let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -214,8 +222,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for (line, text) in [("--passes", "--passes needs a number"), ("--passes 0", "--passes 0")]
-        {
+        for (line, text) in [
+            ("--passes", "--passes needs a number"),
+            ("--passes 0", "--passes 0"),
+            ("--out a --remove-output", "--remove-output removes a fresh directory"),
+        ] {
             let args = std::iter::once("job").chain(line.split_whitespace()).map(String::from);
             assert!(Options::from_args(args).unwrap_err().starts_with(text));
         }

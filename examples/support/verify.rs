@@ -86,7 +86,7 @@ impl fmt::Display for Verdict {
         }
         write!(
             f,
-            "NOT exactly once: {difference_count} difference(s) in {lines} lines, where \
+            "NOT exactly once: {difference_count} differences in {lines} lines, where \
              {occurrences} were expected"
         )?;
         for difference in &self.differences {

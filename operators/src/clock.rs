@@ -25,6 +25,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 
 use crate::alarm::Alarm;
+use crate::dropped::ClockWatch;
 use crate::fence::Fence;
 use crate::ids::Epoch;
 
@@ -161,8 +162,10 @@ fn learn(decided: StreamVec<'_, u64, Order>, fence: &Fence) {
     fence.generation().add_waker(scope.worker().sync_activator_for(address));
     let mut input = builder.new_input(decided, Exchange::new(|(to, _): &Order| *to as u64));
     let fence = fence.clone();
+    let mut watch = ClockWatch::new(&fence);
     builder.build(move |_capabilities| {
-        move |_frontiers| {
+        move |frontiers| {
+            watch.look(frontiers[0].is_empty());
             fence.sign_of_life();
             input.for_each(|_capability, orders| {
                 for (_, checkpoint) in orders.drain(..) {

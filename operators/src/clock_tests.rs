@@ -60,58 +60,81 @@ impl Vault for Spy {
     fn recorded(&self) -> Option<Epoch> {
         self.vault.recorded()
     }
-    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn std::any::Any + Send>) {
-        self.vault.deposit(operator, partition, live);
+    fn close(&self, view: ViewNumber) {
+        self.vault.close(view);
     }
-    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
-        self.vault.take_live(operator, partition)
+    fn deposit(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+        live: Box<dyn std::any::Any + Send>,
+    ) {
+        self.vault.deposit(view, operator, partition, live);
+    }
+    fn take_live(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Live>, VaultError> {
+        self.vault.take_live(view, operator, partition)
     }
     fn open_replica(
         &self,
+        view: ViewNumber,
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError> {
-        self.vault.open_replica(operator, partition)
+        self.vault.open_replica(view, operator, partition)
     }
-    fn close_replica(&self, operator: u64, partition: PartitionId) {
-        self.vault.close_replica(operator, partition);
+    fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
+        self.vault.close_replica(view, operator, partition);
     }
     fn register_input(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         shares: u32,
     ) -> Result<u64, VaultError> {
-        self.vault.register_input(operator, fingerprint, shares)
+        self.vault.register_input(view, operator, fingerprint, shares)
     }
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
         self.vault.store_journal(view, frames)
     }
-    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
-        self.vault.read_journal(operator, share)
+    fn read_journal(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        share: u32,
+    ) -> Result<Option<Journal>, VaultError> {
+        self.vault.read_journal(view, operator, share)
     }
     fn inventory(&self) -> Inventory {
         self.vault.inventory()
     }
     fn register(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        self.vault.register(operator, fingerprint, partitions)
+        self.vault.register(view, operator, fingerprint, partitions)
     }
     fn register_chunks(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Arc<dyn ChunkMerger>,
     ) -> Result<u64, VaultError> {
-        self.vault.register_chunks(operator, fingerprint, partitions, merger)
+        self.vault.register_chunks(view, operator, fingerprint, partitions, merger)
     }
-    fn unclaimed(&self) -> Vec<OperatorName> {
-        self.vault.unclaimed()
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
+        self.vault.unclaimed(view)
     }
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
         self.vault.compact(budget_bytes)
@@ -266,7 +289,7 @@ fn a_worker_that_has_nothing_but_the_clock_leaves_when_it_is_asked_to() {
         trial.run_interrupted(&stops, |worker, output| {
             let fence = worker.fence();
             if fence.is_first_view() {
-                fence.admit("ended");
+                worker.dataflow::<u64, _, _>(|scope| fence.admit("nothing", "ended", scope));
                 return;
             }
             worker.dataflow::<u64, _, _>(|scope| {

@@ -109,7 +109,13 @@ pub fn fingerprint<K: 'static, V: 'static, C: Codec<K> + Codec<V>>() -> u32 {
 
 /// As [`fingerprint`], where keys and values have a codec each.
 pub fn fingerprint_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> u32 {
-    let text = format!(
+    let text = encoding_of::<K, V, C, W>();
+    (rapidhash::v3::rapidhash_v3(text.as_bytes()) >> 32) as u32
+}
+
+/// What a table's encoding is called: what its fingerprint is made of.
+pub(crate) fn encoding_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> String {
+    format!(
         "{} {} {} / {} {} {}",
         C::FORMAT,
         C::VERSION,
@@ -117,8 +123,7 @@ pub fn fingerprint_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> u32
         W::FORMAT,
         W::VERSION,
         std::any::type_name::<V>(),
-    );
-    (rapidhash::v3::rapidhash_v3(text.as_bytes()) >> 32) as u32
+    )
 }
 
 /// The default codec: serde, in the documented and stable format of `postcard` 1.

@@ -12,9 +12,9 @@ impl Epoch {
     /// "All epochs": how far a dataflow that has ended is complete.
     pub const END: Epoch = Epoch(u64::MAX - 1);
 
-    /// The epoch after this one.
+    /// The epoch after this one; the greatest number has none after it.
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        Epoch(self.0.saturating_add(1))
     }
 
     /// The last epoch that a frontier at `frontier` has passed; `None` where it has passed none.
@@ -50,6 +50,10 @@ struct Place {
     dataflow: usize,
     /// How far every backup has stored it.
     stored: Option<Epoch>,
+    /// The numbers of its state in the vault.
+    numbers: Vec<u64>,
+    /// Whether the job has dropped it.
+    is_dropped: bool,
 }
 
 impl Commit {
@@ -58,10 +62,29 @@ impl Commit {
     }
 
     /// Admits a protected operator of a dataflow; returns its place.
-    pub(crate) fn join(&self, dataflow: usize) -> usize {
+    pub(crate) fn join(&self, dataflow: usize, numbers: Vec<u64>) -> usize {
         let mut places = self.places.borrow_mut();
-        places.push(Place { dataflow, stored: self.recorded.get() });
+        let stored = self.recorded.get();
+        places.push(Place { dataflow, stored, numbers, is_dropped: false });
         places.len() - 1
+    }
+
+    /// Notes that the operator at `place` was dropped; returns its dataflow with all numbers of that, if
+    /// it was the last operator there.
+    pub(crate) fn drop_place(&self, place: usize) -> Option<(usize, Vec<u64>)> {
+        let mut places = self.places.borrow_mut();
+        places[place].is_dropped = true;
+        let dataflow = places[place].dataflow;
+        let here = || places.iter().filter(|place| place.dataflow == dataflow);
+        let numbers = here().flat_map(|place| place.numbers.iter().copied()).collect();
+        here().all(|place| place.is_dropped).then_some((dataflow, numbers))
+    }
+
+    /// Notes that all workers have dropped a dataflow: it holds nobody back any more.
+    pub(crate) fn leave(&self, dataflow: usize) {
+        let mut places = self.places.borrow_mut();
+        let here = places.iter_mut().filter(|place| place.dataflow == dataflow);
+        here.for_each(|place| place.stored = Some(Epoch::END));
     }
 
     /// Wakes an operator whenever all protected operators of its dataflow have stored more.
@@ -111,6 +134,11 @@ impl Commit {
     /// Notes that this node has recorded `epoch`.
     pub(crate) fn set_recorded(&self, epoch: Epoch) {
         self.recorded.set(self.recorded.get().max(Some(epoch)));
+        self.wake_recorders();
+    }
+
+    /// Wakes whoever waits for something to be recorded, or to record it.
+    pub(crate) fn wake_recorders(&self) {
         for activator in self.on_recorded.borrow().iter() {
             activator.activate();
         }
@@ -144,7 +172,7 @@ mod tests {
     #[test]
     fn an_epoch_is_recorded_once_every_operator_has_stored_it() {
         let commit = Commit::resume(None);
-        let (a, b) = (commit.join(0), commit.join(0));
+        let (a, b) = (commit.join(0, Vec::new()), commit.join(0, Vec::new()));
         assert_eq!(commit.stored(a, Some(Epoch(3))), None);
         assert_eq!(commit.stored(b, Some(Epoch(1))), Some(Epoch(1)));
         commit.set_recorded(Epoch(1));
@@ -157,7 +185,7 @@ mod tests {
     #[test]
     fn dataflows_are_stored_apart_and_recorded_together() {
         let commit = Commit::resume(Some(Epoch(2)));
-        let (a, b) = (commit.join(0), commit.join(1));
+        let (a, b) = (commit.join(0, vec![7]), commit.join(1, vec![8, 9]));
         assert_eq!(commit.stored(a, Some(Epoch(7))), None);
         assert_eq!(commit.stored_in(0), Some(Epoch(7)));
         assert_eq!(commit.stored_in(1), Some(Epoch(2)));
@@ -165,6 +193,21 @@ mod tests {
         commit.set_recorded(Epoch(4));
         // One that has ended holds nobody back.
         assert_eq!(commit.stored(b, Some(Epoch::END)), Some(Epoch(7)));
+    }
+
+    #[test]
+    fn a_dataflow_that_all_have_dropped_holds_nobody_back() {
+        let commit = Commit::resume(None);
+        let (a, b, c) = (commit.join(0, vec![7]), commit.join(1, vec![8]), commit.join(1, vec![9]));
+        assert_eq!(commit.stored(b, Some(Epoch(2))), None);
+        assert_eq!(commit.stored(c, Some(Epoch(1))), None);
+        assert_eq!(commit.stored(a, Some(Epoch(5))), Some(Epoch(1)));
+        assert_eq!(commit.drop_place(c), None);
+        assert_eq!(commit.drop_place(b), Some((1, vec![8, 9])));
+        // As long as others may bring it back, nothing after it counts.
+        assert_eq!(commit.stored(a, Some(Epoch(6))), Some(Epoch(1)));
+        commit.leave(1);
+        assert_eq!(commit.stored(a, Some(Epoch(6))), Some(Epoch(6)));
     }
 
     #[test]

@@ -36,3 +36,16 @@ impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Data for T {}
 pub trait Plain: Clone + Send + 'static {}
 
 impl<T: Clone + Send + 'static> Plain for T {}
+
+/// What a protected key must be.
+///
+/// Implemented for every type that qualifies; there is nothing to implement by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key",
+    note = "a key is found again by its encoding and by `Eq`: derive `Clone, PartialEq, Eq, \
+            serde::Serialize, serde::Deserialize`",
+    note = "floats have no `Eq`: use `to_bits()`, or a whole number of some unit"
+)]
+pub trait Key: Data + Eq {}
+
+impl<K: Data + Eq> Key for K {}

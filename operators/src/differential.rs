@@ -23,6 +23,7 @@ mod hydrated;
 mod layout;
 mod log;
 mod merge;
+mod missing;
 mod restored;
 mod session;
 mod sort;
@@ -35,6 +36,9 @@ pub use arrange::FencedTrace;
 pub use arranged::{FencedArranged, Reduced, SharedTrace};
 pub use collection::{AsCollectionFenced, FencedCollection, Joined};
 pub use hydrated::HydratedCollection;
+pub use missing::Invertible;
+#[doc(hidden)]
+pub use missing::MayForget;
 pub use restored::Restored;
 pub use session::{FencedSession, SessionShare};
 pub use variable::{FencedVariable, HydratedVariable};

@@ -14,6 +14,36 @@ pub enum JobError {
         /// The name that was used twice.
         name: OperatorName,
     },
+    /// Two names of a job would be one in the vault, so their state could not be told apart.
+    #[error("{one} and {other} cannot be told apart in a checkpoint: rename one of them")]
+    NameCollision {
+        /// What was named first.
+        one: String,
+        /// What came then.
+        other: String,
+    },
+    /// A protected operator has a name that cannot be one.
+    #[error("the name \"{name}\" {what}")]
+    BadName {
+        /// The name, or how it begins.
+        name: OperatorName,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Two workers have built different things.
+    #[error(
+        "the workers do not build the same job: as item {position} {one}, but {other}; all workers must build \
+         the same dataflows, with the same names, types and operators in the same order: decide by a worker's \
+         index or by local files only within closures and in what is fed, never what is built"
+    )]
+    Differs {
+        /// The place of the difference in what they have built, from 1.
+        position: usize,
+        /// What one of them has there.
+        one: String,
+        /// What the other has there.
+        other: String,
+    },
     /// A name holds state but the job has no operator of that name.
     #[error(
         "there is state of \"{name}\" but the job has no protected operator of that name: \
@@ -152,6 +182,23 @@ pub enum JobError {
         operator: OperatorName,
         /// What the vault said.
         what: String,
+    },
+    /// The job has dropped the clock of checkpoints.
+    #[error(
+        "the dataflow that chooses checkpoints was dropped: `installed_dataflows` lists it, too, so drop only \
+         what the job has built, by the number that `next_dataflow_index` gave before"
+    )]
+    ClockDropped,
+    /// An input that is not protected is part of a dataflow with protected operators.
+    #[error(
+        "{place} an operator without inputs was built that is not protected (timely's `input_from`, \
+         `to_stream` or the like): after a failure it would begin anew, with epochs that are committed. Feed \
+         a `FencedInput` or `FencedSession` instead, or read a source by `to_stream_fenced`; if nothing of it \
+         reaches a protected operator, build it within `scope.vouched(..)` or in a dataflow of its own"
+    )]
+    Unprotected {
+        /// Which protected operators were built before and after it.
+        place: String,
     },
     /// The job protects nothing.
     #[error("the job has no protected operator: use at least one verb that ends in `_fenced`")]

@@ -28,7 +28,7 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protect::{Outlet, Partitions, complete, time_of};
 use crate::replicate::commit;
 use crate::route::KeyRoute;
-use crate::time::{EpochTime, passed};
+use crate::time::{EpochTime, FencedTime, passed};
 
 /// How many keys of an opened replica are decoded at each activation while there are some left.
 const DECODE_KEYS: usize = 512;
@@ -101,7 +101,8 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
         C: Data,
     {
         let (fence, scope) = (self.fence(), self.scope());
-        let name = fence.admit(name);
+        let name = fence.admit("connect_loop_fenced", name, scope);
+        fence.require_partitions(&name, "records of a loop stay at their worker");
         let LoopHandle { mut builder, summary, output } = handle;
         let activator = scope.activator_for(builder.operator_info().address);
         fence.checkpoints().wake_on_decision(activator.clone());
@@ -134,7 +135,7 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
                 input.for_each(|capability, records| {
                     let time = time_of(&fence, &name, capability.stamp());
                     let Some(back) = summary.results_in(&time) else { return };
-                    turning.note(time.to_epoch(), &back, records);
+                    turning.note(time.epoch(), &back, records);
                     let capability = capability.delayed(&back, 0);
                     output.session_with_builder(&capability).give_container(records);
                 });
@@ -214,7 +215,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             return;
         }
         let checkpoints = self.fence.checkpoints();
-        let comes = back.to_epoch();
+        let comes = back.epoch();
         let next = checkpoints.at_or_after(came).unwrap_or(Epoch::END);
         // Once their next epoch has begun, no checkpoint that is still to be chosen lies before it.
         if next < comes || !checkpoints.admit(comes) {
@@ -239,8 +240,8 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             }
             let Some(time) = outlet.due(through) else { break None };
             self.begun = false;
-            self.fence.whereabouts().set_epoch(time.to_epoch());
-            self.cut(time.to_epoch());
+            self.fence.whereabouts().set_epoch(time.epoch());
+            self.cut(time.epoch());
             outlet.seal(&time, &mut self.states);
         };
         let done = complete(through, waits);
@@ -262,7 +263,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             && *entry.key() <= checkpoint
         {
             for (back, records) in entry.remove() {
-                let comes = back.to_epoch();
+                let comes = back.epoch();
                 if comes > checkpoint {
                     let Some(&partition) = self.states.owned().first() else {
                         self.fence.fail(JobError::Misplaced {

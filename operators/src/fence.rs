@@ -1,7 +1,7 @@
 //! The fence: the per-worker handle behind every verb.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,23 @@ use timely::progress::Timestamp;
 use timely::scheduling::Activator;
 use timely::worker::{Config, Worker};
 
+use crate::catalogue::Item;
 use crate::checkpoints::Checkpoints;
 use crate::commit::Commit;
 use crate::error::{JobError, Leave};
 use crate::generation::{Generation, Notice};
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::origins::{Origins, Unprotected};
+use crate::snapshot::operator_id;
 use crate::source::{Share, partition_of_shard};
 use crate::time::FencedTime;
+use crate::vault::VaultError;
 use crate::whereabouts::{Active, Whereabouts};
 
 const CONFIG_KEY: &str = "ringfence";
+
+/// The longest name of a protected operator, prefixes included.
+pub const NAME_BYTES_MAX: usize = 1_024;
 
 /// How long the first epoch of a view after the first lasts at most.
 const FIRST_EPOCH_AFTER_FAILURE: Duration = Duration::from_millis(10);
@@ -58,17 +65,34 @@ struct Inner {
     names: RefCell<Vec<OperatorName>>,
     /// Where the sinks built so far write.
     targets: RefCell<Vec<(OperatorName, String)>>,
+    origins: Origins,
+    /// How many items of this worker's catalogue have been compared.
+    items: Cell<usize>,
+    /// The numbers in the vault of what was built, and in words what has them.
+    numbers: RefCell<BTreeMap<u64, String>>,
     prefix: RefCell<Vec<String>>,
     /// How many partitions wrapped operators get that are built now; `None` for all of the view's.
     partition_count: Cell<Option<u32>>,
     commit: Commit,
     checkpoints: Checkpoints,
     built: Cell<bool>,
+    /// Whether this worker knows that all have built the same.
+    agreed: Cell<bool>,
+    /// How many dataflows this worker knows all to have dropped.
+    gone: Cell<usize>,
+    /// The numbers of the operators that were dropped in an earlier view.
+    void: BTreeSet<u64>,
+    /// Set once dataflows are dropped because the worker is torn down.
+    is_torn_down: Cell<bool>,
+    is_failing: Cell<bool>,
+    failing: RefCell<Option<JobError>>,
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
     whereabouts: Arc<Whereabouts>,
     /// Set once this worker's state may be half updated: then none of it is kept.
     tainted: Cell<bool>,
+    /// Set once this worker leaves with all of its state whole.
+    leaving: Cell<bool>,
 }
 
 /// Reaches the [`Fence`] of a worker.
@@ -126,6 +150,9 @@ impl Fence {
                 peers: worker.peers(),
                 names: RefCell::default(),
                 targets: RefCell::default(),
+                origins: Origins::default(),
+                items: Cell::new(0),
+                numbers: RefCell::default(),
                 prefix: RefCell::default(),
                 partition_count: Cell::new(None),
                 commit: Commit::resume(generation.resume),
@@ -134,9 +161,16 @@ impl Fence {
                     generation.settings.checkpoint_interval.is_some(),
                 ),
                 built: Cell::new(false),
+                agreed: Cell::new(generation.is_agreed()),
+                gone: Cell::new(0),
+                void: generation.vault.dropped(),
+                is_torn_down: Cell::new(false),
+                is_failing: Cell::new(false),
+                failing: RefCell::default(),
                 reading_since: Cell::new(None),
                 whereabouts: generation.place_worker(worker.index()),
                 tainted: Cell::new(false),
+                leaving: Cell::new(false),
             }),
         };
         FENCES.with_borrow_mut(|fences| fences.insert(key, fence.clone()));
@@ -269,17 +303,35 @@ impl Fence {
         self.inner.names.borrow().clone()
     }
 
-    /// Admits a protected operator to the catalogue; returns its full name.
-    pub(crate) fn admit(&self, name: &str) -> OperatorName {
+    /// Admits a protected operator to the catalogue, built in `scope` by the verb `kind`; returns its full
+    /// name.
+    pub(crate) fn admit<T: Timestamp>(
+        &self,
+        kind: &str,
+        name: &str,
+        scope: Scope<'_, T>,
+    ) -> OperatorName {
         let mut full = self.inner.prefix.borrow().clone();
         full.push(name.to_owned());
-        let name = OperatorName::new(&full.join("/"));
+        let full = full.join("/");
+        if name.is_empty() {
+            let what = "is empty: a name is the identity of an operator's state".to_owned();
+            self.fail(JobError::BadName { name: OperatorName::new(&full), what });
+        }
+        if full.len() > NAME_BYTES_MAX {
+            let what = format!("has {} bytes, and at most {NAME_BYTES_MAX} may be", full.len());
+            let begin: String = full.chars().take(40).chain("..".chars()).collect();
+            self.fail(JobError::BadName { name: OperatorName::new(&begin), what });
+        }
+        let name = OperatorName::new(&full);
         if self.inner.names.borrow().contains(&name) {
             self.fail(JobError::DuplicateName { name });
         }
         if self.inner.built.get() {
             self.fail(JobError::BuiltLate { name });
         }
+        self.compare(Item::operator(kind, &name, scope.worker().peek_identifier()));
+        self.refuse_unprotected(self.inner.origins.admit(&name, scope));
         self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
@@ -303,7 +355,42 @@ impl Fence {
         self.inner.targets.borrow_mut().push((sink.clone(), target));
     }
 
-    /// Notes, once, that this worker's job is built, and checks it against the state that waits.
+    /// Notes a state of a protected operator, with its number in the vault: the next item of the catalogue.
+    pub(crate) fn admit_state(&self, name: &OperatorName, encoding: &str, partitions: u32) {
+        let of = self.inner.names.borrow().last().cloned();
+        let what = match of {
+            Some(of) if of != *name => format!("state \"{name}\" of operator \"{of}\""),
+            _ => format!("operator \"{name}\""),
+        };
+        let there = self.inner.numbers.borrow_mut().insert(operator_id(name), what.clone());
+        if let Some(one) = there {
+            self.fail(JobError::NameCollision { one, other: what });
+        }
+        self.compare(Item::state(name, encoding, partitions));
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.inner.origins
+    }
+
+    fn refuse_unprotected(&self, found: Option<Unprotected>) {
+        if let Some(Unprotected { after, before }) = found {
+            let after = after.map_or(String::new(), |after| format!("after \"{after}\" and "));
+            self.fail(JobError::Unprotected { place: format!("{after}before \"{before}\"") });
+        }
+    }
+
+    /// Compares the next item of this worker's catalogue with that of the others.
+    pub(crate) fn compare(&self, item: Item) {
+        let position = self.inner.items.replace(self.inner.items.get() + 1);
+        let worker = self.inner.generation.index_in_process(self.inner.worker);
+        if let Err(error) = self.inner.generation.catalogue.compare(worker, position, item) {
+            self.fail(error);
+        }
+    }
+
+    /// Notes, once, that this worker's job is built, and checks it against what the others have built and
+    /// against the state that waits.
     pub(crate) fn built(&self) {
         if self.inner.built.replace(true) {
             return;
@@ -311,15 +398,46 @@ impl Fence {
         if self.inner.names.borrow().is_empty() {
             self.fail(JobError::NothingProtected);
         }
-        if let Some(name) = self.generation().vault.unclaimed().into_iter().next() {
-            self.fail(JobError::UnknownName { name });
+        self.refuse_unprotected(self.inner.origins.check());
+        self.compare(Item::end());
+        match self.generation().vault.unclaimed(self.generation().view) {
+            Ok(unclaimed) => {
+                if let Some(name) = unclaimed.into_iter().next() {
+                    self.fail(JobError::UnknownName { name });
+                }
+            }
+            // This generation is over, and its worker late.
+            Err(_) => self.leave(),
         }
         self.notice(Notice::Built { worker: self.inner.worker });
+    }
+
+    /// Whether this worker's job is built.
+    pub(crate) fn is_built(&self) -> bool {
+        self.inner.built.get()
     }
 
     /// The partitions that this worker runs.
     pub fn owned(&self) -> Vec<PartitionId> {
         self.inner.generation.routes.owned_by(self.inner.worker).collect()
+    }
+
+    /// Whether there are fewer partitions than workers, so that some run none.
+    pub(crate) fn some_have_no_partition(&self) -> bool {
+        let owners = &self.inner.generation.routes.owners;
+        (0..self.inner.peers).any(|worker| !owners.contains(&worker))
+    }
+
+    /// Ends the job if some workers run no partition, where every worker needs one.
+    pub(crate) fn require_partitions(&self, operator: &OperatorName, why: &str) {
+        if self.some_have_no_partition() {
+            let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
+            let what = format!(
+                "{why}, but there are {partitions} partitions for {peers} workers: give the job more \
+                 partitions than workers (--partitions)"
+            );
+            self.fail(JobError::Misplaced { operator: operator.clone(), what });
+        }
     }
 
     /// The number of shares that hand-made input is split into, fixed for the whole run: the number of
@@ -386,7 +504,7 @@ impl Fence {
     /// take everything back that the activation has done.
     pub(crate) fn leave_if_stopping(&self) {
         if self.inner.generation.is_stopping() {
-            Leave::Stopped.now();
+            self.leave();
         }
     }
 
@@ -397,12 +515,55 @@ impl Fence {
     pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
+        if self.inner.is_failing.get() {
+            self.fail_now();
+        }
         let active = self.active(operator);
         self.inner.generation.pulse(self.inner.worker);
         if self.inner.generation.take_panic() {
             panic!("injected fault: panic in operator \"{operator}\"");
         }
         active
+    }
+
+    /// Wakes what waited to record, once all processes are known to have built the same job, or to have
+    /// dropped a dataflow.
+    pub(crate) fn heed_others(&self) {
+        let generation = &self.inner.generation;
+        let mut is_news = !self.inner.agreed.get() && generation.is_agreed();
+        self.inner.agreed.set(generation.is_agreed());
+        if self.inner.gone.get() < generation.gone_count() {
+            let gone = generation.drops.gone();
+            self.inner.gone.set(gone.len());
+            gone.into_iter().for_each(|dataflow| self.inner.commit.leave(dataflow));
+            is_news = true;
+        }
+        if is_news {
+            self.inner.commit.wake_recorders();
+        }
+    }
+
+    /// Whether dataflows are dropped because the worker is torn down.
+    pub(crate) fn is_torn_down(&self) -> bool {
+        self.inner.is_torn_down.get()
+    }
+
+    /// Ends the job with an error at the next activation of a protected operator.
+    pub(crate) fn fail_soon(&self, error: JobError) {
+        self.inner.failing.borrow_mut().get_or_insert(error);
+        self.inner.is_failing.set(true);
+    }
+
+    fn fail_now(&self) {
+        self.inner.is_failing.set(false);
+        if let Some(error) = self.inner.failing.take() {
+            self.fail(error);
+        }
+    }
+
+    /// Whether a dataflow with this operator was dropped by the job before.
+    pub(crate) fn is_void(&self, name: &OperatorName) -> bool {
+        self.inner.void.contains(&operator_id(name))
     }
 
     /// Notes that a protected operator is at work.
@@ -427,9 +588,31 @@ impl Fence {
         self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
     }
 
+    /// Leaves the generation, between two updates of any table.
+    ///
+    /// SUBTLE: where the job is still being built, the tables that were restored already are dropped by this
+    /// very unwind. They are whole, and go back to the vault all the same.
+    fn leave(&self) -> ! {
+        self.inner.leaving.set(true);
+        Leave::Stopped.now()
+    }
+
+    /// Whether the unwind that is under way, if one is, left all tables whole.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.inner.leaving.get()
+    }
+
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error).now()
+    }
+
+    /// Leaves because the vault refused something of `operator`: quietly where this generation is over.
+    pub(crate) fn refused(&self, operator: &OperatorName, error: &VaultError) -> ! {
+        if error.is_late() {
+            self.leave();
+        }
+        self.fail(JobError::Vault { operator: operator.clone(), what: error.to_string() })
     }
 
     /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
@@ -505,6 +688,11 @@ impl FenceGuard {
     /// The fence that it guards.
     pub fn fence(&self) -> &Fence {
         &self.fence
+    }
+
+    /// Says that the worker is about to be torn down.
+    pub(crate) fn tear_down(&self) {
+        self.fence.inner.is_torn_down.set(true);
     }
 
     /// Says that a panic may have left this worker's state half updated: none of it is kept.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use timely::scheduling::SyncActivator;
 
+use crate::catalogue::{Catalogue, Item};
+use crate::dropped::Drops;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
@@ -95,6 +97,15 @@ pub enum Notice {
         /// The index of the worker in this process.
         worker: usize,
     },
+    /// A worker has dropped a protected dataflow before its end.
+    Dropped {
+        /// The index of the worker in this process.
+        worker: usize,
+        /// The dataflow, as timely counts them.
+        dataflow: usize,
+        /// Whether all workers of this process have.
+        by_all: bool,
+    },
     /// An operator has its state back.
     Restored {
         /// The index of the worker in this generation.
@@ -128,6 +139,13 @@ pub enum Notice {
         epoch: Epoch,
         /// The record as text.
         record: String,
+    },
+    /// Something of the job's panicked when it was dropped, which changes nothing.
+    DropPanicked {
+        /// The operator that kept it; `None` where it was part of no protected one.
+        operator: Option<OperatorName>,
+        /// What it said, and where.
+        message: String,
     },
     /// A sink's target did not take an epoch; it is tried again.
     ReleaseFailed {
@@ -204,6 +222,13 @@ pub struct Generation {
     pub watched: BTreeSet<(OperatorName, PartitionId)>,
     /// Where records go that cannot be processed; `None` where such a record ends its worker.
     pub quarantine: Option<PathBuf>,
+    /// What its workers build.
+    pub(crate) catalogue: Catalogue,
+    agreed: AtomicBool,
+    /// Whether there are other processes in the view.
+    has_others: bool,
+    pub(crate) drops: Drops,
+    gone_count: AtomicUsize,
     stopping: AtomicBool,
     panic_next: AtomicBool,
     wakers: Mutex<Vec<SyncActivator>>,
@@ -249,6 +274,11 @@ impl Generation {
             gauges,
             watched: BTreeSet::new(),
             quarantine: None,
+            catalogue: Catalogue::default(),
+            agreed: AtomicBool::new(true),
+            has_others: false,
+            drops: Drops::default(),
+            gone_count: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             panic_next: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
@@ -269,6 +299,56 @@ impl Generation {
     pub fn with_quarantine(mut self, directory: Option<PathBuf>) -> Self {
         self.quarantine = directory;
         self
+    }
+
+    /// The same generation, which records nothing before [`agree`](Generation::agree) is called.
+    pub fn awaiting_agreement(mut self) -> Self {
+        self.agreed.store(false, Ordering::SeqCst);
+        self.has_others = true;
+        self
+    }
+
+    /// Notes that all workers of all processes have dropped a dataflow.
+    pub fn all_have_dropped(&self, dataflow: usize) {
+        self.drops.set_gone(dataflow);
+        self.gone_count.store(self.drops.gone().len(), Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// How many dataflows all workers of all processes have dropped.
+    pub(crate) fn gone_count(&self) -> usize {
+        self.gone_count.load(Ordering::Relaxed)
+    }
+
+    /// Tells that a worker of this process has dropped a dataflow.
+    pub(crate) fn tell_dropped(&self, dataflow: usize, worker: usize, by_all: bool) {
+        self.observer.notice(Notice::Dropped { worker, dataflow, by_all });
+        if by_all && !self.has_others {
+            self.all_have_dropped(dataflow);
+        }
+    }
+
+    /// Notes that all processes of the view have built the same job.
+    pub fn agree(&self) {
+        self.agreed.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether all processes of the view are known to have built the same job.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.agreed.load(Ordering::Acquire)
+    }
+
+    /// What the workers of this process have built, once one of them has built everything.
+    ///
+    /// Each worker's catalogue is compared with this as it is made, and ends the job where it differs.
+    pub fn built(&self) -> Option<Vec<Item>> {
+        self.catalogue.whole()
+    }
+
+    /// The index in its process of a worker of the view.
+    pub(crate) fn index_in_process(&self, worker: usize) -> usize {
+        worker % self.settings.workers_per_node.max(1)
     }
 
     /// Where the workers of this process are, by their index.

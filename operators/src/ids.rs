@@ -70,10 +70,34 @@ impl OperatorName {
     }
 }
 
+/// Shows control characters escaped: a name is what the job says it is, and terminals obey them.
 impl fmt::Display for OperatorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write_escaped(&self.0, f)
     }
+}
+
+/// `text` with its control characters escaped, for people and terminals.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    // A string takes everything.
+    let _ = write_escaped(text, &mut shown);
+    shown
+}
+
+fn write_escaped(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
+    let is_control = |c: char| c.is_control();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_control) {
+        let (plain, from) = rest.split_at(at);
+        to.write_str(plain)?;
+        let mut characters = from.chars();
+        if let Some(control) = characters.next() {
+            write!(to, "{}", control.escape_default())?;
+        }
+        rest = characters.as_str();
+    }
+    to.write_str(rest)
 }
 
 /// A place in a job, as far as it is known.

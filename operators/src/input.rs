@@ -28,7 +28,7 @@ use timely::scheduling::Activator;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
-use crate::ids::OperatorName;
+use crate::ids::{Epoch, OperatorName};
 use crate::source::Share;
 use crate::time::EpochTime;
 use crate::vault::JOURNAL_BYTES_MAX;
@@ -168,7 +168,7 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// A worker without shares holds nothing back.
     pub fn to_stream<'scope>(&mut self, scope: Scope<'scope, T>) -> StreamVec<'scope, T, D> {
         let fence = scope.fence();
-        let name = fence.admit(&self.name);
+        let name = fence.admit("fed input", &self.name, scope);
         let feed = Feed::restore(&fence, &name);
         let resume = feed.resume();
         let feed = Rc::new(RefCell::new(feed));
@@ -315,11 +315,20 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// Closes the present epoch, and all before `time`.
     ///
     /// The records of the closed epochs go to the journals, and from there into the dataflow. A time
-    /// before the present one ends the job with an error.
+    /// before the present one ends the job with an error, and so does one of the last two that 64 bits can
+    /// count: they stand for the end of all input, which [`close`](FencedInput::close) tells.
     pub fn advance_to(&mut self, time: T) {
         let attached = self.attached_mut();
         // User code may feed for long without a step.
         attached.fence.leave_if_stopping();
+        if time.to_epoch() >= Epoch::END {
+            let last = T::from_epoch(Epoch(Epoch::END.0 - 1));
+            let what = format!(
+                "it cannot advance to {time:?}: {last:?} is the last time that can be fed, and closing or \
+                 dropping the input ends that"
+            );
+            attached.fail(what);
+        }
         if time < attached.now {
             let what = format!(
                 "it cannot go back from {:?} to {time:?}: after a failure a program feeds from \

@@ -24,17 +24,24 @@
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
 //! | `paths` | paths as text, and the one name of a place |
 //! | `quarantine` | records that nobody can process |
+//! | [`catalogue`] | what a worker has built, compared with what the others have |
+//! | [`origins`] | which operators bring something in, and whether they are protected |
+//! | `dropped` | dataflows that a job ends by dropping them |
+//! | `careful` | what of the job's is dropped with care |
 //! | [`error`] | what can be wrong with a job |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
 mod alarm;
+mod careful;
+pub mod catalogue;
 mod checkpoints;
 mod clock;
 pub mod codec;
 mod commit;
 pub mod data;
 pub mod differential;
+mod dropped;
 pub mod error;
 pub mod feedback;
 pub mod fence;
@@ -45,6 +52,7 @@ pub mod ids;
 pub mod input;
 pub mod inspect;
 pub mod journal;
+pub mod origins;
 mod panics;
 mod paths;
 #[cfg(feature = "planted")]
@@ -62,6 +70,8 @@ pub mod stateful;
 pub mod testing;
 pub mod time;
 pub mod vault;
+#[doc(hidden)]
+pub mod vectors;
 pub mod whereabouts;
 pub mod worker;
 pub mod wrap;

@@ -9,7 +9,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::progress::Stamp;
 
-use crate::codec::{Codec, Postcard, fingerprint_of};
+use crate::codec::{Codec, Postcard, encoding_of, fingerprint_of};
 use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -78,12 +78,11 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         let generation = fence.generation();
         let fingerprint = fingerprint_of::<K, V, Postcard, C>();
         let partition_count = generation.routes.partitions();
-        let id = match generation.vault.register(name, fingerprint, partition_count) {
-            Ok(id) => id,
-            Err(error) => {
-                fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
-            }
-        };
+        fence.admit_state(name, &encoding_of::<K, V, Postcard, C>(), partition_count);
+        let (vault, view) = (&generation.vault, generation.view);
+        let id = vault
+            .register(view, name, fingerprint, partition_count)
+            .unwrap_or_else(|error| fence.refused(name, &error));
         let owned = fence.owned();
         let is_filling = |partition: &PartitionId| generation.routes.filling[partition.0 as usize];
         let open = owned.iter().copied().filter(is_filling).map(|partition| (partition, 0));
@@ -102,10 +101,13 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             filling,
         };
         let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
+        let is_void = fence.is_void(name);
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
-            if let Some(live) = generation.vault.take_live(id, partition) {
+            // What the job has dropped before is not kept.
+            let live = if is_void { Ok(None) } else { vault.take_live(view, id, partition) };
+            if let Some(live) = live.unwrap_or_else(|error| fence.refused(name, &error)) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
                     Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
@@ -117,7 +119,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                 }
                 rewound += 1;
             } else if let Some(resume) = generation.resume {
-                match generation.vault.open_replica(id, partition) {
+                match vault.open_replica(view, id, partition) {
                     Ok(Some(replica)) => {
                         bytes_opened += replica.base.encoded_bytes();
                         if let Err(error) = table.attach(replica.base, Some(resume)) {
@@ -128,6 +130,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                     Ok(None) => {
                         fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
                     }
+                    Err(error) if error.is_late() => fence.refused(name, &error),
                     Err(error) => partitions.refuse(partition, error.to_string()),
                 }
             }
@@ -162,7 +165,9 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             Some(table) => table,
             None => {
                 let what = format!(
-                    "partition {partition} is not run by worker {} of this generation",
+                    "a record of partition {partition} reached worker {} of this view, which does not run \
+                     it: does the key function give the same key for one record each time? It is called \
+                     where the record comes from and where it is processed, and must depend on nothing else",
                     self.fence.worker()
                 );
                 self.fence.fail(JobError::Misplaced { operator: self.name.clone(), what })
@@ -222,7 +227,8 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             if !self.table(partition).decode_some(keys_max) {
                 return false;
             }
-            self.fence.generation().vault.close_replica(self.id, partition);
+            let generation = self.fence.generation();
+            generation.vault.close_replica(generation.view, self.id, partition);
             self.undecoded += 1;
         }
         true
@@ -310,12 +316,14 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Drop for Partitions<K, V, C> {
 impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     /// Hands all state to the vault, once: none is left.
     pub(crate) fn deposit(&mut self) {
-        if self.fence.is_tainted() || std::thread::panicking() {
+        let is_whole = !std::thread::panicking() || self.fence.is_leaving();
+        if self.fence.is_tainted() || !is_whole {
             return;
         }
+        let generation = self.fence.generation();
         for &partition in &self.owned {
             if let Some(table) = self.tables[partition.0 as usize].take() {
-                self.fence.generation().vault.deposit(self.id, partition, Box::new(table));
+                generation.vault.deposit(generation.view, self.id, partition, Box::new(table));
             }
         }
     }

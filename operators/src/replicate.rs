@@ -10,6 +10,7 @@ use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 
+use crate::dropped::{DropWatch, numbers_of};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::frames::{Frames, ToTarget};
@@ -25,8 +26,9 @@ pub(crate) fn commit<'scope, T: FencedTime>(
     name: &OperatorName,
     ids: Vec<u64>,
 ) {
+    let numbers = numbers_of(name, &ids);
     let stored = replicate(frames, fence, name, ids);
-    let recorded = record(stored, fence, name);
+    let recorded = record(stored, fence, name, numbers);
     watch(recorded, fence, name);
 }
 
@@ -37,7 +39,7 @@ pub(crate) fn commit_stored<'scope, T: FencedTime>(
     fence: &Fence,
     name: &OperatorName,
 ) {
-    let recorded = record(stored, fence, name);
+    let recorded = record(stored, fence, name, numbers_of(name, &[]));
     watch(recorded, fence, name);
 }
 
@@ -70,7 +72,7 @@ fn replicate<'scope, T: FencedTime>(
                 if let Some(epoch) = passed {
                     for &id in &ids {
                         if let Err(error) = generation.vault.complete(generation.view, id, epoch) {
-                            refused(&fence, &name, &error);
+                            fence.refused(&name, &error);
                         }
                     }
                 }
@@ -82,17 +84,12 @@ fn replicate<'scope, T: FencedTime>(
 
 /// Ends this generation, or the job: what was to be stored was refused.
 pub(crate) fn not_stored(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
-    // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
-    // sends it anew.
-    let what = JobError::Vault { operator: name.clone(), what: error.to_string() };
-    match error.is_damage() {
-        true => fence.leave_damaged(what),
-        false => fence.fail(what),
+    if error.is_damage() {
+        // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
+        // sends it anew.
+        fence.leave_damaged(JobError::Vault { operator: name.clone(), what: error.to_string() });
     }
-}
-
-fn refused(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
-    fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
+    fence.refused(name, error)
 }
 
 /// Holds back what this node has not recorded.
@@ -100,6 +97,7 @@ fn record<'scope, T: FencedTime>(
     stored: StreamVec<'scope, T, ()>,
     fence: &Fence,
     name: &OperatorName,
+    numbers: Vec<u64>,
 ) -> StreamVec<'scope, T, ()> {
     let scope = stored.scope();
     let mut builder = OperatorBuilder::new(format!("Record: {name}"), scope);
@@ -107,14 +105,16 @@ fn record<'scope, T: FencedTime>(
     let activator = scope.activator_for(info.address);
     fence.checkpoints().wake_on_decision(activator.clone());
     fence.commit().wake_on_recorded(activator);
-    let place = fence.commit().join(scope.addr()[0]);
+    let place = fence.commit().join(scope.addr()[0], numbers);
     let mut input = builder.new_input(stored, Pipeline);
     let (_output, stream) = builder.new_output();
     let (fence, name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         let mut held = capabilities.into_iter().next();
         let mut told = None;
+        let watch = DropWatch::new(&fence, place);
         move |frontiers| {
+            let _kept = &watch;
             let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
             #[cfg(feature = "planted")]
@@ -129,10 +129,13 @@ fn record<'scope, T: FencedTime>(
                 told = through;
                 fence.whereabouts().stored(&name, through);
             }
-            if let Some(epoch) = commit.stored(place, through) {
-                let generation = fence.generation();
+            let generation = fence.generation();
+            // Nothing is recorded by a job that others may have built otherwise.
+            if let Some(epoch) = commit.stored(place, through)
+                && generation.is_agreed()
+            {
                 if let Err(error) = generation.vault.record(generation.view, epoch) {
-                    refused(&fence, &name, &error);
+                    fence.refused(&name, &error);
                 }
                 commit.set_recorded(epoch);
                 fence.checkpoints().forget_before(epoch);
@@ -171,6 +174,7 @@ fn watch<'scope, T: FencedTime>(
         move |frontiers| {
             let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
+            fence.heed_others();
             let committed = passed(&frontiers[0]);
             if fence.commit().set_committed(committed)
                 && let Some(epoch) = committed

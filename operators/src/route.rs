@@ -2,7 +2,10 @@
 
 use std::marker::PhantomData;
 
-use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange as ExchangePact;
+use timely::dataflow::operators::Exchange;
+use timely::progress::Timestamp;
 
 use crate::codec::{CodecError, Postcard};
 use crate::data::Data;
@@ -37,6 +40,23 @@ impl<K: Data> KeyRoute<K> {
     }
 }
 
+/// Brings the records of workers that run no partition to workers that do. Nothing moves, and nothing is
+/// built, where every worker has one.
+pub(crate) fn to_somebody<'scope, T: Timestamp, D: Data>(
+    records: StreamVec<'scope, T, D>,
+    fence: &Fence,
+) -> StreamVec<'scope, T, D> {
+    if !fence.some_have_no_partition() {
+        return records;
+    }
+    let (here, owners) = (fence.worker(), &fence.generation().routes.owners);
+    let target = match fence.owned().is_empty() {
+        true => owners[here % owners.len()],
+        false => here,
+    };
+    records.exchange(move |_record| target as u64)
+}
+
 /// The pact that brings each record to the owner of its key's partition, by the view's table.
 ///
 /// Timely's own exchange does it: its function may name the worker outright, since an owner's index
@@ -45,14 +65,14 @@ pub(crate) fn to_owner<D, K>(
     fence: &Fence,
     name: &OperatorName,
     key: impl Fn(&D) -> K + 'static,
-) -> Exchange<D, impl FnMut(&D) -> u64 + 'static>
+) -> ExchangePact<D, impl FnMut(&D) -> u64 + 'static>
 where
     D: Data,
     K: Data,
 {
     let (fence, name) = (fence.clone(), name.clone());
     let mut route = KeyRoute::new(fence.generation().settings.hasher);
-    Exchange::new(move |record: &D| match route.hash(&key(record)) {
+    ExchangePact::new(move |record: &D| match route.hash(&key(record)) {
         Ok(hash) => fence.generation().routes.owner_of_hash(hash) as u64,
         Err(error) => fence.fail(JobError::Misplaced {
             operator: name.clone(),

@@ -14,6 +14,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::careful::Careful;
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::JobError;
@@ -22,7 +23,7 @@ use crate::generation::{Notice, WhenDone};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::protect::{Outlet, Partitions, Turns, advance, complete, time_of};
 use crate::replicate::commit;
-use crate::route::KeyRoute;
+use crate::route::{KeyRoute, to_somebody};
 use crate::time::{FencedTime, passed, reached};
 
 /// Where results leave the job.
@@ -32,6 +33,11 @@ use crate::time::{FencedTime, passed, reached};
 /// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
 /// asked for more than once, by a successor or by a node that does not know yet that it was
 /// replaced: the second must change nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take the records of a stream of `{D}`",
+    note = "a sink is `LineFiles::new(directory)`, for records that can be written as lines, or a type of your \
+            own that implements `Sink<{D}>`"
+)]
 pub trait Sink<D>: 'static {
     /// Where the next result of a shard goes; kept as protected state.
     type Position: Data + Default;
@@ -251,20 +257,22 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
     fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
         let fence = self.fence();
         let scope = self.scope();
-        let name = fence.admit(name);
+        let name = fence.admit("sink_fenced", name, scope);
         match sink.target() {
             Ok(Some(target)) => fence.claim(&name, target),
             Ok(None) => {}
             Err(error) => fence.fail(JobError::Sink { operator: name, what: error.to_string() }),
         }
-        let mut writing = Writing::restore(sink, &fence, &name);
+        let writing = Writing::restore(sink, &fence, &name);
+        let mut writing = Careful::new(&fence, &name, writing);
         let ids = vec![writing.shards.id()];
 
+        let records = to_somebody(self, &fence);
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let activator = scope.activator_for(builder.operator_info().address);
         fence.commit().wake_on_committed(activator.clone());
         fence.checkpoints().wake_on_decision(activator.clone());
-        let mut input = builder.new_input(self, Pipeline);
+        let mut input = builder.new_input(records, Pipeline);
         let (_released, released_stream) = builder.new_output::<Vec<()>>();
         let (frames_output, frames) = builder.new_output();
         let (inner_fence, inner_name) = (fence.clone(), name.clone());
@@ -406,6 +414,9 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
 
     /// Fixes the bytes and the place of an epoch's results.
     fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
+        if self.fence.is_void(&self.name) {
+            return;
+        }
         let Some(&shard) = self.shards.owned().first() else {
             self.fail(format!(
                 "{} results of epoch {epoch} reached a worker that runs no partition",

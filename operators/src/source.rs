@@ -24,12 +24,14 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::alarm::Alarm;
+use crate::careful::Careful;
 use crate::data::Data;
+use crate::error::JobError;
 use crate::fence::HasFence;
 use crate::ids::{Epoch, PartitionId};
 use crate::protect::{Outlet, advance};
 use crate::replicate::commit;
-use crate::time::EpochTime;
+use crate::time::{EpochTime, FencedTime};
 use listing::Order;
 use reading::{Reading, Turn};
 
@@ -99,6 +101,12 @@ const COMPARE_PAUSE: Duration = Duration::from_millis(10);
 /// });
 /// assert_eq!(numbers.len(), 3 + 4);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no source of records that can be protected",
+    note = "an iterator becomes a source by `per_share(|share| ..)`, which makes the same one again for a share",
+    note = "its records are `Clone`, `Send` and serializable: \
+            `#[derive(Clone, serde::Serialize, serde::Deserialize)]`"
+)]
 pub trait Source: 'static {
     /// What it reads.
     type Item: Data;
@@ -202,13 +210,16 @@ pub trait ToStreamFenced: Source + Sized {
         name: &str,
     ) -> StreamVec<'scope, T, Self::Item> {
         let fence = scope.fence();
-        let name = fence.admit(name);
-        let mut reading = Reading::restore(self, &fence, &name);
+        let name = fence.admit("to_stream_fenced", name, scope);
+        let reading = Reading::restore(self, &fence, &name);
+        let mut reading = Careful::new(&fence, &name, reading);
         let ids = vec![reading.id()];
         let decided = listing::spread(scope, &fence, reading.list());
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
-        let activator = scope.activator_for(builder.operator_info().address);
+        let info = builder.operator_info();
+        fence.origins().know(info.global_id);
+        let activator = scope.activator_for(info.address);
         let dataflow = scope.addr()[0];
         fence.commit().wake_on_stored(dataflow, activator.clone());
         let mut decided = builder.new_input(decided, Exchange::new(|order: &Order| order.to));
@@ -218,6 +229,8 @@ pub trait ToStreamFenced: Source + Sized {
         builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
             let mut current = fence.first_epoch();
+            // A short type counts less far than the clock.
+            let last = T::from_epoch(Epoch::END).epoch();
             let begun = Arc::clone(&fence.generation().gauges);
             let begin = move |epoch: Epoch| {
                 // After the end of everything no epoch begins.
@@ -257,6 +270,12 @@ pub trait ToStreamFenced: Source + Sized {
                     return;
                 }
                 let clock = fence.clock_epoch(dataflow);
+                if clock.epoch > last {
+                    fence.fail(JobError::Source {
+                        operator: name.clone(),
+                        what: no_time_left::<T>(last),
+                    });
+                }
                 if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
                     // It was through with the last epoch when it chose to begin another one.
                     let through = Epoch::before(Some(clock.epoch));
@@ -304,6 +323,14 @@ pub trait ToStreamFenced: Source + Sized {
 }
 
 impl<S: Source> ToStreamFenced for S {}
+
+fn no_time_left<T>(last: Epoch) -> String {
+    format!(
+        "the time type {} has no epoch after {last}, so nothing more could be committed: give its dataflow a \
+         wider type, such as u64, or longer epochs (--epoch-ms)",
+        std::any::type_name::<T>()
+    )
+}
 
 /// The partition of shard `index` of `count`: evenly spread, and independent of the view.
 pub(crate) fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {

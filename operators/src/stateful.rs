@@ -12,8 +12,9 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 
+use crate::careful::Careful;
 use crate::codec::{Codec, Postcard};
-use crate::data::Data;
+use crate::data::{Data, Key};
 use crate::error::{JobError, Leave};
 use crate::fence::{Fence, HasFence};
 use crate::generation::Notice;
@@ -70,19 +71,29 @@ pub struct At<'a, K, S, T> {
     pub time: &'a T,
     wake: &'a mut BTreeSet<T>,
     remove: &'a mut bool,
+    /// Whether a timer of the present time is what it is called for.
+    is_timer: bool,
 }
 
 impl<K, S, T> At<'_, K, S, T> {
     /// Asks to be called with [`Event::Timer`] once all records up to and at `time` have been seen.
     ///
     /// A time before the current one counts as the current one. Timers are part of the state: they
-    /// survive what the state survives. Asking twice for one time gives one call.
+    /// survive what the state survives. Asking twice for one time gives one call, and a timer that asks for
+    /// its own time again has had it.
+    ///
+    /// A timer holds its time open, up to the greatest one that the type can count, and when the input has
+    /// ended all that are left fire, in order. So one that asks for a later time whenever it fires must
+    /// stop that at some time, or the job never ends.
     ///
     /// There are no timers in iterative scopes, where a time may be complete and still come again.
     pub fn wake_at(&mut self, time: T)
     where
         T: EpochTime,
     {
+        if self.is_timer && time <= *self.time {
+            return;
+        }
         self.wake.insert(time.max(self.time.clone()));
     }
 
@@ -130,7 +141,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
         fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data,
         R: Data;
 
@@ -168,7 +179,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
         logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data + Default,
         R: Data;
 }
@@ -182,11 +193,11 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         fold: impl FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data,
         R: Data,
     {
-        keyed(self, name, key, move |fence, name| Fold {
+        keyed(self, "fold_fenced", name, key, move |fence, name| Fold {
             states: Partitions::restore(fence, name, &mut |_| {}),
             init,
             fold,
@@ -200,11 +211,11 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         logic: impl FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
     ) -> StreamVec<'scope, T, R>
     where
-        K: Data + Eq,
+        K: Key,
         S: Data + Default,
         R: Data,
     {
-        keyed(self, name, key, move |fence, name| {
+        keyed(self, "stateful_fenced", name, key, move |fence, name| {
             WithTimers::restore(fence, name, Rc::new(RefCell::new(logic)))
         })
     }
@@ -249,6 +260,7 @@ struct Place<K> {
 /// Builds a keyed operator: alignment, seals, capabilities and outputs around `Keyed`.
 fn keyed<'scope, T, D, K, R, O>(
     stream: StreamVec<'scope, T, D>,
+    kind: &str,
     name: &str,
     key: impl Fn(&D) -> K + 'static,
     operator: impl FnOnce(&Fence, &OperatorName) -> O,
@@ -263,12 +275,12 @@ where
     let fence = stream.fence();
     let scope = stream.scope();
     let short_name = name;
-    let name = fence.admit(name);
+    let name = fence.admit(kind, name, scope);
     let key = Rc::new(key);
     let route_key = Rc::clone(&key);
     let pact = to_owner(&fence, &name, move |record: &D| route_key(record));
 
-    let mut operator = operator(&fence, &name);
+    let mut operator = Careful::new(&fence, &name, operator(&fence, &name));
     let ids = operator.ids();
 
     let mut builder = OperatorBuilder::new(name.to_string(), scope);
@@ -358,7 +370,7 @@ where
                             operator.record(&time, at, record, &mut out);
                         } else {
                             let tried = attempt(
-                                &mut operator,
+                                &mut *operator,
                                 &time,
                                 at,
                                 record,
@@ -622,9 +634,11 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         let (mut wake, mut remove) = (BTreeSet::new(), false);
         let logic = &self.logic;
         let key = at.key.clone();
+        let is_timer = matches!(event, Event::Timer);
         let table = self.states.table(at.partition);
         table.update(at.hash, key, S::default, |state| {
-            let mut here = At { key: &at.key, state, time, wake: &mut wake, remove: &mut remove };
+            let (wake, remove) = (&mut wake, &mut remove);
+            let mut here = At { key: &at.key, state, time, wake, remove, is_timer };
             (logic.borrow_mut())(&mut here, event, out);
         });
         self.settle(at, wake, remove);
@@ -636,7 +650,9 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             self.states.table(at.partition).remove(at.hash, &at.key);
         }
         for time in wake {
-            let timer = (time.epoch().0, at.key.clone());
+            // Not the epoch: of the last one there are two times.
+            let number = time.outer().to_epoch().0;
+            let timer = (number, at.key.clone());
             let hash = match self.timer_route.hash(&timer) {
                 Ok(hash) => hash,
                 Err(error) => self.timers.refuse(at.partition, error.to_string()),
@@ -644,7 +660,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             let timers = self.timers.table(at.partition);
             if timers.insert(hash, timer, ()).is_none() {
                 let place = Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
-                self.due.entry(time.epoch().0).or_default().push(place);
+                self.due.entry(number).or_default().push(place);
             }
         }
     }
@@ -673,8 +689,8 @@ where
         let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_default();
         let logic = &self.logic;
         catch_unwind(AssertUnwindSafe(|| {
-            let mut here =
-                At { key: &at.key, state: &mut state, time, wake: &mut wake, remove: &mut remove };
+            let (state, wake, remove) = (&mut state, &mut wake, &mut remove);
+            let mut here = At { key: &at.key, state, time, wake, remove, is_timer: false };
             (logic.borrow_mut())(&mut here, Event::Record(record), out);
         }))?;
         table.insert(at.hash, at.key.clone(), state);

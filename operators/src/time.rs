@@ -11,7 +11,8 @@ use crate::ids::Epoch;
 /// A totally ordered timestamp that names epochs.
 ///
 /// The mapping keeps the order and is one to one for every time a job uses: epoch `e` is complete
-/// exactly when the frontier has passed `from_epoch(e)`.
+/// exactly when the frontier has passed `from_epoch(e)`. Only the last two numbers, `u64::MAX - 1` and
+/// `u64::MAX`, are one epoch to protected operators: the end, which is complete with the dataflow.
 ///
 /// ```
 /// use ringfence_operators::ids::Epoch;
@@ -23,7 +24,8 @@ use crate::ids::Epoch;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name epochs",
-    note = "protected operators need a totally ordered timestamp: an integer or `Duration`, or implement `EpochTime`"
+    note = "protected operators need a totally ordered timestamp: an integer or `Duration`, or implement `EpochTime`",
+    note = "in an iterative scope there are no sources, sinks or timers: leave the scope first"
 )]
 pub trait EpochTime: Timestamp + TotalOrder {
     /// The epoch that this time belongs to.
@@ -50,13 +52,13 @@ unsigned!(u8, u16, u32, u64, usize);
 macro_rules! signed {
     ($($time:ty),*) => { $(
         impl EpochTime for $time {
-            // The bias keeps the order: the least time is epoch 0.
+            // The bias keeps the order: the least time of each type is epoch 0.
             fn to_epoch(&self) -> Epoch {
-                Epoch((*self as i64 as u64) ^ (1 << 63))
+                Epoch((*self as i64).wrapping_sub(<$time>::MIN as i64) as u64)
             }
             fn from_epoch(epoch: Epoch) -> Self {
-                let time = (epoch.0 ^ (1 << 63)) as i64;
-                time.clamp(<$time>::MIN as i64, <$time>::MAX as i64) as $time
+                let last = <$time>::MAX.to_epoch();
+                (<$time>::MIN as i64).wrapping_add(epoch.min(last).0 as i64) as $time
             }
         }
     )* };
@@ -109,8 +111,10 @@ pub trait FencedTime: Timestamp {
     fn from_outer(outer: Self::Outer) -> Self;
 
     /// The epoch that this time belongs to.
+    ///
+    /// All times from [`Epoch::END`] on are of that epoch: it is complete when nothing will come any more.
     fn epoch(&self) -> Epoch {
-        self.outer().to_epoch()
+        self.outer().to_epoch().min(Epoch::END)
     }
 
     /// The least time of an epoch.
@@ -198,3 +202,7 @@ mod tests {
         assert_eq!(Duration::from_epoch(time.to_epoch()), time);
     }
 }
+
+#[cfg(test)]
+#[path = "time_tests.rs"]
+mod edges;

@@ -9,7 +9,7 @@
 //! operators [of chunks](Vault::register_chunks) an owner has a copy of its own.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::codec::CodecError;
@@ -108,6 +108,12 @@ pub enum VaultError {
         expected: Option<ViewNumber>,
         /// The view of the call.
         actual: ViewNumber,
+    },
+    /// The view of the call is closed: evidence was given of what is here, and nothing may change it.
+    #[error("a call of view {view} came after the view was closed")]
+    Closed {
+        /// The view of the call.
+        view: ViewNumber,
     },
     /// A view is not after the one installed.
     #[error("view {actual} cannot follow view {installed}")]
@@ -226,6 +232,11 @@ fn kept(chunks: &bool) -> &'static str {
 }
 
 impl VaultError {
+    /// Whether the call came from a generation that is over: nothing is wrong but that its worker is late.
+    pub fn is_late(&self) -> bool {
+        matches!(self, VaultError::View { .. } | VaultError::Closed { .. })
+    }
+
     /// Whether the bytes handed to the vault are not those that were sent.
     pub fn is_damage(&self) -> bool {
         matches!(self, VaultError::Snapshot(error) if error.is_damage())
@@ -236,6 +247,10 @@ impl VaultError {
 ///
 /// Partitions are those of an operator; where it has its own number of them, its partition p belongs
 /// to the view's partition p modulo the view's number.
+///
+/// A worker may still be at work when its view has ended, since nobody can make a thread leave a job's own
+/// code. So each call of a worker names its view, and is refused once that view is [closed](Vault::close)
+/// or another one is installed. What such a worker does can therefore change nothing.
 pub trait Vault: Send + Sync {
     /// Begins a view that resumes from `resume`, in which this node is `role` to each partition.
     ///
@@ -251,6 +266,13 @@ pub trait Vault: Send + Sync {
         resume: Option<Epoch>,
         role: &dyn Fn(PartitionId) -> Role,
     ) -> Result<(), VaultError>;
+
+    /// Closes a view: from now on nothing that evidence is given of changes any more.
+    ///
+    /// Every later call of the view is refused, but for one: a worker that comes late may still
+    /// [deposit](Vault::deposit) its live state, until the next view is installed. That adds a copy and
+    /// takes nothing back. A view that is not the one installed is not closed.
+    fn close(&self, view: ViewNumber);
 
     /// Takes the deltas that stand back to back in `frames`, and returns how many it stored.
     ///
@@ -276,11 +298,22 @@ pub trait Vault: Send + Sync {
     /// Leaves the live state of a partition for the next generation of this process.
     ///
     /// Only for state of a worker that stopped between two activations and did not panic. For a
-    /// partition that this node does not own, the state is dropped.
-    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>);
+    /// partition that this node does not own, and once another view is installed, the state is dropped.
+    fn deposit(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+        live: Box<dyn Any + Send>,
+    );
 
     /// Takes the live state of a partition, if it was left before the view was installed.
-    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live>;
+    fn take_live(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Live>, VaultError>;
 
     /// Opens the replica of a partition at the resume epoch; `None` if there is no complete copy.
     ///
@@ -288,20 +321,34 @@ pub trait Vault: Send + Sync {
     /// opens, in each view anew.
     fn open_replica(
         &self,
+        view: ViewNumber,
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError>;
 
+    /// Notes that the job has dropped the operators of these numbers: nothing of them is kept or taken any
+    /// more, in this view and later ones, and they count as complete.
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        let _ = (view, numbers);
+        Ok(())
+    }
+
+    /// The numbers of all operators that were dropped.
+    fn dropped(&self) -> BTreeSet<u64> {
+        BTreeSet::new()
+    }
+
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
     ///
     /// A copy of an operator of chunks never goes by this, since it is fed.
-    fn close_replica(&self, operator: u64, partition: PartitionId);
+    fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId);
 
     /// Returns the number of an input, which the job has in this view, with so many shares.
     ///
     /// Called by every worker. The fingerprint is that of its records.
     fn register_input(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         shares: u32,
@@ -316,7 +363,12 @@ pub trait Vault: Send + Sync {
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
     /// Returns the journal of a share; `None` where none is here.
-    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal>;
+    fn read_journal(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        share: u32,
+    ) -> Result<Option<Journal>, VaultError>;
 
     /// Returns what copies are here.
     fn inventory(&self) -> Inventory;
@@ -326,6 +378,7 @@ pub trait Vault: Send + Sync {
     /// Called by every worker. The fingerprint is that of its codec and types.
     fn register(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
@@ -336,6 +389,7 @@ pub trait Vault: Send + Sync {
     /// Its chunks are merged by the `merger` that came last.
     fn register_chunks(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
@@ -343,7 +397,7 @@ pub trait Vault: Send + Sync {
     ) -> Result<u64, VaultError>;
 
     /// Returns the operators that have state here, and that nobody registered in this view.
-    fn unclaimed(&self) -> Vec<OperatorName>;
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError>;
 
     /// Folds pending deltas up to the recorded epoch and merges chunks of what is folded, about
     /// `budget_bytes` of both, and returns how many bytes were folded or merged.

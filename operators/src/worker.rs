@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
+use crate::careful::drop_with_care;
 use crate::clock;
 use crate::error::{JobError, Leave};
 use crate::fence::{Fence, FenceGuard};
-use crate::generation::Generation;
+use crate::generation::{Generation, Notice};
 use crate::ids::Spot;
 use crate::panics;
 
@@ -70,6 +71,7 @@ impl FencedWorker {
             clock::build(worker, fence);
             let result = job(worker);
             fence.built();
+            fence.origins().stop_listening(worker);
             result
         })
     }
@@ -97,8 +99,12 @@ impl FencedWorker {
     /// operators' state to the vault, then the worker.
     pub fn tear_down(self) {
         let FencedWorker { mut worker, guard, .. } = self;
+        guard.tear_down();
         for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
+            let dropped = drop_with_care(|| worker.drop_dataflow(dataflow));
+            if let Some(message) = dropped {
+                guard.fence().notice(Notice::DropPanicked { operator: None, message });
+            }
         }
         drop(worker);
         drop(guard);
@@ -117,8 +123,12 @@ impl FencedWorker {
             Err(payload) => {
                 guard.taint();
                 let whereabouts = guard.fence().whereabouts();
+                let message = message_of(payload.as_ref());
                 WorkerEnd::Panicked(WorkerPanic {
-                    message: message_of(payload.as_ref()),
+                    message: match guard.fence().is_built() {
+                        true => message,
+                        false => format!("while the dataflows were built: {message}"),
+                    },
                     location: panics::location(),
                     spot: whereabouts.spot(),
                     record: whereabouts.record(),
@@ -155,6 +165,7 @@ pub fn run_worker<R>(
         clock::build(worker, fence);
         let result = job(worker);
         fence.built();
+        fence.origins().stop_listening(worker);
         while worker.has_dataflows() {
             turn(worker, generation, None);
         }

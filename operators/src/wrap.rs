@@ -39,6 +39,8 @@ use timely::progress::Timestamp;
 use timely::progress::frontier::MutableAntichain;
 use timely::{Container, ContainerBuilder};
 
+use crate::careful::Careful;
+use crate::catalogue::Item;
 use crate::fence::{Fence, HasFence};
 use crate::frames::Frames;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -402,13 +404,17 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         follows_frontier: bool,
         is_local: bool,
     ) -> Self {
-        let name = fence.admit(name);
+        let name = fence.admit("wrapped operator", name, scope);
         let builder = OperatorBuilder::new(name.to_string(), scope);
-        let partitions = match is_local {
+        let partitions: Rc<[PartitionId]> = match is_local {
             // Each worker needs one for the records that stay there.
             true => (0..fence.generation().routes.partitions()).map(PartitionId).collect(),
             false => fence.partitions_of_operator().into(),
         };
+        if is_local {
+            fence.require_partitions(&name, "records of a `Pipeline` input stay at their worker");
+        }
+        fence.compare(Item::partitions(&name, partitions.len()));
         Wrapping { fence, name, scope, builder, partitions, ports: Vec::new(), follows_frontier }
     }
 
@@ -465,7 +471,8 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
                 if is_here(&partition) || (only_names && number == 0) {
                     store.turn().set(Some(partition));
                     let mut state = store.state_of(partition, number, partitions.len());
-                    logics.push(constructor(first.clone(), &mut state));
+                    let logic = constructor(first.clone(), &mut state);
+                    logics.push(Careful::new(&fence, &name, logic));
                 }
             }
             // Where everything is committed to its end, closures would only hold their times open.

@@ -113,7 +113,7 @@ fn one_dataflow_may_wait_for_another_one() {
                 .sink_fenced("left out", sink);
         });
         let mut input = worker.dataflow::<u32, _, _>(|scope| {
-            let (input, numbers) = scope.new_input();
+            let (input, numbers) = scope.vouched(|scope| scope.new_input());
             numbers.sink_fenced("right out", output);
             input
         });

@@ -32,7 +32,10 @@ pub enum DialError {
         reason: Refusal,
     },
     /// Somebody else took the connection: the address is wrong or was given to another process.
-    #[error("{address} answered as node {node} (incarnation {incarnation}, run {run:?})")]
+    #[error(
+        "{address} answered as node {node} (incarnation {incarnation}){}",
+        if *is_other_run { " of another run" } else { "" }
+    )]
     WrongPeer {
         /// Where.
         address: String,
@@ -40,8 +43,8 @@ pub enum DialError {
         node: NodeId,
         /// Which start of it.
         incarnation: Incarnation,
-        /// The run it belongs to.
-        run: String,
+        /// Whether it belongs to another run.
+        is_other_run: bool,
     },
     /// What answered is no node of this version, so trying again would not help.
     #[error("no handshake with {address}: {error}")]
@@ -78,9 +81,10 @@ impl From<io::Error> for Failure {
 /// Connects to `address`, says `hello` and returns the connection once it is welcome.
 ///
 /// Tries until `deadline`, with pauses of 5 ms that grow to 200 ms, while nobody listens or the
-/// connection breaks; one that stands is waited for until `deadline`. An address given as a host
+/// connection breaks, and while the refusal is one that passes; a connection that stands is waited
+/// for until `deadline`. An address given as a host
 /// name is resolved anew each time (the resolver has its own time limit, which may exceed the
-/// deadline). An answer ends it: a refusal, or a peer that is not the node, incarnation or run that
+/// deadline). Any other answer ends it: a refusal, or a peer that is not the node, incarnation or run that
 /// `hello` names. The connection has no timeouts and sends without delay.
 pub fn dial(
     address: &str,
@@ -130,6 +134,9 @@ fn attempt(
     };
     let welcome = match answer {
         Answer::Welcome(welcome) => welcome,
+        Answer::Refused { reason } if reason.is_temporary() => {
+            return Err(Failure::Again(io::Error::other(reason)));
+        }
         Answer::Refused { reason } => {
             let (node, address) = (hello.to_node, address.to_owned());
             return Err(Failure::Final(DialError::Refused { node, address, reason }));
@@ -138,9 +145,14 @@ fn attempt(
     let other_run = !hello.run.is_empty() && !welcome.run.is_empty() && hello.run != welcome.run;
     let other_start = hello.to_incarnation.is_some_and(|wanted| wanted != welcome.incarnation);
     if welcome.node != hello.to_node || other_start || other_run {
-        let Welcome { node, incarnation, run, .. } = welcome;
-        let address = address.to_owned();
-        return Err(Failure::Final(DialError::WrongPeer { address, node, incarnation, run }));
+        let Welcome { node, incarnation, .. } = welcome;
+        let (address, is_other_run) = (address.to_owned(), other_run);
+        return Err(Failure::Final(DialError::WrongPeer {
+            address,
+            node,
+            incarnation,
+            is_other_run,
+        }));
     }
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;

@@ -52,6 +52,9 @@ pub struct Hello {
     pub address: String,
     /// What the connection is for.
     pub purpose: Purpose,
+    /// How many jobs this program ran before: their processes meet at the same addresses.
+    #[serde(default)]
+    pub round: u32,
     /// Whom the dialer believes to find here.
     pub to_node: NodeId,
     /// Which start of it, if the dialer knows.
@@ -71,102 +74,82 @@ pub struct Welcome {
     pub register: Option<String>,
 }
 
-/// Why an acceptor does not take a dialer. "Here" is the acceptor.
+/// Why an acceptor does not take a dialer.
+///
+/// Whoever asks may be a stranger: a refusal repeats at most what the dialer has said itself, and holds
+/// no text. What the acceptor knows besides it tells its own user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// The two speak different versions of the protocol.
-    #[error("version {here} of the protocol is spoken here, the dialer speaks {yours}")]
+    #[error("version {here} of the protocol is spoken there, this node speaks {yours}")]
     Version {
-        /// The acceptor's.
+        /// The acceptor's, which stands before every answer anyway.
         here: u32,
         /// The dialer's.
         yours: u32,
     },
     /// The two run different programs, or the same with different arguments.
-    #[error("job {here} runs here, the dialer has job {yours}: start the same program everywhere")]
-    OtherJob {
-        /// The acceptor's.
-        here: String,
-        /// The dialer's.
-        yours: String,
-    },
+    #[error(
+        "this node belongs to another job: start the same program with the same arguments everywhere; \
+         the other node tells both jobs"
+    )]
+    OtherJob,
     /// The two belong to different runs of the job.
-    #[error("run {here} is going on here, the dialer belongs to run {yours}")]
-    OtherRun {
-        /// The acceptor's.
-        here: String,
-        /// The dialer's.
-        yours: String,
-    },
+    #[error("this node belongs to another run; the other node tells both")]
+    OtherRun,
+    /// The dialer runs a later job of the same program than the acceptor: to be tried again soon.
+    #[error("an earlier job of this program still runs there")]
+    EarlierJob,
     /// Another node listens at this address.
-    #[error("node {here} listens at this address, the dialer wants node {wanted}")]
+    #[error(
+        "another node than node {wanted} listens there: give all nodes the same addresses in the same order"
+    )]
     WrongNode {
-        /// The acceptor.
-        here: NodeId,
         /// Whom the dialer looks for.
         wanted: NodeId,
     },
     /// The node at this address was restarted.
-    #[error("this is incarnation {here} of the node, the dialer wants {wanted}")]
+    #[error("the node there is another start of it than incarnation {wanted}")]
     OtherIncarnation {
-        /// The acceptor's.
-        here: Incarnation,
         /// The one that the dialer looks for.
         wanted: Incarnation,
     },
-    /// A later start of the dialing node is known here.
-    #[error("incarnation {known} of the dialing node is known here, this one is {yours}")]
-    OldIncarnation {
-        /// The one known.
-        known: Incarnation,
-        /// The dialer's.
-        yours: Incarnation,
-    },
     /// The dialer is in a view that is over.
-    #[error("view {here} is installed here, the dialer is still in view {yours}")]
+    #[error("view {yours} of this node is over there")]
     StaleView {
-        /// The acceptor's.
-        here: ViewNumber,
         /// The dialer's.
         yours: ViewNumber,
     },
     /// The acceptor has ended its part in the dialer's view already.
-    #[error("this node has ended its part in view {view} already")]
+    #[error("the node there has ended its part in view {view} already")]
     Ended {
         /// The view.
         view: ViewNumber,
     },
     /// The dialer is ahead: to be tried again soon.
-    #[error("view {yours} is not installed here yet")]
-    NotYet {
-        /// The dialer's.
-        yours: ViewNumber,
-    },
+    #[error("what this node wants is not known there yet")]
+    NotYet,
     /// The two disagree on what one view says.
-    #[error("view {view} has digest {here} here, the dialer has {yours}")]
+    #[error("view {view} of this node is not the one there")]
     OtherDigest {
         /// The view of both.
         view: ViewNumber,
-        /// The acceptor's.
-        here: String,
-        /// The dialer's.
-        yours: String,
     },
     /// The dialer is in no view that the acceptor knows.
-    #[error("node {node} is not a member here")]
+    #[error("node {node} is not a member there")]
     NotAMember {
         /// The dialer.
         node: NodeId,
     },
     /// The two are connected for this purpose already.
-    #[error("node {node} is connected here already")]
+    #[error("node {node} is connected there already")]
     AlreadyConnected {
         /// The dialer.
         node: NodeId,
     },
     /// Another process has this number here, or had it before it died.
     #[error(
-        "another process is or was node {node} here, and one that is started again cannot rejoin a \
+        "another process is or was node {node} there, and one that is started again cannot rejoin a \
          run yet: the job goes on without it"
     )]
     Restarted {
@@ -174,20 +157,40 @@ pub enum Refusal {
         node: NodeId,
     },
     /// The acceptor is on its way out.
-    #[error("this node is stopping")]
+    #[error("the node there is stopping")]
     Stopping,
     /// The hello could be read and made no sense.
-    #[error("the hello makes no sense: {what}")]
-    Malformed {
-        /// What was wrong.
-        what: String,
-    },
+    #[error("the hello makes no sense there")]
+    Malformed,
 }
 
 impl Refusal {
     /// Whether the same hello may be taken a moment later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Refusal::NotYet { .. })
+        matches!(self, Refusal::NotYet | Refusal::EarlierJob)
+    }
+
+    /// What dialers of this kind have in common, in a few words, by which they are counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Refusal::Version { .. } => "the dialer speaks another version of the protocol",
+            Refusal::OtherJob => "the dialer has another job",
+            Refusal::OtherRun => "the dialer belongs to another run",
+            Refusal::EarlierJob => "the dialer runs a later job of this program",
+            Refusal::WrongNode { .. } => "the dialer wants another node",
+            Refusal::OtherIncarnation { .. } => "the dialer wants another start of this node",
+            Refusal::StaleView { .. } => "the dialer is in a view that is over",
+            Refusal::Ended { .. } => "the dialer is in a view that has ended here",
+            Refusal::NotYet => "the dialer is ahead",
+            Refusal::OtherDigest { .. } => "the dialer has another view of this number",
+            Refusal::NotAMember { .. } => "the dialer is no member",
+            Refusal::AlreadyConnected { .. } => "the dialer is connected already",
+            Refusal::Restarted { .. } => {
+                "the dialer is another start of a node that was here before"
+            }
+            Refusal::Stopping => "this node is stopping",
+            Refusal::Malformed => "the hello makes no sense",
+        }
     }
 }
 
@@ -198,6 +201,8 @@ pub struct Identity {
     pub run: String,
     /// This job.
     pub job: String,
+    /// How many jobs this program ran before.
+    pub round: u32,
     /// This node.
     pub node: NodeId,
     /// This start of it.
@@ -206,25 +211,77 @@ pub struct Identity {
 
 impl Identity {
     /// Returns why `hello` was meant for another job, run, node or incarnation, if it was.
+    ///
+    /// Job and run come first: who does not know them learns nothing else.
     pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         if hello.job != self.job {
-            return Err(Refusal::OtherJob { here: self.job.clone(), yours: hello.job.clone() });
+            return Err(Refusal::OtherJob);
         }
-        if hello.to_node != self.node {
-            return Err(Refusal::WrongNode { here: self.node, wanted: hello.to_node });
+        if hello.round > self.round {
+            return Err(Refusal::EarlierJob);
         }
-        if let Some(wanted) = hello.to_incarnation
-            && wanted != self.incarnation
-        {
-            return Err(Refusal::OtherIncarnation { here: self.incarnation, wanted });
+        if hello.round < self.round {
+            return Err(Refusal::OtherRun);
         }
         // While a cluster forms, a side that does not know the run yet learns it from the other.
         let may_learn =
             hello.purpose == Purpose::Control && (hello.run.is_empty() || self.run.is_empty());
         if hello.run != self.run && !may_learn {
-            return Err(Refusal::OtherRun { here: self.run.clone(), yours: hello.run.clone() });
+            // Frames never flow before the run is known here, which may be a moment late.
+            return Err(if self.run.is_empty() { Refusal::NotYet } else { Refusal::OtherRun });
+        }
+        if hello.to_node != self.node {
+            return Err(Refusal::WrongNode { wanted: hello.to_node });
+        }
+        if let Some(wanted) = hello.to_incarnation
+            && wanted != self.incarnation
+        {
+            return Err(Refusal::OtherIncarnation { wanted });
+        }
+        if hello.address.len() > ADDRESS_BYTES_MAX || hello.address.contains(char::is_control) {
+            return Err(Refusal::Malformed);
         }
         Ok(())
+    }
+
+    /// Why `hello` is refused, for the user of this side: what both sides say, and nothing of a stranger's
+    /// that is not a plain name.
+    pub fn explain(&self, reason: &Refusal, hello: &Hello) -> String {
+        let kind = reason.kind();
+        match reason {
+            Refusal::OtherJob => format!("{kind}: {}, here is {}", name(&hello.job), self.job),
+            Refusal::OtherRun => format!("{kind}: {}, here is {}", name(&hello.run), self.run),
+            Refusal::WrongNode { wanted } => {
+                format!("{kind}: node {wanted}, here is {}", self.node)
+            }
+            Refusal::OtherIncarnation { wanted } => {
+                format!("{kind}: incarnation {wanted}, here is {}", self.incarnation)
+            }
+            Refusal::StaleView { yours } => format!("{kind}: node {}, view {yours}", hello.node),
+            Refusal::Ended { view } | Refusal::OtherDigest { view } => {
+                format!("{kind}: node {}, view {view}", hello.node)
+            }
+            Refusal::NotAMember { node }
+            | Refusal::AlreadyConnected { node }
+            | Refusal::Restarted { node } => format!("{kind}: node {node}"),
+            _ => kind.to_owned(),
+        }
+    }
+}
+
+/// The longest address that a dialer may say it listens at: a host name and a port.
+const ADDRESS_BYTES_MAX: usize = 300;
+
+/// The longest name of a stranger's that is repeated.
+const NAME_BYTES_MAX: usize = 64;
+
+/// What a stranger calls itself, where that is a plain name.
+fn name(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match text.len() {
+        0 => "it names none".to_owned(),
+        length if length <= NAME_BYTES_MAX && text.bytes().all(is_plain) => text.to_owned(),
+        length => format!("{length} bytes that are no name"),
     }
 }
 
@@ -259,9 +316,16 @@ pub enum HandshakeError {
         /// What it announced.
         length: u32,
     },
-    /// The message is not what it should be.
-    #[error("the peer's handshake cannot be read: {0}")]
-    Malformed(#[source] serde_json::Error),
+    /// The message is not what it should be. The words of the parser are not repeated, since they quote
+    /// the peer's.
+    #[error("the peer's handshake cannot be read, at column {column}")]
+    Malformed {
+        /// Where it stops making sense.
+        column: usize,
+    },
+    /// Our own message has no JSON form.
+    #[error("this handshake cannot be encoded: {0}")]
+    Encode(#[source] serde_json::Error),
     /// Our own message is longer than a handshake may be: a field of it is far too long.
     #[error("this handshake has {length} bytes, at most {HANDSHAKE_BYTES_MAX} can be sent")]
     OursTooLong {
@@ -303,7 +367,7 @@ pub(crate) fn write_message<T: Serialize>(
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
     bytes.extend_from_slice(&[0; 4]);
-    serde_json::to_writer(&mut bytes, message).map_err(HandshakeError::Malformed)?;
+    serde_json::to_writer(&mut bytes, message).map_err(HandshakeError::Encode)?;
     let length = bytes.len() - PREFIX_BYTES;
     if length > HANDSHAKE_BYTES_MAX {
         return Err(HandshakeError::OursTooLong { length });
@@ -343,7 +407,8 @@ pub(crate) fn read_message<T: DeserializeOwned>(
     if theirs != PROTOCOL_VERSION {
         return Err(HandshakeError::Version { theirs });
     }
-    serde_json::from_slice(&bytes).map_err(HandshakeError::Malformed)
+    serde_json::from_slice(&bytes)
+        .map_err(|error| HandshakeError::Malformed { column: error.column() })
 }
 
 fn read_number(reader: &mut impl Read) -> io::Result<u32> {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ fn identity() -> Identity {
     Identity {
         run: "run-1".into(),
         job: "job-1".into(),
+        round: 0,
         node: NodeId(0),
         incarnation: Incarnation(7),
     }
@@ -28,6 +30,7 @@ fn hello() -> Hello {
         incarnation: Incarnation(8),
         address: "127.0.0.1:1".into(),
         purpose: Purpose::Control,
+        round: 0,
         to_node: NodeId(0),
         to_incarnation: None,
     }
@@ -66,7 +69,7 @@ fn echo(limits: ListenerLimits) -> (Listener, String, mpsc::Receiver<RefusedConn
         if let Purpose::Data { view: yours, .. } = inbound.hello.purpose
             && yours != here
         {
-            return inbound.refuse(Refusal::StaleView { here, yours }).unwrap();
+            return inbound.refuse(Refusal::StaleView { yours }).unwrap();
         }
         let mut stream = inbound.accept(welcome()).unwrap();
         thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
@@ -107,40 +110,69 @@ fn a_member_is_welcome_and_others_learn_why_not() {
     assert!(dial(&address, &data(3), soon()).is_ok());
 
     let other = || String::from("other");
-    assert_eq!(
-        refusal(&address, &Hello { job: other(), ..hello() }),
-        Refusal::OtherJob { here: "job-1".into(), yours: other() }
-    );
-    assert_eq!(
-        refusal(&address, &Hello { run: other(), ..hello() }),
-        Refusal::OtherRun { here: "run-1".into(), yours: other() }
-    );
+    assert_eq!(refusal(&address, &Hello { job: other(), ..hello() }), Refusal::OtherJob);
+    assert_eq!(refusal(&address, &Hello { run: other(), ..hello() }), Refusal::OtherRun);
     // Frames never flow before the run is known.
+    assert_eq!(refusal(&address, &Hello { run: String::new(), ..data(3) }), Refusal::OtherRun);
+    let yours = ViewNumber(2);
+    assert_eq!(refusal(&address, &data(2)), Refusal::StaleView { yours });
+    let wanted = NodeId(4);
     assert_eq!(
-        refusal(&address, &Hello { run: String::new(), ..data(3) }),
-        Refusal::OtherRun { here: "run-1".into(), yours: String::new() }
-    );
-    assert_eq!(
-        refusal(&address, &data(2)),
-        Refusal::StaleView { here: ViewNumber(3), yours: ViewNumber(2) }
-    );
-    assert_eq!(
-        refusal(&address, &Hello { to_node: NodeId(4), ..hello() }),
-        Refusal::WrongNode { here: NodeId(0), wanted: NodeId(4) }
+        refusal(&address, &Hello { to_node: wanted, ..hello() }),
+        Refusal::WrongNode { wanted }
     );
     let wanted = Incarnation(6);
     assert_eq!(
         refusal(&address, &Hello { to_incarnation: Some(wanted), ..hello() }),
-        Refusal::OtherIncarnation { here: Incarnation(7), wanted }
+        Refusal::OtherIncarnation { wanted }
     );
     let error = dial(&address, &data(2), soon()).unwrap_err();
-    assert!(error.to_string().ends_with("view 3 is installed here, the dialer is still in view 2"));
+    assert!(error.to_string().ends_with("view 2 of this node is over there"), "{error}");
     listener.shutdown();
     assert!(reports.try_recv().is_err(), "a refusal by the caller is not the listener's");
 }
 
 #[test]
-fn strangers_are_counted_by_kind_and_reported_once() {
+fn a_refusal_tells_a_stranger_nothing_and_the_user_what_both_say() {
+    let stranger = |job: &str| Hello { job: job.to_owned(), to_node: NodeId(9), ..hello() };
+    for job in ["evil\u{1b}[2J\nnode 0: error: all is lost", "other-job", &"x".repeat(60_000)] {
+        let hello = stranger(job);
+        let reason = identity().check(&hello).unwrap_err();
+        let sent = serde_json::to_string(&Answer::Refused { reason: reason.clone() }).unwrap();
+        assert_eq!(sent, r#"{"Refused":{"reason":"OtherJob"}}"#);
+        let told = identity().explain(&reason, &hello);
+        assert!(told.ends_with("here is job-1") && told.len() < 200, "{told}");
+        assert!(!told.contains("lost") && !told.contains('\u{1b}'), "{told}");
+        assert_eq!(told.contains("other-job"), job == "other-job", "{told}");
+    }
+    // Parsers quote what they do not understand.
+    let message = br#"{"run":"r","job":"j","node":1,"incarnation":1,"address":"a:1","purpose":"all is lost","to_node":0,"to_incarnation":null}"#;
+    let length = (message.len() as u32).to_be_bytes();
+    let bytes = [&b"ringfnce\0\0\0\x01"[..], &length, message].concat();
+    let error = read_message::<Hello>(&mut Cursor::new(bytes)).unwrap_err();
+    assert!(!error.to_string().contains("lost"), "{error}");
+}
+
+#[test]
+fn a_dialer_that_is_a_job_ahead_is_taken_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = AtomicU32::new(0);
+    let on_inbound = move |inbound: Inbound| {
+        let round = u32::from(asked.fetch_add(1, Ordering::SeqCst) > 1);
+        match (Identity { round, ..identity() }).check(&inbound.hello) {
+            Ok(()) => drop(inbound.accept(welcome())),
+            Err(reason) => inbound.refuse(reason).unwrap(),
+        }
+    };
+    let listener = Listener::start(listener, limits(), on_inbound, |_| {}).unwrap();
+    dial(&address, &Hello { round: 1, ..hello() }, soon()).unwrap();
+    assert_eq!(refusal(&address, &hello()), Refusal::OtherRun);
+    listener.shutdown();
+}
+
+#[test]
+fn strangers_are_counted_by_kind() {
     let (listener, address, reports) = echo(limits());
     let prefix = |version: u32, length: u32| {
         [&b"ringfnce"[..], &version.to_be_bytes(), &length.to_be_bytes()].concat()
@@ -181,10 +213,10 @@ fn strangers_are_counted_by_kind_and_reported_once() {
     assert_eq!(kinds, 6);
     listener.shutdown();
     let mut reported: Vec<_> = reports.iter().map(|report| report.kind).collect();
-    assert_eq!(reported.len(), kinds);
+    assert_eq!(reported.len(), cases.len() + 1);
     reported.sort();
     reported.dedup();
-    assert_eq!(reported.len(), kinds, "each kind once");
+    assert_eq!(reported.len(), kinds);
 }
 
 #[test]

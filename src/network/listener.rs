@@ -1,7 +1,7 @@
 //! The one port of a node: accepts connections and reads their hellos.
 //!
 //! What comes from strangers changes nothing here but counters. A connection that does not complete
-//! its hello is dropped, counted by kind, and reported once for each kind.
+//! its hello is dropped and counted by kind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +17,9 @@ use super::handshake::{
     Answer, HANDSHAKE_TIME_MAX, HandshakeError, Hello, PROTOCOL_VERSION, Refusal, Welcome,
     read_message, write_message,
 };
+
+/// The threads that may read hellos at once, whoever asks.
+pub const HANDSHAKES_MAX: usize = 64;
 
 /// How long [`Listener::shutdown`] waits for its threads.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -35,7 +38,7 @@ pub struct ListenerLimits {
 
 impl Default for ListenerLimits {
     fn default() -> Self {
-        ListenerLimits { handshakes_max: 64, hello_time_max: HANDSHAKE_TIME_MAX }
+        ListenerLimits { handshakes_max: HANDSHAKES_MAX, hello_time_max: HANDSHAKE_TIME_MAX }
     }
 }
 
@@ -60,7 +63,23 @@ pub enum RefusedKind {
     Failed,
 }
 
-/// The first dropped connection of its kind.
+impl RefusedKind {
+    /// The kind in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            RefusedKind::Garbage => "the peer does not speak this protocol",
+            RefusedKind::Silent => "the peer was silent for too long",
+            RefusedKind::Closed => "the peer closed the connection during the handshake",
+            RefusedKind::TooLong => "the peer announced a hello that is too long",
+            RefusedKind::Malformed => "the peer's hello cannot be read",
+            RefusedKind::Version => "the peer speaks another version of the protocol",
+            RefusedKind::Busy => "too many others are in their handshake",
+            RefusedKind::Failed => "the connection failed",
+        }
+    }
+}
+
+/// A dropped connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedConnection {
     /// The kind.
@@ -101,8 +120,13 @@ impl Inbound {
     }
 
     /// Tells the dialer why it is not taken, and closes the connection.
+    ///
+    /// Never waits: an answer fits into the empty buffer of a fresh connection. Who is not reached so is
+    /// not waited for.
     pub fn refuse(self, reason: Refusal) -> io::Result<()> {
-        refuse(&self.stream, reason)
+        self.stream.set_nonblocking(true)?;
+        write_message(&mut &self.stream, &Answer::Refused { reason })?;
+        self.stream.shutdown(Shutdown::Write)
     }
 }
 
@@ -145,15 +169,8 @@ impl Shared {
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
-        let count = {
-            let mut state = self.state();
-            let count = state.refused.entry(kind).or_insert(0);
-            *count += 1;
-            *count
-        };
-        if count == 1 {
-            (self.on_refused)(RefusedConnection { kind, peer_addr, text });
-        }
+        *self.state().refused.entry(kind).or_insert(0) += 1;
+        (self.on_refused)(RefusedConnection { kind, peer_addr, text });
     }
 }
 
@@ -182,8 +199,8 @@ impl Listener {
     ///
     /// `on_inbound` is called for each complete hello, on a thread of that connection's own, which
     /// holds a place among [`ListenerLimits::handshakes_max`] until it returns; it may answer there
-    /// or hand the [`Inbound`] on. `on_refused` is called for the first dropped connection of each
-    /// [`RefusedKind`], from any thread.
+    /// or hand the [`Inbound`] on. `on_refused` is called for each dropped connection, from any thread:
+    /// it must not wait, and must expect many.
     pub fn start(
         listener: TcpListener,
         limits: ListenerLimits,
@@ -343,16 +360,16 @@ fn shake_hands(place: &Place, stream: TcpStream, peer_addr: SocketAddr) {
                 HandshakeError::TooLong { .. } | HandshakeError::OursTooLong { .. } => {
                     RefusedKind::TooLong
                 }
-                HandshakeError::Malformed(_) => RefusedKind::Malformed,
-                HandshakeError::Io(_) => RefusedKind::Failed,
+                HandshakeError::Malformed { .. } => RefusedKind::Malformed,
+                HandshakeError::Io(_) | HandshakeError::Encode(_) => RefusedKind::Failed,
             };
             match error {
                 HandshakeError::Version { theirs } => {
                     let _ =
                         refuse(&stream, Refusal::Version { here: PROTOCOL_VERSION, yours: theirs });
                 }
-                HandshakeError::Malformed(ref what) => {
-                    let _ = refuse(&stream, Refusal::Malformed { what: what.to_string() });
+                HandshakeError::Malformed { .. } => {
+                    let _ = refuse(&stream, Refusal::Malformed);
                 }
                 _ => {}
             }

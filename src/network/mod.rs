@@ -18,6 +18,7 @@ mod frame;
 mod handshake;
 mod link;
 mod listener;
+mod resolve;
 
 pub use control::{ControlConnection, ControlEvent, ControlLimits, ControlLoss, ControlSendError};
 pub use dial::{DialError, dial};
@@ -27,7 +28,11 @@ pub use handshake::{
     Purpose, Refusal, Welcome,
 };
 pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
-pub use listener::{Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind};
+pub use listener::{
+    HANDSHAKES_MAX, Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind,
+};
+
+pub use resolve::{Resolved, resolve};
 
 #[cfg(test)]
 mod control_tests;

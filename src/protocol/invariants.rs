@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber, WorkerId};
 
-use super::view::{Evidence, View, ViewDigest, ViewError};
+use super::view::{CopyEvidence, Evidence, View, ViewDigest, ViewError};
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,8 @@ pub enum Violation {
         member: NodeId,
         recorded: Option<Epoch>,
     },
+    #[error("node {node} takes back evidence of partition {partition:?}, as of {recorded:?}")]
+    EvidenceTakenBack { node: NodeId, partition: Option<PartitionId>, recorded: Option<Epoch> },
     #[error("the view is damaged: {0}")]
     Damaged(ViewError),
 }
@@ -226,6 +228,23 @@ pub fn nothing_moves_needlessly(previous: &View, next: &View) -> Result<(), Viol
     for ((partition, before), place) in previous.assignment.iter().zip(&next.assignment.places) {
         let needless = before.owner != place.owner && is_live(next, partition, before.owner.node);
         ensure(!needless, || Violation::MovedNeedlessly { number: next.number, partition })?;
+    }
+    Ok(())
+}
+
+/// Evidence that is given again has all that was given before: what was recorded, and each copy.
+///
+/// What a replica begins at may rise meanwhile, up to what this node recorded: no view resumes below that.
+pub fn evidence_grows(node: NodeId, before: &Evidence, after: &Evidence) -> Result<(), Violation> {
+    let taken_back =
+        |partition| Violation::EvidenceTakenBack { node, partition, recorded: before.recorded };
+    ensure(before.recorded == after.recorded, || taken_back(None))?;
+    for copy in &before.copies {
+        let still = after.copy(copy.partition).is_some_and(|still| {
+            let through = |copy: &CopyEvidence| copy.replica.map(|span| span.through);
+            through(copy) == through(still) && copy.live <= still.live
+        });
+        ensure(still, || taken_back(Some(copy.partition)))?;
     }
     Ok(())
 }

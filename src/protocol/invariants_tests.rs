@@ -29,6 +29,7 @@ fn views() -> (View, View) {
                 copies,
                 operators: Vec::new(),
                 journals: false,
+                dropped: Vec::new(),
             },
         )
     };

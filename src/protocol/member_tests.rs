@@ -7,7 +7,9 @@ use ringfence_operators::ids::{
 };
 
 use super::member::{Machine, MemberConfig, MemberLimits, Phase};
-use super::message::{Event, Input, Message, Output, ProtocolError, RegisterReply, WorkerPanic};
+use super::message::{
+    Event, Input, Message, Output, ProtocolError, RegisterReply, StopReason, WorkerPanic,
+};
 use super::plan::{PlanError, next_view};
 use super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
@@ -117,11 +119,16 @@ fn evidence(view: &View, node: u64) -> Evidence {
         copies,
         operators: Vec::new(),
         journals: false,
+        dropped: Vec::new(),
     }
 }
 
 fn stopped(nodes: u64, node: u64) -> Input {
-    Input::GenerationStopped { view: V1, evidence: evidence(&first_view(nodes), node) }
+    Input::GenerationStopped {
+        view: V1,
+        evidence: evidence(&first_view(nodes), node),
+        awaited: Vec::new(),
+    }
 }
 
 fn sent(outputs: &[Output]) -> Vec<(u64, &Message)> {
@@ -421,7 +428,10 @@ fn of_two_nodes_that_lost_each_other_the_higher_one_leaves() {
         assert!(outputs.contains(&Output::Install(second.clone())), "{outputs:?}");
         assert!(outputs.contains(&Output::StopGeneration { view: V2 }), "{outputs:?}");
         let given = evidence(&second, this);
-        node.handle(30, Input::GenerationStopped { view: V2, evidence: given });
+        node.handle(
+            30,
+            Input::GenerationStopped { view: V2, evidence: given, awaited: Vec::new() },
+        );
         let third = all(&second);
         let outputs = node.handle(40, read(third.number, Some(third.clone())));
         if this < other {
@@ -448,7 +458,7 @@ fn of_two_nodes_of_which_one_does_not_hear_the_other_the_higher_one_leaves() {
     let outputs = node.handle(1_020, read(V2, Some(second.clone())));
     assert!(outputs.contains(&Output::StopGeneration { view: V2 }), "{outputs:?}");
     let given = evidence(&second, 2);
-    node.handle(1_030, Input::GenerationStopped { view: V2, evidence: given });
+    node.handle(1_030, Input::GenerationStopped { view: V2, evidence: given, awaited: Vec::new() });
     let third = all(&second);
     let outputs = node.handle(1_040, read(third.number, Some(third)));
     assert!(matches!(failure(&outputs), ProtocolError::CutOff { .. }), "{outputs:?}");
@@ -495,12 +505,104 @@ fn what_is_said_of_old_views_changes_nothing() {
     let old = ViewNumber(0);
     let why = String::new();
     let panic = Some(Box::new(boom()));
-    assert_eq!(node.handle(1, said(1, Message::Stop { view: old, why: why.clone(), panic })), []);
+    let reason = StopReason { why: why.clone(), panic, lost_link: None };
+    assert_eq!(node.handle(1, said(1, Message::Stop { view: old, reason })), []);
     assert_eq!(node.handle(1, Input::LinkLost { view: old, node: NodeId(1), why }), []);
     assert_eq!(node.handle(1, Input::WorkerPanicked { view: old, panic: boom() }), []);
     assert_eq!(node.handle(1, Input::GenerationFinished { view: old }), []);
     assert_eq!(node.handle(1, lost(9)), []);
     assert_eq!(node.phase(), &Phase::Running);
+}
+
+/// Evidence without the live state of some partitions, whose workers are in the job's own code.
+fn early(nodes: u64, node: u64) -> (Evidence, Vec<PartitionId>) {
+    let mut early = evidence(&first_view(nodes), node);
+    let awaited = early.copies.iter().filter(|copy| copy.live).map(|copy| copy.partition);
+    let awaited = awaited.collect();
+    early.copies.iter_mut().for_each(|copy| copy.live = false);
+    early.copies.retain(|copy| copy.replica.is_some());
+    (early, awaited)
+}
+
+/// Node 1 dies, and with it the backups of what node 0 owns. The worker of node 0 is busy.
+#[test]
+fn a_busy_worker_is_waited_for_where_nobody_else_has_its_state() {
+    let mut node = running(0, 2);
+    node.handle(10, lost(1));
+    node.handle(10, read(V2, None));
+    let (evidence_early, awaited) = early(2, 0);
+    let mut gives = |awaited: &[PartitionId], now_ms| {
+        let mut outputs = node.handle(
+            now_ms,
+            Input::GenerationStopped {
+                view: V1,
+                evidence: evidence_early.clone(),
+                awaited: awaited.to_vec(),
+            },
+        );
+        outputs.extend(node.handle(now_ms, read(V2, None)));
+        (node.clone(), outputs)
+    };
+    let (mut waits, outputs) = gives(&awaited, 300);
+    let Some(Output::Report(Event::WaitingForWorkers { nodes, partitions, .. })) = outputs.last()
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((&nodes[..], partitions), (&[NodeId(0)][..], &awaited));
+    assert_eq!(ticking(&mut waits, 9_000), None, "it waits as long as the node does");
+
+    // It comes back, and nothing is lost.
+    let grown = evidence(&first_view(2), 0);
+    let mut back = waits.clone();
+    let came = |evidence: &Evidence| Input::EvidenceGrown {
+        view: V1,
+        evidence: evidence.clone(),
+        awaited: Vec::new(),
+    };
+    assert_eq!(back.handle(9_010, came(&grown)), [Output::ReadView(V2)]);
+    let outputs = back.handle(9_010, read(V2, None));
+    let [Output::Propose(view)] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(view.members[0].evidence.as_ref(), Some(&grown));
+
+    // It does not, and the node gives up.
+    assert_eq!(waits.handle(9_010, came(&evidence_early)), [Output::ReadView(V2)]);
+    let outputs = waits.handle(9_010, read(V2, None));
+    assert!(matches!(failure(&outputs), ProtocolError::Plan(PlanError::Lost { .. })));
+}
+
+/// With a copy elsewhere nobody waits for a busy worker, and a view may quote either of its reports.
+#[test]
+fn a_view_may_quote_evidence_that_has_grown_since() {
+    let first = first_view(3);
+    let mut other = running(1, 3);
+    other.handle(10, lost(2));
+    other.handle(10, read(V2, None));
+    let (report, awaited) = early(3, 1);
+    let stopped_early =
+        Input::GenerationStopped { view: V1, evidence: report.clone(), awaited: awaited.clone() };
+    let outputs = other.handle(300, stopped_early);
+    let awaiting = Message::Awaiting { view: V1, partitions: awaited.clone() };
+    let given = Message::Evidence(report.clone());
+    assert_eq!(sent(&outputs), [(0, &awaiting), (0, &given)]);
+    let grown = evidence(&first, 1);
+    let came = Input::EvidenceGrown { view: V1, evidence: grown.clone(), awaited: Vec::new() };
+    let outputs = other.handle(310, came);
+    let nobody = Message::Awaiting { view: V1, partitions: Vec::new() };
+    // What came is said before that it came: between the two, nobody may think that it is lost.
+    assert_eq!(sent(&outputs), [(0, &Message::Evidence(grown.clone())), (0, &nobody)]);
+    // Node 0 has a replica of everything.
+    let mut whole = evidence(&first, 0);
+    let span = ReplicaSpan { from: None, through: Some(Epoch(5)) };
+    let replica = |(partition, _)| CopyEvidence { partition, replica: Some(span), live: false };
+    whole.copies = first.assignment.iter().map(replica).collect();
+    for quoted in [&report, &grown] {
+        let mut member = other.clone();
+        let both = [(0, &whole), (1, quoted)];
+        let both = both.map(|(node, given)| (NodeId(node), (Incarnation(1), given.clone())));
+        let plan = next_view(&first, &both.into()).unwrap();
+        let outputs = member.handle(320, read(V2, Some(plan.view.clone())));
+        assert!(outputs.contains(&Output::Install(plan.view)), "{outputs:?}");
+    }
 }
 
 #[test]

@@ -21,13 +21,18 @@ pub enum Message {
         /// The view in which something is wrong.
         view: ViewNumber,
         /// What the sender saw.
-        why: String,
-        /// The panic of a worker of the sender, where that is why.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        panic: Option<Box<WorkerPanic>>,
+        reason: StopReason,
     },
-    /// The sender has stopped for good and holds this.
+    /// The sender has stopped for good and holds this. It may come again with more copies in it.
     Evidence(Evidence),
+    /// Workers of the sender are still in the job's own code: their live state of these partitions may
+    /// yet come, and the sender's evidence grow by it. The last such message of a view counts.
+    Awaiting {
+        /// The view whose generation those workers are of.
+        view: ViewNumber,
+        /// The partitions, ascending; none once nobody is waited for any more.
+        partitions: Vec<PartitionId>,
+    },
     /// The register has a view of this number.
     ViewCreated {
         /// The number of the view.
@@ -45,6 +50,29 @@ pub enum Message {
         /// The bytes.
         bytes: u64,
     },
+    /// The workers of the sender have built these in this view, item by item.
+    Catalogue {
+        /// The view.
+        view: ViewNumber,
+        /// A digest of each item.
+        digests: Vec<u64>,
+    },
+    /// The first item in which the sender's catalogue is not that of the receiver.
+    CatalogueItem {
+        /// The view.
+        view: ViewNumber,
+        /// Its place.
+        position: u64,
+        /// What the sender has there.
+        item: String,
+    },
+    /// All workers of the sender have dropped this dataflow of the job.
+    Dropped {
+        /// The view.
+        view: ViewNumber,
+        /// The dataflow, as timely counts them.
+        dataflow: u64,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.
@@ -52,6 +80,31 @@ pub enum Message {
         /// Why.
         message: String,
     },
+}
+
+/// Why a member stops a view.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReason {
+    /// What it saw, in words.
+    pub why: String,
+    /// The panic of one of its workers, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic: Option<Box<WorkerPanic>>,
+    /// The member to which it has lost its data connection, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_link: Option<NodeId>,
+}
+
+impl From<&Suspicion> for StopReason {
+    fn from(what: &Suspicion) -> Self {
+        let mut reason = StopReason { why: what.to_string(), ..StopReason::default() };
+        match what {
+            Suspicion::WorkerPanicked { panic } => reason.panic = Some(Box::new(panic.clone())),
+            Suspicion::LinkLost { node, .. } => reason.lost_link = Some(*node),
+            _ => {}
+        }
+        reason
+    }
 }
 
 /// What is known of the panic of a worker.
@@ -166,12 +219,23 @@ pub enum Input {
         /// The view.
         view: ViewNumber,
     },
-    /// Every worker of the generation is joined; it never resumes.
+    /// The generation is closed: nothing that its workers still do changes what the node holds.
     GenerationStopped {
         /// The view.
         view: ViewNumber,
         /// What the node holds.
         evidence: Evidence,
+        /// The partitions whose live state may still come, ascending: their workers have not left yet.
+        awaited: Vec<PartitionId>,
+    },
+    /// A worker has left a closed generation late, or is not waited for any longer.
+    EvidenceGrown {
+        /// The view.
+        view: ViewNumber,
+        /// What the node holds: all that it gave before, and perhaps more.
+        evidence: Evidence,
+        /// The partitions whose live state may still come, ascending.
+        awaited: Vec<PartitionId>,
     },
     /// Every dataflow is complete, and so is every release of every shard on every node.
     GenerationFinished {
@@ -268,7 +332,7 @@ pub enum Suspicion {
     /// A worker of this node does not come back from what it does.
     WorkerHung { worker: u32, busy_ms: u64 },
     /// A member stops its generation.
-    Stopped { node: NodeId, why: String, panic: Option<Box<WorkerPanic>> },
+    Stopped { node: NodeId, reason: StopReason },
     /// A member of a new view had gone before the view was known here.
     Gone { node: NodeId },
 }
@@ -285,16 +349,17 @@ impl fmt::Display for Suspicion {
             }
             Suspicion::Silent { node, silent_ms, votes } => {
                 write!(f, "node {node} has been silent for {silent_ms} ms")?;
-                match votes.is_empty() {
-                    true => Ok(()),
-                    false => write!(f, ", and node(s) {} do not hear it either", list(votes)),
+                match votes.len() {
+                    0 => Ok(()),
+                    1 => write!(f, ", and node {} does not hear it either", list(votes)),
+                    _ => write!(f, ", and nodes {} do not hear it either", list(votes)),
                 }
             }
             Suspicion::WorkerPanicked { panic } => panic.fmt(f),
             Suspicion::WorkerHung { worker, busy_ms } => {
                 write!(f, "worker {worker} hangs: it has not answered for {busy_ms} ms")
             }
-            Suspicion::Stopped { node, why, .. } => write!(f, "node {node} stops: {why}"),
+            Suspicion::Stopped { node, reason } => write!(f, "node {node} stops: {}", reason.why),
             Suspicion::Gone { node } => write!(f, "node {node} is gone"),
         }
     }
@@ -337,6 +402,15 @@ pub enum Event {
         view: ViewNumber,
         /// The members without evidence that are not known to be gone.
         missing: Vec<NodeId>,
+    },
+    /// No view can be made before workers come back from the job's own code: nobody else has their state.
+    WaitingForWorkers {
+        /// The current view.
+        view: ViewNumber,
+        /// The nodes of those workers, ascending.
+        nodes: Vec<NodeId>,
+        /// The partitions that only they hold, ascending.
+        partitions: Vec<PartitionId>,
     },
     /// A view was agreed that this node is a member of.
     ViewAgreed {
@@ -405,10 +479,15 @@ pub enum ProtocolError {
     #[error("view {number} misquotes what this node reported, so it cannot take part")]
     Misquoted { number: ViewNumber },
     #[error(
-        "the workers of view {view} did not stop within {limit_ms} ms; \
-         does an operator run that long without giving up its thread?"
+        "the workers of view {view} did not stop within {limit_ms} ms, and those of earlier views are still \
+         in the job's own code, too: it must give up its thread from time to time"
     )]
     StopLimit { view: ViewNumber, limit_ms: u64 },
+    #[error(
+        "{views} views followed each other without a commit in between, so the job ends; the last of them, \
+         view {last}, ended because {why} (see --views-without-commit)"
+    )]
+    NoProgress { views: u32, last: ViewNumber, why: String },
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(

@@ -44,6 +44,7 @@ fn evidence(
                 copies,
                 operators,
                 journals: false,
+                dropped: Vec::new(),
             },
         ),
     )

@@ -234,7 +234,7 @@ impl Simulation {
             Happening::Stop(view) => {
                 let evidence = self.evidence(id, view);
                 self.nodes.get_mut(&id).unwrap().generation = None;
-                self.feed(id, Input::GenerationStopped { view, evidence });
+                self.feed(id, Input::GenerationStopped { view, evidence, awaited: Vec::new() });
             }
             Happening::Work => self.work(id),
         }
@@ -416,7 +416,14 @@ impl Simulation {
                 copies.push(CopyEvidence { partition, replica, live });
             }
         }
-        Evidence { view, recorded, copies, operators: Vec::new(), journals: false }
+        Evidence {
+            view,
+            recorded,
+            copies,
+            operators: Vec::new(),
+            journals: false,
+            dropped: Vec::new(),
+        }
     }
 
     /// One step of a generation: store an epoch, record one, and see whether one is released.

@@ -81,6 +81,9 @@ pub struct Evidence {
     /// Whether the job has inputs that are fed by hand. What they were fed is in journals, which may
     /// hold epochs that are not committed: so before the first commit, too, not everybody has a copy.
     pub journals: bool,
+    /// The numbers of the operators that the job has dropped: nothing of them counts any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<u64>,
 }
 
 /// What a stopped member holds of one partition, of all protected operators alike.

@@ -60,6 +60,7 @@ fn evidence_is_compact() {
         ],
         operators: vec![OperatorName::new("counts")],
         journals: true,
+        dropped: Vec::new(),
     };
     let json = serde_json::to_string(&evidence).unwrap();
     assert_eq!(
@@ -91,6 +92,7 @@ fn each_fault_has_its_name() {
         copies: Vec::new(),
         operators: Vec::new(),
         journals: false,
+        dropped: Vec::new(),
     };
     assert_eq!(fault(|view| view.run.clear()), "the view names no run");
     assert!(fault(|view| view.number.0 = 0).contains("number 0"));

@@ -31,6 +31,7 @@ fn view(run: &str, number: u64, incarnation: u64) -> View {
                 copies: Vec::new(),
                 operators: Vec::new(),
                 journals: false,
+                dropped: Vec::new(),
             });
         }
     }
@@ -211,4 +212,61 @@ fn garbage_is_named() {
     std::fs::remove_file(base.path().join("done.json")).unwrap();
     std::fs::create_dir(base.path().join("done.json")).unwrap();
     assert!(register.done().unwrap_err().to_string().contains("not a file"));
+}
+
+/// Whatever is asked while the directory is away, the answer is none, and afterwards all is as before.
+#[test]
+fn a_directory_that_is_away_does_not_answer() {
+    let place = tempfile::tempdir().unwrap();
+    let (here, away) = (place.path().join("register"), place.path().join("away"));
+    let register = DirectoryRegister::open(&here).unwrap();
+    register.open_run(&record("a")).unwrap();
+    assert_eq!(register.create_view(&view("a", 1, 1)).unwrap(), Creation::Created);
+    let done = DoneRecord { run: "a".to_owned(), view: ViewNumber(1) };
+    let move_away = || std::fs::rename(&here, &away).unwrap();
+    // Nothing, and an empty directory, as where a file system is not mounted.
+    for is_empty in [false, true] {
+        move_away();
+        if is_empty {
+            std::fs::create_dir_all(here.join("views")).unwrap();
+        }
+        let transient = |error: RegisterError| assert!(error.is_transient(), "{error}");
+        transient(register.open_run(&record("b")).unwrap_err());
+        transient(register.create_view(&view("a", 2, 1)).unwrap_err());
+        transient(register.read_view(ViewNumber(1)).unwrap_err());
+        transient(register.read_view(ViewNumber(2)).unwrap_err());
+        transient(register.latest().unwrap_err());
+        transient(register.done().unwrap_err());
+        transient(register.mark_done(&done).unwrap_err());
+        if is_empty {
+            std::fs::remove_dir_all(&here).unwrap();
+        }
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(register.latest().unwrap(), Some(ViewNumber(1)));
+        assert_eq!(register.read_view(ViewNumber(2)).unwrap(), None);
+        assert!(!register.done().unwrap());
+    }
+    assert_eq!(register.create_view(&view("a", 2, 1)).unwrap(), Creation::Created);
+}
+
+/// A disk that is full or read-only is waited for; a file that is torn is named.
+#[test]
+fn a_register_that_cannot_be_written_does_not_answer_and_a_torn_file_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let register = DirectoryRegister::open(place.path()).unwrap();
+    register.open_run(&record("a")).unwrap();
+    register.create_view(&view("a", 1, 1)).unwrap();
+    // As root may write everywhere: the directory of the views is no directory for a while.
+    let (views, kept) = (place.path().join("views"), place.path().join("kept"));
+    std::fs::rename(&views, &kept).unwrap();
+    std::fs::write(&views, "in the way").unwrap();
+    let error = register.create_view(&view("a", 2, 1)).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    std::fs::remove_file(&views).unwrap();
+    std::fs::rename(&kept, &views).unwrap();
+    let file = views.join("00000001.json");
+    let text = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+    let error = register.read_view(ViewNumber(1)).unwrap_err();
+    assert!(!error.is_transient() && error.to_string().contains("00000001.json"), "{error}");
 }

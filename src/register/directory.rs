@@ -7,7 +7,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ringfence_operators::ids::ViewNumber;
 use serde::Serialize;
@@ -28,6 +29,8 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Debug)]
 pub struct DirectoryRegister {
     root: PathBuf,
+    /// Whether the run's record was seen: it never goes away, so where it is missing all is.
+    run_seen: Arc<AtomicBool>,
 }
 
 impl DirectoryRegister {
@@ -37,7 +40,7 @@ impl DirectoryRegister {
         let views = root.join("views");
         fs::create_dir_all(&views)
             .map_err(|error| RegisterError::Unavailable { path: views, error })?;
-        Ok(DirectoryRegister { root })
+        Ok(DirectoryRegister { root, run_seen: Arc::default() })
     }
 
     /// Returns the directory.
@@ -62,7 +65,30 @@ impl DirectoryRegister {
     }
 
     fn run(&self) -> Result<Option<RunRecord>, RegisterError> {
-        read(&self.run_path())
+        let run = read(&self.run_path())?;
+        if run.is_some() {
+            self.run_seen.store(true, Ordering::Relaxed);
+        } else if self.run_seen.load(Ordering::Relaxed) {
+            return Err(self.away());
+        }
+        Ok(run)
+    }
+
+    /// Returns an error unless what was not found may be believed not to exist.
+    ///
+    /// SUBTLE: a directory that was moved away, or whose file system is not mounted, has no views either.
+    /// To take that for an answer would be to say that there is no such view.
+    fn check_presence(&self) -> Result<(), RegisterError> {
+        if self.run_seen.load(Ordering::Relaxed) && !exists(&self.run_path())? {
+            return Err(self.away());
+        }
+        Ok(())
+    }
+
+    fn away(&self) -> RegisterError {
+        let text = "the directory is away: its run.json, which was there before, is missing";
+        let error = io::Error::new(ErrorKind::NotFound, text);
+        RegisterError::Unavailable { path: self.root.clone(), error }
     }
 }
 
@@ -72,7 +98,7 @@ impl Register for DirectoryRegister {
             Some(winner) => winner,
             None => {
                 create(&self.run_path(), record)?;
-                self.run()?.ok_or_else(|| damaged(&self.run_path(), "it has vanished"))?
+                self.run()?.ok_or_else(|| self.away())?
             }
         };
         check_run(&self.place(), record, &winner, self.done()?)?;
@@ -83,20 +109,26 @@ impl Register for DirectoryRegister {
         let number = view.number;
         let gap = || RegisterError::Gap { place: self.place(), number };
         check_same_run(&self.place(), &self.run()?.ok_or_else(gap)?, &view.run)?;
-        let is_next = match number.0 {
-            0 => false,
-            1 => true,
-            _ => exists(&self.view_path(ViewNumber(number.0 - 1)))?,
+        let is_next = || match number.0 {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => exists(&self.view_path(ViewNumber(number.0 - 1))),
         };
-        if !is_next {
-            return Err(gap());
+        if !is_next()? {
+            // It may have been away for the moment of the first look.
+            self.check_presence()?;
+            if !is_next()? {
+                return Err(gap());
+            }
         }
         create(&self.view_path(number), view)
     }
 
     fn read_view(&self, number: ViewNumber) -> Result<Option<View>, RegisterError> {
         let path = self.view_path(number);
-        let Some(view) = read::<View>(&path)? else { return Ok(None) };
+        let Some(view) = read::<View>(&path)? else {
+            return self.check_presence().map(|()| None);
+        };
         if view.number != number {
             return Err(damaged(&path, &format!("it holds view {}", view.number)));
         }
@@ -111,7 +143,7 @@ impl Register for DirectoryRegister {
         // Numbers have no gaps, so double and then halve: views are read often, listed never.
         let there = |number| exists(&self.view_path(ViewNumber(number)));
         if !there(1)? {
-            return Ok(None);
+            return self.check_presence().map(|()| None);
         }
         let mut low = 1;
         let mut high = 2;
@@ -133,7 +165,11 @@ impl Register for DirectoryRegister {
     }
 
     fn done(&self) -> Result<bool, RegisterError> {
-        Ok(read::<DoneRecord>(&self.done_path())?.is_some())
+        let is_done = read::<DoneRecord>(&self.done_path())?.is_some();
+        if !is_done {
+            self.check_presence()?;
+        }
+        Ok(is_done)
     }
 }
 

@@ -3,114 +3,78 @@
 //! All of it goes to standard error. What is important (a fault, a failure, a new view, a recovery)
 //! is told at once and in words; the progress between is a bar, or at most one line each second.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ringfence_operators::ids::ViewNumber;
 
-use super::summary::thousands;
+use super::screen::{Shown, Standing};
+use super::summary::{counted, thousands};
 use super::{Event, Summary, What};
 use crate::chaos::FaultKind;
 
 /// The least time between two plain lines of progress.
 const PROGRESS_LINE_INTERVAL_MS: f64 = 1_000.0;
 
-/// A voice on standard error that keeps lines and progress bar apart.
-///
-/// Clones share the bar, so that several threads may print.
+/// How many texts of errors are remembered, so that each is told once.
+const ERRORS_TOLD_MAX: usize = 64;
+
+/// Puts events into words. What it returns is shown by a [`Screen`](super::Screen).
 #[derive(Clone, Debug)]
 pub struct Console {
-    /// `None` where standard error is no terminal.
-    bar: Option<ProgressBar>,
-    /// Serialises lines where no bar does.
-    turn: Arc<std::sync::Mutex<()>>,
+    /// Whether there is a bar, which may move at every event.
+    has_bar: bool,
+    /// How many processes share the input of which this one tells a part.
+    parts: usize,
     next_line_ms: f64,
     view_told: Option<ViewNumber>,
     failure_told: usize,
-}
-
-impl Default for Console {
-    fn default() -> Self {
-        Console::new()
-    }
+    errors_told: BTreeSet<String>,
+    /// The greatest fraction shown: what is read again after a failure does not count back.
+    fraction_shown: f64,
 }
 
 impl Console {
-    /// A console with a bar where standard error is a terminal.
-    pub fn new() -> Self {
-        Console::with_bar(stderr().is_terminal())
+    /// A console of one of `parts` processes that tell each its own part.
+    pub fn new(has_bar: bool, parts: usize) -> Self {
+        Console {
+            has_bar,
+            parts: parts.max(1),
+            next_line_ms: 0.0,
+            view_told: None,
+            failure_told: 0,
+            errors_told: BTreeSet::new(),
+            fraction_shown: 0.0,
+        }
     }
 
-    fn with_bar(wanted: bool) -> Self {
-        let bar = wanted.then(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    /// What is to be shown of `event`; `summary` has folded it already, and `alive` is the number of
+    /// nodes that are.
+    pub fn tell(&mut self, event: &Event, summary: &Summary, alive: usize) -> Vec<Shown> {
+        let mut shown: Vec<Shown> =
+            self.words(event, summary).into_iter().map(Shown::Line).collect();
+        let moves = matches!(event.what, What::Progress { .. } | What::Commit { .. });
+        if moves && (self.has_bar || event.at_ms >= self.next_line_ms) {
+            self.next_line_ms = event.at_ms + PROGRESS_LINE_INTERVAL_MS;
+            shown.push(Shown::Standing(self.standing(summary, alive)));
+        }
+        shown
+    }
+
+    /// SUBTLE: the fraction never falls. After a failure the nodes begin at the resume epoch again, and
+    /// count what a successor has taken over only when it reads; the line of the view says so.
+    fn standing(&mut self, summary: &Summary, alive: usize) -> Standing {
+        let fraction = summary.fraction().map(|part| {
+            self.fraction_shown = self.fraction_shown.max((part * self.parts as f64).min(1.0));
+            self.fraction_shown
         });
-        Console { bar, turn: Arc::default(), next_line_ms: 0.0, view_told: None, failure_told: 0 }
-    }
-
-    /// Tells `event` in words where it is worth telling; `summary` has folded it already, and
-    /// `alive` is the number of nodes that are.
-    pub fn tell(&mut self, event: &Event, summary: &Summary, alive: usize) {
-        for line in self.words(event, summary) {
-            self.line(&line);
-        }
-        if matches!(event.what, What::Progress { .. } | What::Commit { .. }) {
-            self.progress(event.at_ms, summary, alive);
-        }
-    }
-
-    /// Prints `text` as lines of its own on standard error.
-    pub fn line(&self, text: &str) {
-        self.apart(|| write_to(&mut stderr().lock(), &[text.as_bytes(), b"\n"]));
-    }
-
-    /// Prints `line` on standard error behind `prefix`; `line` may have any bytes.
-    pub fn forward_error(&self, prefix: &str, line: &[u8]) {
-        self.apart(|| write_to(&mut stderr().lock(), &[prefix.as_bytes(), line, b"\n"]));
-    }
-
-    /// Prints `line` on standard output behind `prefix`: it is the job's own.
-    pub fn forward_output(&self, prefix: &str, line: &[u8]) {
-        self.apart(|| write_to(&mut stdout().lock(), &[prefix.as_bytes(), line, b"\n"]));
-    }
-
-    /// Takes the bar away.
-    pub fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn apart(&self, print: impl FnOnce()) {
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => {
-                let _turn = self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                print();
-            }
-        }
-    }
-
-    fn progress(&mut self, now_ms: f64, summary: &Summary, alive: usize) {
-        let (consumed, total) = (summary.consumed_bytes(), summary.total_bytes());
         let text = format!(
-            "{} records, {}/s, {} commits, {alive} nodes alive",
-            thousands(summary.records()),
+            "{}, {}/s, {}, {} alive",
+            counted(summary.records(), "record"),
             thousands(summary.records_per_second() as u64),
-            thousands(summary.commits()),
+            counted(summary.commits(), "commit"),
+            counted(alive as u64, "node"),
         );
-        if let Some(bar) = &self.bar {
-            bar.set_length(total.max(consumed));
-            bar.set_position(consumed);
-            bar.set_message(text);
-        } else if now_ms >= self.next_line_ms {
-            self.next_line_ms = now_ms + PROGRESS_LINE_INTERVAL_MS;
-            let percent = summary.fraction().map_or(0.0, |fraction| fraction * 100.0);
-            self.line(&format!("{percent:3.0}%  {text}"));
-        }
+        Standing { fraction, text }
     }
 
     fn words(&mut self, event: &Event, summary: &Summary) -> Vec<String> {
@@ -143,13 +107,12 @@ impl Console {
                 let mut text = format!("view {number}: nodes {}", members.join(", "));
                 if number.0 > 1 {
                     let resume = resume.map_or("the beginning".into(), |e| format!("epoch {e}"));
-                    text +=
-                        &format!("; {moved_partitions} partitions moved; resuming after {resume}");
+                    let moved = counted(u64::from(*moved_partitions), "partition");
+                    text += &format!("; {moved} moved; resuming after {resume}");
                 }
                 if *under_replicated > 0 {
-                    text += &format!(
-                        "; {under_replicated} partitions have too few backups until they are rebuilt"
-                    );
+                    let few = counted(u64::from(*under_replicated), "partition");
+                    text += &format!("; {few} with too few backups until they are rebuilt");
                 }
                 vec![text]
             }
@@ -160,24 +123,32 @@ impl Console {
             )],
             What::FailureReport(report) => vec![report.to_string()],
             What::Refilled { partitions, took_ms, .. } => {
-                vec![format!(
-                    "{} has whole copies of {partitions} more partitions, after {took_ms:.0} ms",
-                    who()
-                )]
+                let more = counted(u64::from(*partitions), "more partition");
+                vec![format!("{} has whole copies of {more}, after {took_ms:.0} ms", who())]
             }
-            What::Refused { peer, reason } => {
+            What::Refused { reason, more, .. } if *more > 0 => {
+                vec![format!("{} refused {}: {reason}", who(), counted(*more, "more connection"))]
+            }
+            What::Refused { peer, reason, .. } => {
                 vec![format!("{} refused a connection from {peer}: {reason}", who())]
             }
             What::Message { text } => vec![format!("{}: {text}", who())],
-            What::Error { message, .. } => vec![format!("{}: error: {message}", who())],
+            What::Error { message, .. } => {
+                // One node's error ends the job on all, and each of them says why and who it was.
+                let repeats = |told: &String| {
+                    message.contains(told.as_str()) || told.contains(message.as_str())
+                };
+                if self.errors_told.iter().any(repeats) {
+                    return Vec::new();
+                }
+                if self.errors_told.len() < ERRORS_TOLD_MAX && !message.is_empty() {
+                    self.errors_told.insert(message.clone());
+                }
+                vec![format!("{}: error: {message}", who())]
+            }
             _ => Vec::new(),
         }
     }
-}
-
-/// A closed terminal or pipe is no reason to stop a job.
-fn write_to(target: &mut impl Write, parts: &[&[u8]]) {
-    let _ = target.write_all(&parts.concat()).and_then(|()| target.flush());
 }
 
 #[cfg(test)]
@@ -193,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_view_is_told_once() {
-        let (mut console, mut summary) = (Console::with_bar(false), Summary::new());
+        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
         let view = What::View {
             number: ViewNumber(2),
             members: vec![NodeId(0), NodeId(2)],
@@ -205,5 +176,41 @@ mod tests {
         let told = tell(&mut console, &mut summary, 0, view.clone());
         assert_eq!(told, ["view 2: nodes 0, 2; 85 partitions moved; resuming after epoch 31"]);
         assert!(tell(&mut console, &mut summary, 2, view).is_empty());
+    }
+
+    #[test]
+    fn an_error_is_told_once_whoever_repeats_it() {
+        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
+        let error = |message: &str| What::Error { message: message.to_owned(), excluded: false };
+        let mut told = |node, text| tell(&mut console, &mut summary, node, error(text));
+        assert_eq!(told(1, "disk full"), ["node 1: error: disk full"]);
+        assert!(told(0, "node 1 ended the job: disk full").is_empty());
+        assert!(told(1, "disk full").is_empty());
+        assert_eq!(told(2, "node 0 ended the job: no memory").len(), 1);
+        assert!(told(0, "no memory").is_empty());
+    }
+
+    fn standing(console: &mut Console, summary: &mut Summary, what: What) -> Standing {
+        summary.fold(&Event::at(0.0, NodeId(0), what));
+        console.standing(summary, 1)
+    }
+
+    #[test]
+    fn a_percentage_neither_falls_nor_comes_from_nowhere() {
+        let (mut console, mut summary) = (Console::new(false, 1), Summary::new());
+        let progress = |consumed, total| What::Progress { consumed, total, records: 1 };
+        let unknown = standing(&mut console, &mut summary, progress(700, 0));
+        assert_eq!(
+            (unknown.fraction, unknown.text.as_str()),
+            (None, "1 record, 0/s, 0 commits, 1 node alive")
+        );
+        let mut fraction =
+            |consumed| standing(&mut console, &mut summary, progress(consumed, 1_000)).fraction;
+        assert_eq!(fraction(600), Some(0.6));
+        assert_eq!(fraction(0), Some(0.6));
+        assert_eq!(fraction(700), Some(0.7));
+        // One of three processes by hand sees a third of the input.
+        let (mut console, mut summary) = (Console::new(false, 3), Summary::new());
+        assert_eq!(standing(&mut console, &mut summary, progress(100, 300)).fraction, Some(1.0));
     }
 }

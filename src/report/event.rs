@@ -221,10 +221,14 @@ pub enum What {
     },
     /// The node has refused a connection.
     Refused {
-        /// Where it came from.
+        /// Where it came from; empty where that is not known, or where it is told of several.
         peer: String,
         /// Why.
         reason: String,
+        /// Where not zero: so many connections that were refused for this reason and told by nothing
+        /// else, since there were too many of them.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u64,
     },
     /// A record that cannot be processed went to the dead letters; told again where its epoch is done
     /// again.
@@ -264,6 +268,10 @@ pub enum What {
         /// Epochs that the node saw committed.
         commits: u64,
     },
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How many partitions a node took over.
@@ -366,7 +374,8 @@ mod tests {
             },
             What::Refilled { view: ViewNumber(2), partitions: 3, took_ms: 0.5 },
             What::Progress { consumed: 1, total: 2, records: 3 },
-            What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned() },
+            What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned(), more: 0 },
+            What::Refused { peer: String::new(), reason: "garbage".to_owned(), more: 7 },
             What::Message { text: "line\nbreak".to_owned() },
             What::Error { message: "no".to_owned(), excluded: false },
             What::Error { message: "out".to_owned(), excluded: true },

@@ -5,7 +5,7 @@ use std::fmt;
 use ringfence_operators::ids::{Epoch, NodeId, OperatorName, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
-use super::{Phases, Takeover};
+use super::{Phases, Takeover, counted};
 use crate::chaos::FaultKind;
 
 /// What kind of thing failed.
@@ -271,7 +271,11 @@ impl fmt::Display for Clue {
             Clue::ExitCode { code } => write!(f, "exit code {code}"),
             Clue::Signal { name, .. } => write!(f, "{name}"),
             Clue::OutOfMemoryKills { kills, counted_by } => {
-                write!(f, "{kills} kill(s) for lack of memory, counted by the {counted_by}")
+                write!(
+                    f,
+                    "{} for lack of memory, counted by the {counted_by}",
+                    counted(*kills, "kill")
+                )
             }
             Clue::ProcessState { state: 'T' | 't' } => f.write_str("its process was stopped"),
             Clue::ProcessState { state } => write!(f, "its process was in state {state}"),

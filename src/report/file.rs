@@ -5,7 +5,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Event;
 use crate::error::{Error, Result};
@@ -20,21 +24,63 @@ pub struct ReportFile {
 impl ReportFile {
     /// Opens `path` for appending, and creates it where it is missing.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
+        let cannot = |error: std::io::Error| {
             Error::input(format!("cannot open report file {}", path.display())).because(error)
+        };
+        // SUBTLE: to open a named pipe waits for its reader, for ever if there is none.
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path).map_err(|error| {
+            if error.raw_os_error() == Some(Errno::ENXIO as i32) {
+                return cannot(std::io::Error::other("nobody reads this pipe"));
+            }
+            cannot(error)
         })?;
+        // From here on whoever writes waits: that is a thread of its own in a run.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).map_err(|error| cannot(error.into()))?;
         Ok(ReportFile { file, path: path.to_owned() })
     }
 
     /// Appends `event`. On an error, the line may be missing or torn.
     pub fn append(&mut self, event: &Event) -> Result<()> {
+        self.append_line(&Self::line(event)?)
+    }
+
+    /// The line of `event`, with its end.
+    pub(crate) fn line(event: &Event) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(event).map_err(|error| {
             Error::internal(format!("event {:?} cannot be encoded", event.what)).because(error)
         })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|error| {
+        Ok(line)
+    }
+
+    /// Appends a line that [`line`](Self::line) made.
+    pub(crate) fn append_line(&mut self, line: &[u8]) -> Result<()> {
+        self.file.write_all(line).map_err(|error| {
             Error::input(format!("cannot write report file {}", self.path.display())).because(error)
         })
+    }
+
+    /// Returns an error where the file that is written no longer lies where it was opened: what is
+    /// appended then, nobody will find.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let identity = |data: std::fs::Metadata| (data.dev(), data.ino());
+        let is_there = match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(written), Ok(found)) => identity(written) == identity(found),
+            // What cannot be looked at now may still be there.
+            (Ok(_), Err(error)) => error.kind() != std::io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        };
+        if is_there {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(Error::input(format!("report file {path} was removed or replaced")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -55,6 +101,15 @@ mod tests {
         let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(events[1].what, What::Message { text: "two".to_owned() });
         assert_eq!(events.len(), 2);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_no_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = ReportFile::open(&path).unwrap_err();
+        assert!(format!("{error:?}").ends_with("pipe: nobody reads this pipe"), "{error:?}");
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What happened, told to programs and to people.
 //!
 //! Nodes and launcher state what happened as [`Event`]s. The same events are written to the
-//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and told in words on the
-//! [`Console`]. Nothing here writes to standard output, which is the job's own.
+//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and put into words by
+//! the [`Console`] for the [`Screen`]. Nothing here writes to standard output, which is the job's own.
 
 mod console;
 mod event;
 mod failure;
 mod file;
 mod ledger;
+mod screen;
 mod summary;
+mod tally;
 mod timeline;
 
 pub use console::Console;
@@ -19,5 +21,8 @@ pub use failure::{
 };
 pub use file::ReportFile;
 pub use ledger::FailureLedger;
+pub use screen::{Screen, Shown, Standing};
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
+pub(crate) use summary::{counted, named_nodes};
+pub use tally::{TALLY_INTERVAL_MS, TOLD_OF_A_KIND_MAX, Tally};
 pub use timeline::Timeline;

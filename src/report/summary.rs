@@ -177,7 +177,7 @@ impl Summary {
                 self.fold_progress(event, *consumed, *records);
                 self.finished.extend(event.node.node());
             }
-            What::Refused { .. } => self.refused += 1,
+            What::Refused { more, .. } => self.refused += (*more).max(1),
             What::Error { message, .. } => {
                 self.last_error = Some((event.node.node(), message.clone()));
             }
@@ -362,6 +362,22 @@ impl fmt::Display for Summary {
     }
 }
 
+/// A number with its noun: `1 commit`, `2,000 commits`, `2 processes`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let ending = match number {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {noun}{ending}", thousands(number))
+}
+
+/// Nodes with their noun: `node 1`, `nodes 0, 2`.
+pub(crate) fn named_nodes(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    format!("node{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
 /// `1234567` as `1,234,567`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -484,6 +500,14 @@ mod tests {
         summary.fold(&Event::at(0.0, Origin::LAUNCHER, What::Message { text: String::new() }));
         summary.set_faults_unfired(&["kill:1@90%".parse().unwrap()]);
         assert!(summary.to_string().contains("NOT fired      kill:1@90%"), "{summary}");
+    }
+
+    #[test]
+    fn a_number_and_its_noun_agree() {
+        assert_eq!(
+            [0, 1, 2000].map(|n| counted(n, "commit")),
+            ["0 commits", "1 commit", "2,000 commits"]
+        );
     }
 
     #[test]

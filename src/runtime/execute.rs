@@ -4,20 +4,26 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ringfence_operators::ids::NodeId;
+use nix::sys::signal::Signal;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::{WorkerEnd, run_worker};
 use timely::worker::Worker;
 
 use super::channel::{FromLauncher, Start, Supervision, ToNode};
 use super::generation::Job;
 use super::host::Host;
+use super::interrupts::Interrupts;
 use super::job_hash::job_hash;
 use super::launcher;
 use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events};
+use super::strangers::Strangers;
+use super::turns::{Turn, next_round};
 use super::wording::register_failed;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
+use crate::network::{Resolved, resolve};
 use crate::protocol::view::ClusterShape;
 use crate::register::{DirectoryRegister, MemoryRegister, Register, RunRecord};
 use crate::report::{Event, FailureReport, Summary, What};
@@ -69,10 +75,33 @@ where
     R: Send + 'static,
     F: Fn(&mut Worker) -> R + Send + Sync + 'static,
 {
-    match Config::from_args(args) {
-        Ok((config, _free)) => execute(config, job),
+    let given: Vec<String> = args.into_iter().collect();
+    let config = Config::from_args(given.clone()).and_then(|(config, _free)| {
+        check_nothing_lost(&config, &given, std::env::args().skip(1))?;
+        Ok(config)
+    });
+    match config {
+        Ok(config) => execute(config, job),
         Err(error) => error.exit(),
     }
+}
+
+/// Refuses to run a job as one process where `--local` stands on the command line but not among the
+/// arguments that the program has handed on, as when `args().skip(n)` has skipped too many.
+fn check_nothing_lost(
+    config: &Config,
+    given: &[String],
+    own: impl Iterator<Item = String>,
+) -> Result<()> {
+    let is_local = |arg: &String| arg == "--local" || arg.starts_with("--local=");
+    let is_there = own.take_while(|arg| arg != "--").any(|arg| is_local(&arg));
+    if config.mode() == Mode::Single && is_there && !given.iter().any(is_local) {
+        return Err(Error::usage(
+            "--local stands on the command line, but the program has handed on only what follows it: put \
+             the arguments of the job itself first, and the flags behind them",
+        ));
+    }
+    Ok(())
 }
 
 /// Runs a job as `config` says, and survives the loss of its workers.
@@ -80,6 +109,12 @@ where
 /// Returns when the job is done: everything is released, and every node knows. Returns an error when
 /// it cannot go on, which says why; see [`Kind`] for what to do next. In a process that a launcher
 /// started, the configuration must be a [`Config::local`], as in the launcher itself.
+///
+/// A program may run several jobs, one after the other or, from different closures, at the same time.
+/// With `--local` each has nodes of its own. Every node runs the whole program, takes part in its one job, and
+/// returns from the others at once with an empty [`Outcome`], like the launcher does.
+///
+/// SIGINT, SIGTERM and SIGHUP end the job in this process: see [`Kind::Interrupted`].
 ///
 /// ```
 /// use ringfence::Config;
@@ -111,11 +146,16 @@ where
         ));
     }
     config.validate()?;
-    let results = Arc::new(Mutex::new(BTreeMap::new()));
+    let turn = match config.mode() {
+        Mode::Local(_) | Mode::Child { .. } => Some(Turn::begin::<F>()?),
+        Mode::Single | Mode::Member { .. } => None,
+    };
+    let results = Results::default();
     let job = with_results(job, config.worker_count(), Arc::clone(&results));
     let (summary, failures) = match config.mode() {
         Mode::Local(_) => {
-            let (summary, failures) = launcher::run_and_report(&config)?;
+            let (summary, failures) =
+                launcher::run_and_report(&config, turn.as_ref().map(Turn::name).as_deref())?;
             (Some(summary), failures)
         }
         Mode::Single => {
@@ -125,17 +165,31 @@ where
         Mode::Member { process, addresses } => {
             (None, run_member(&config, process, &addresses, job)?)
         }
+        // Another job of this program, which has nodes of its own.
+        Mode::Child { .. } if turn.as_ref().is_some_and(|turn| !turn.is_ours()) => {
+            (None, Vec::new())
+        }
         Mode::Child { .. } => {
-            run_child(&config, job)?;
+            match run_child(&config, job) {
+                // A node that was asked to end has nothing more to do in this program.
+                Err(error) if error.kind() == Kind::Interrupted => {
+                    std::process::exit(error.exit_code())
+                }
+                result => result?,
+            }
             (None, Vec::new())
         }
     };
     let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Outcome { results: results.into_values().collect(), summary, failures })
+    let results = results.into_values().map(|(_, result)| result).collect();
+    Ok(Outcome { results, summary, failures })
 }
 
+/// What the job's closure returned at each worker, and in which view.
+type Results<R> = Arc<Mutex<BTreeMap<usize, (ViewNumber, R)>>>;
+
 /// Erases the type of a job's result: results are kept by worker, those of the last generation.
-fn with_results<R, F>(job: F, workers: usize, results: Arc<Mutex<BTreeMap<usize, R>>>) -> Job
+fn with_results<R, F>(job: F, workers: usize, results: Results<R>) -> Job
 where
     R: Send + 'static,
     F: Fn(&mut Worker) -> R + Send + Sync + 'static,
@@ -144,7 +198,11 @@ where
         let worker = allocator.index() % workers;
         match run_worker(allocator, config, generation, &job) {
             WorkerEnd::Finished(result) => {
-                results.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, result);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                // A worker of an earlier view may come back from the job's own code late.
+                if results.get(&worker).is_none_or(|(view, _)| *view <= generation.view) {
+                    results.insert(worker, (generation.view, result));
+                }
                 WorkerEnd::Finished(())
             }
             end => end.without_result(),
@@ -160,12 +218,15 @@ fn setup(
     nodes: BTreeMap<NodeId, String>,
     run: RunSource,
     tell: Box<dyn Fn(What) + Send>,
+    round: u32,
 ) -> Result<NodeSetup> {
     Ok(NodeSetup {
         node,
         nodes,
         listener: None,
         job_hash: this_job()?,
+        round,
+        strangers: Strangers::default(),
         run,
         workers: config.worker_count(),
         partitions: config.partition_count(),
@@ -175,6 +236,7 @@ fn setup(
         in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
         connect_limit: config.connect_limit(),
         restarts: config.restart_budget(),
+        views_without_commit_max: config.views_without_commit_max(),
         quarantine: config.quarantine_path().map(Path::to_owned),
         suspect_limit: config.suspect_limit(),
         hang_limit: config.hang_limit(),
@@ -202,7 +264,8 @@ fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)
     let telling = Arc::clone(&host);
     let nodes = BTreeMap::from([(node, "in process".to_owned())]);
     let tell = Box::new(move |what| telling.tell(what));
-    let setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
+    let setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
+    let _interrupts = interrupt(sender.clone(), Duration::ZERO)?;
     let result = Node::new(setup, sender, inbox).run();
     let told = host.finish(&result);
     result.map(|()| told)
@@ -215,12 +278,21 @@ fn run_member(
     job: Job,
 ) -> Result<Vec<FailureReport>> {
     let node = NodeId(process as u64);
+    let round = next_round();
     let address = &addresses[process];
+    let resolved = resolve(addresses, RESOLVE_LIMIT);
+    check_distinct(addresses, &resolved)?;
     let listener = TcpListener::bind(address).map_err(|error| {
         Error::new(Kind::Network, format!("cannot listen on {address}")).because(error)
     })?;
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, addresses.len(), sender.clone())?);
+    for (node, (address, found)) in addresses.iter().zip(&resolved).enumerate() {
+        if let Some(Err(error)) = found {
+            let text = format!("{address}, where node {node} should be, is unknown here: {error}");
+            host.tell(What::Message { text });
+        }
+    }
     // Kept until the end: the register of a run without one of its own.
     let mut fresh = None;
     let run = match config.register_path() {
@@ -257,15 +329,37 @@ fn run_member(
         .collect();
     let telling = Arc::clone(&host);
     let tell = Box::new(move |what| telling.tell(what));
-    let mut setup = setup(config, job, node, nodes, run, tell)?;
+    let mut setup = setup(config, job, node, nodes, run, tell, round)?;
     setup.listener = Some(listener);
+    let _interrupts = interrupt(sender.clone(), Duration::ZERO)?;
     let result = Node::new(setup, sender, inbox).run();
     let (_part, failures) = host.finish(&result);
-    if let (Err(_), Some(directory)) = (&result, fresh.take()) {
+    match (result, fresh) {
         // The others may still need it, and it may tell what went wrong.
-        let _kept = directory.keep();
+        (Err(error), Some(directory)) => {
+            let path = directory.keep();
+            Err(error.noting(&format!("the register is kept in {}", path.display())))
+        }
+        (result, _) => result.map(|()| failures),
     }
-    result.map(|()| failures)
+}
+
+/// How long the resolver is waited for before the nodes look for each other anyway.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Refuses addresses that are one under two names.
+fn check_distinct(addresses: &[String], resolved: &[Resolved]) -> Result<()> {
+    let found = |place: usize| resolved[place].iter().flatten().flatten();
+    for place in 0..addresses.len() {
+        let is_same = |other: &usize| found(*other).any(|one| found(place).any(|two| one == two));
+        if let Some(other) = (0..place).find(is_same) {
+            return Err(Error::config(format!(
+                "addresses {} and {} are the same: each process needs its own",
+                addresses[other], addresses[place]
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn run_child(config: &Config, job: Job) -> Result<()> {
@@ -285,9 +379,24 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     // If the launcher is gone the process ends by itself.
     let tell = Box::new(move |what| drop(telling.event(Event::now(node, what))));
     let nodes = start.peers.into_iter().collect();
-    let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell)?;
+    let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
     setup.listener = Some(listener);
+    let _interrupts = interrupt(sender.clone(), TERMINAL_GRACE)?;
     Node::new(setup, sender, inbox).run()
+}
+
+/// How long a node of a launcher waits to be ended by it after a SIGINT: a terminal sends that to the
+/// launcher, too, which then ends all nodes and says so once.
+const TERMINAL_GRACE: Duration = Duration::from_millis(300);
+
+/// Asks the node behind `events` to leave when this process is asked to end.
+fn interrupt(events: Events, grace: Duration) -> Result<Interrupts> {
+    Interrupts::watch(move |signal| {
+        if signal == Signal::SIGINT {
+            std::thread::sleep(grace);
+        }
+        let _ = events.send(NodeEvent::Interrupted(signal));
+    })
 }
 
 /// Reports to the launcher and waits until all nodes have.
@@ -333,4 +442,36 @@ fn open_run(
 fn new_run_id(node: NodeId) -> String {
     let now_ms = crate::report::now_ms() as u64;
     format!("{now_ms:x}-{node}-{:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_under_two_names_is_refused() {
+        let addresses = ["a:1", "b:1", "c:1"].map(String::from);
+        let found = |text: &str| Some(Ok(vec![text.parse().unwrap()]));
+        let resolved = [found("10.0.0.1:1"), None, found("10.0.0.2:1")];
+        check_distinct(&addresses, &resolved).unwrap();
+        let resolved = [found("10.0.0.1:1"), None, found("10.0.0.1:1")];
+        let error = check_distinct(&addresses, &resolved).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("a:1 and c:1"), "{error}");
+    }
+
+    #[test]
+    fn flags_that_were_skipped_are_an_error() {
+        let words = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let check = |own: &str, given: &str| {
+            let config = Config::from_args(words(given)).unwrap().0;
+            check_nothing_lost(&config, &words(given), words(own).into_iter())
+        };
+        check("1000 -w 2", "-w 2").unwrap();
+        check("1000 --local 3", "--local 3").unwrap();
+        check("-w 2 -- --local 3", "-w 2").unwrap();
+        for own in ["--local 3 1000", "--local=3 1000"] {
+            let error = check(own, "1000").unwrap_err();
+            assert!(error.to_string().contains("--local stands on the command line"), "{error}");
+        }
+    }
 }

@@ -109,6 +109,14 @@ impl Running {
         }
     }
 
+    /// Leaves the threads to themselves. Only for a process that is about to end.
+    ///
+    /// SUBTLE: to let go of timely's guards is to join the workers, which may be in the job's own code for
+    /// ever. So they are not let go.
+    pub(crate) fn abandon(&mut self) {
+        std::mem::forget(self.threads.take());
+    }
+
     /// Joins all threads, on a thread of its own, and then calls `on_joined`.
     ///
     /// To be called once every worker has reported its end.

@@ -41,5 +41,6 @@ pub(crate) fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
         copies: copies.collect(),
         journals: inventory.journals,
         operators: inventory.operators.into_values().collect(),
+        dropped: vault.dropped().into_iter().collect(),
     }
 }

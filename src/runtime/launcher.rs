@@ -8,32 +8,36 @@
 //! One loop owns the processes and decides; threads only read and put what they read into its inbox.
 //! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
 
-use std::io::{BufRead, BufReader, Read};
+mod outputs;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
+use super::interrupts::Interrupts;
 use super::memory_kills::MemoryKills;
+use super::outlets::Display;
+use super::reporter::Reporter;
+use super::turns::TURN_VARIABLE;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
 use crate::report::{
-    Cause, Clue, Component, Console, Event, FailureLedger, FailurePlace, FailureReport,
-    Observation, Origin, ReportFile, Summary, What, now_ms,
+    Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
+    Summary, What, named_nodes, now_ms,
 };
+use outputs::{Output, start_readers};
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -43,12 +47,6 @@ const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the inbox holds; when it is full, nodes wait with their events.
 const INBOX_MAX: usize = 4_096;
-
-/// The longest piece of a node's output that is printed as one line.
-const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
-
-/// The exit code after an interrupt that came when the launcher had already ended its work.
-const EXIT_INTERRUPTED: i32 = 130;
 
 /// Runs the nodes of a `--local` configuration and returns what the run came to.
 ///
@@ -62,41 +60,43 @@ const EXIT_INTERRUPTED: i32 = 130;
 ///
 /// Must be called from a thread that outlives the call: nodes die with the thread that started them.
 pub fn run(config: &Config) -> Result<Summary> {
-    run_and_report(config).map(|(summary, _failures)| summary)
+    run_and_report(config, None).map(|(summary, _failures)| summary)
 }
 
-/// Like [`run`], and returns the failures besides.
-pub(crate) fn run_and_report(config: &Config) -> Result<(Summary, Vec<FailureReport>)> {
+/// Like [`run`] for the job of this name among those of the program, and returns the failures besides.
+pub(crate) fn run_and_report(
+    config: &Config,
+    turn: Option<&str>,
+) -> Result<(Summary, Vec<FailureReport>)> {
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
-    let report = config.report_path().map(ReportFile::open).transpose()?;
+    let reporter = Reporter::new(config, Origin::LAUNCHER, FailureLedger::new(), 1)?;
     let register = RegisterDirectory::of(config)?;
     let (sender, inbox) = bounded(INBOX_MAX);
-    let interrupts = Interrupts::watch(sender.clone())?;
+    let interrupted = sender.clone();
+    let interrupts = Interrupts::watch(move |signal| {
+        let _ = interrupted.send(Inbox::Interrupted(signal));
+    })?;
     let mut launcher = Launcher {
         nodes: Vec::with_capacity(nodes),
         inbox,
         injector: Injector::new(config),
-        summary: Summary::new(),
-        config: config.clone(),
-        ledger: FailureLedger::new(),
+        reporter,
         memory_kills: MemoryKills::watch(),
-        console: Console::new(),
-        report,
         started: false,
         reaped_at: Instant::now(),
     };
-    let result = launcher.run(config, nodes, &register, sender);
+    let result = launcher.run(config, turn, nodes, &register, sender);
     launcher.end_all();
-    launcher.summary.set_faults_unfired(launcher.injector.waiting());
+    launcher.reporter.summary.set_faults_unfired(launcher.injector.waiting());
     let error = result.as_ref().err().map(ToString::to_string);
-    let reports = launcher.ledger.finish(error.as_deref());
-    let result = result.and(launcher.report(reports));
-    launcher.console.finish();
+    let told = launcher.reporter.finish(error.as_deref());
     drop(interrupts);
     match result {
-        Ok(()) => Ok((launcher.summary, launcher.ledger.reports().to_vec())),
+        Ok(()) => Ok(told),
+        // Who ends a job on purpose does not look into it.
+        Err(error) if error.kind() == Kind::Interrupted => Err(error),
         Err(error) => Err(register.keep(error)),
     }
 }
@@ -113,6 +113,8 @@ struct Node {
     /// The last that it said about itself: an error event, or else a line on standard error.
     last_error: Option<String>,
     last_line: Arc<Mutex<String>>,
+    /// The error that it has told, for those who read its output.
+    told_error: Arc<Mutex<Option<String>>>,
     /// Whether it has said that the others went on without it.
     excluded: bool,
     /// What it may still be heard through: two outputs and its channel.
@@ -134,12 +136,8 @@ struct Launcher {
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
     injector: Injector,
-    summary: Summary,
-    config: Config,
-    ledger: FailureLedger,
+    reporter: Reporter,
     memory_kills: MemoryKills,
-    console: Console,
-    report: Option<ReportFile>,
     started: bool,
     reaped_at: Instant,
 }
@@ -148,28 +146,57 @@ impl Launcher {
     fn run(
         &mut self,
         config: &Config,
+        turn: Option<&str>,
         nodes: usize,
         register: &RegisterDirectory,
         sender: Sender<Inbox>,
     ) -> Result<()> {
         for index in 0..nodes {
-            self.nodes.push(spawn(config, NodeId(index as u64), &self.console, &sender)?);
+            let (id, display) = (NodeId(index as u64), self.reporter.display());
+            self.nodes.push(spawn(config, turn, id, display, &sender)?);
         }
         let deadline = Instant::now() + config.connect_limit();
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
             if !self.started {
                 self.try_start(register, deadline, config.connect_limit())?;
+            } else if !self.has_formed() {
+                self.check_all_there()?;
             }
         }
         self.drain_outputs(|_| true)?;
-        self.tell_ends(|_| true)?;
+        self.tell_ends(|_| true);
         self.verdict()
+    }
+
+    /// Whether the nodes have begun to work together.
+    fn has_formed(&self) -> bool {
+        let summary = &self.reporter.summary;
+        summary.view().is_some() || summary.first_commit_ms().is_some()
+    }
+
+    /// A node that ends before the first view is not to be waited for: it had no work, so that there is
+    /// nothing that the others could go on with.
+    fn check_all_there(&mut self) -> Result<()> {
+        if self.nodes.iter().all(|node| node.status.is_none()) {
+            return Ok(());
+        }
+        // What it has told is still on its way here, perhaps.
+        self.drain_outputs(|node| node.status.is_some())?;
+        let finished = self.reporter.summary.finished();
+        let is_missing = |node: &&Node| node.status.is_some() && !finished.contains(&node.id);
+        let missing = self.nodes.iter().filter(is_missing);
+        match missing.max_by_key(|node| node.last_error.is_some()) {
+            Some(node) if !self.has_formed() => {
+                Err(Error::job(format!("{} before the first view", node.ending())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits for something to happen, and does what follows from it.
     fn step(&mut self) -> Result<()> {
-        let wait = self.injector.next_due_in(now_ms(), self.summary.first_commit_ms());
+        let wait = self.injector.next_due_in(now_ms(), self.reporter.summary.first_commit_ms());
         match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -201,13 +228,14 @@ impl Launcher {
                     What::Observed(seen) if seen.cause == Cause::Silent => seen.place.node,
                     _ => None,
                 };
-                self.publish(event)?;
-                silent.map_or(Ok(()), |node| self.look_at(node))
+                self.publish(event);
+                silent.into_iter().for_each(|node| self.look_at(node));
+                Ok(())
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
                     let text = format!("node {id} sent what cannot be understood: {garbage}");
-                    self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))?;
+                    self.say(text);
                 }
                 let node = self.node(id);
                 node.channel_ended = true;
@@ -219,7 +247,8 @@ impl Launcher {
                 Ok(())
             }
             Inbox::Interrupted(signal) => {
-                Err(Error::job(format!("interrupted by {signal}; all nodes were ended")))
+                let text = format!("interrupted by {signal}; all nodes were ended");
+                Err(Error::new(Kind::Interrupted, text))
             }
         }
     }
@@ -254,22 +283,20 @@ impl Launcher {
             }
             self.started = true;
         } else if Instant::now() > deadline {
-            let names: Vec<String> = missing.iter().map(|node| node.id.to_string()).collect();
-            return Err(Error::new(
-                Kind::Network,
-                format!("node(s) {} were not up after {} ms", names.join(", "), limit.as_millis()),
-            ));
+            let missing: Vec<NodeId> = missing.iter().map(|node| node.id).collect();
+            let (names, limit_ms) = (named_nodes(&missing), limit.as_millis());
+            return Err(Error::new(Kind::Network, format!("not up after {limit_ms} ms: {names}")));
         }
         Ok(())
     }
 
     fn inject_due(&mut self) -> Result<()> {
-        let members = self.summary.members();
+        let members = self.reporter.summary.members();
         let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
         let standing = Standing {
             now_ms: now_ms(),
-            first_commit_ms: self.summary.first_commit_ms(),
-            fraction: self.summary.fraction(),
+            first_commit_ms: self.reporter.summary.first_commit_ms(),
+            fraction: self.reporter.summary.fraction(),
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             present: self.nodes.iter().filter(lives).map(|node| node.id).collect(),
         };
@@ -286,7 +313,8 @@ impl Launcher {
         self.reap(Some(fault.node))?;
         if self.node(fault.node).status.is_some() {
             let text = format!("fault {fault} was not needed: node {} has ended", fault.node);
-            return self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
+            self.say(text);
+            return Ok(());
         }
         let at_ms = now_ms();
         let node = &mut self.nodes[fault.node.0 as usize];
@@ -306,9 +334,10 @@ impl Launcher {
         result.map_err(|e| Error::internal(format!("fault {fault} failed")).because(e))?;
         let until_ms = self.injector.has_begun(fault, at_ms);
         let what = What::Fault { kind: fault.kind, target: fault.node, until_ms };
-        self.publish(Event::at(at_ms, Origin::LAUNCHER, what))?;
-        let Some(text) = self.injector.replay_of(&fault) else { return Ok(()) };
-        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
+        self.publish(Event::at(at_ms, Origin::LAUNCHER, what));
+        let replay = self.injector.replay_of(&fault);
+        replay.into_iter().for_each(|text| self.say(text));
+        Ok(())
     }
 
     /// Undoes a fault whose time has passed.
@@ -331,7 +360,8 @@ impl Launcher {
             FaultKind::Slow => format!("node {id} is no longer slowed down"),
         };
         self.injector.disturb(Deed::End(fault));
-        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }))
+        self.say(text);
+        Ok(())
     }
 
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
@@ -343,42 +373,41 @@ impl Launcher {
                 })?;
             }
         }
-        self.tell_ends(|node| node.channel_ended)
+        self.tell_ends(|node| node.channel_ended);
+        Ok(())
     }
 
     /// Looks whether the process of a node that others do not hear is stopped.
-    fn look_at(&mut self, id: NodeId) -> Result<()> {
+    fn look_at(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
-            return Ok(());
+            return;
         };
-        match process_state(node.child.id()) {
-            Some(state @ ('T' | 't')) => {
-                let seen = Observation {
-                    view: self.summary.view().unwrap_or_default(),
-                    component: Component::Process,
-                    place: FailurePlace::node(id),
-                    cause: Cause::Hung,
-                    evidence: vec![Clue::ProcessState { state }],
-                };
-                self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))))
-            }
-            _ => Ok(()),
+        if let Some(state @ ('T' | 't')) = process_state(node.child.id()) {
+            let seen = Observation {
+                view: self.reporter.summary.view().unwrap_or_default(),
+                component: Component::Process,
+                place: FailurePlace::node(id),
+                cause: Cause::Hung,
+                evidence: vec![Clue::ProcessState { state }],
+            };
+            self.publish(Event::now(Origin::LAUNCHER, What::Observed(Box::new(seen))));
         }
     }
 
     /// Tells of the ends of processes, once they cannot say anything more themselves.
-    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) -> Result<()> {
+    fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) {
         let mut ended = Vec::new();
-        let view = self.summary.view().unwrap_or_default();
+        let view = self.reporter.summary.view().unwrap_or_default();
         for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
             node.end_told = node.status.is_some();
             if node.status.is_some_and(|status| !status.success()) {
-                ended.push(What::Message { text: node.ending() });
+                // What it said is told already.
+                ended.push(What::Message { text: node.how_it_ended() });
                 let seen = node.observed_end(view, &mut self.memory_kills);
                 ended.extend(seen.map(|seen| What::Observed(Box::new(seen))));
             }
         }
-        ended.into_iter().try_for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)))
+        ended.into_iter().for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)));
     }
 
     /// Takes in what ended nodes still had to say.
@@ -396,15 +425,16 @@ impl Launcher {
     fn verdict(&mut self) -> Result<()> {
         // A node that the others went on without is a part of the failure that they survived, whether
         // it has learned that or has ended by something else before.
-        let members = self.summary.members();
+        let members = self.reporter.summary.members();
         let is_left =
             |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
             !is_left(node) && node.status.is_some_and(has_failed)
         };
-        // The first node to say an error is likelier to be the cause than the first in number.
-        let blamed = self.nodes.iter().filter(failed).max_by_key(|node| node.last_error.is_some());
+        // Who ended the job says why; the others say that and who it was, which is longer.
+        let said = |node: &&Node| node.last_error.as_ref().map_or(usize::MAX, String::len);
+        let blamed = self.nodes.iter().filter(failed).min_by_key(said);
         if let Some(node) = blamed {
             return Err(Error::job(node.ending()));
         }
@@ -416,29 +446,14 @@ impl Launcher {
     }
 
     /// Writes, folds and tells `event`.
-    fn publish(&mut self, mut event: Event) -> Result<()> {
-        self.summary.complete(&mut event);
-        self.summary.fold(&event);
-        self.write(&event)?;
-        let reports = self.ledger.fold(&event);
-        self.report(reports)
-    }
-
-    /// Tells everybody of failures whose reports are complete.
-    fn report(&mut self, reports: Vec<FailureReport>) -> Result<()> {
-        reports.into_iter().try_for_each(|report| {
-            self.config.tell_failure(&report);
-            self.write(&Event::now(Origin::LAUNCHER, What::FailureReport(Box::new(report))))
-        })
-    }
-
-    fn write(&mut self, event: &Event) -> Result<()> {
-        if let Some(report) = &mut self.report {
-            report.append(event)?;
-        }
+    fn publish(&mut self, event: Event) {
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.console.tell(event, &self.summary, alive);
-        Ok(())
+        self.reporter.publish(event, alive);
+    }
+
+    /// Tells a line of the launcher's own.
+    fn say(&mut self, text: String) {
+        self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
     }
 
     fn end_all(&mut self) {
@@ -508,6 +523,13 @@ impl Node {
 
     /// How it ended, and the last that it said.
     fn ending(&self) -> String {
+        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = self.last_error.clone().unwrap_or(line);
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        format!("{}{said}", self.how_it_ended())
+    }
+
+    fn how_it_ended(&self) -> String {
         let how = match self.status {
             None => "is still running".to_owned(),
             Some(status) => match (status.code(), status.signal()) {
@@ -519,10 +541,7 @@ impl Node {
                 (None, None) => format!("ended: {status}"),
             },
         };
-        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let said = self.last_error.clone().unwrap_or(line);
-        let said = if said.is_empty() { said } else { format!(": {said}") };
-        format!("node {} {how}{said}", self.id)
+        format!("node {} {how}", self.id)
     }
 }
 
@@ -533,7 +552,13 @@ fn process_state(process_id: u32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>) -> Result<Node> {
+fn spawn(
+    config: &Config,
+    turn: Option<&str>,
+    id: NodeId,
+    display: &Display,
+    sender: &Sender<Inbox>,
+) -> Result<Node> {
     let cannot = |error: std::io::Error| {
         Error::internal(format!("cannot start the process of node {id}")).because(error)
     };
@@ -543,6 +568,9 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         Some(args) => command.args(args),
         None => command.args(std::env::args_os().skip(1)),
     };
+    if let Some(turn) = turn {
+        command.env(TURN_VARIABLE, turn);
+    }
     let mut child = command
         .env(NODE_VARIABLE, id.to_string())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -561,73 +589,14 @@ fn spawn(config: &Config, id: NodeId, console: &Console, sender: &Sender<Inbox>)
         is_killed: false,
         last_error: None,
         last_line: Arc::clone(&last_line),
+        told_error: Arc::default(),
         excluded: false,
         outputs_open: 3,
         channel_ended: false,
         end_told: false,
     };
     let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
-    start_readers(&node, forward, console, sender).map(|()| node).map_err(cannot)
-}
-
-/// The pipes of a node, by what they are for.
-enum Output {
-    Standard(std::process::ChildStdout),
-    Error(std::process::ChildStderr),
-}
-
-fn start_readers(
-    node: &Node,
-    outputs: (Option<Output>, Option<Output>),
-    console: &Console,
-    sender: &Sender<Inbox>,
-) -> std::io::Result<()> {
-    let id = node.id;
-    let (stream, inbox) = (node.channel.try_clone()?, sender.clone());
-    thread::Builder::new().name(format!("ringfence:channel-{id}")).spawn(move || {
-        let result = channel::receive(stream, |message| {
-            // Nobody listens any more once the launcher is done.
-            let _ = inbox.send(Inbox::Message(id, message));
-        });
-        // A connection that broke ends like one that was closed; only garbage is worth a word.
-        let garbage = result.err().filter(|e| e.get_ref().is_some()).map(|e| e.to_string());
-        let _ = inbox.send(Inbox::ChannelEnded(id, garbage));
-    })?;
-    for output in [outputs.0, outputs.1].into_iter().flatten() {
-        let (console, inbox) = (console.clone(), sender.clone());
-        let last_line = Arc::clone(&node.last_line);
-        thread::Builder::new().name(format!("ringfence:output-{id}")).spawn(move || {
-            let prefix = format!("[node {id}] ");
-            match output {
-                Output::Standard(pipe) => {
-                    each_line(pipe, |line| console.forward_output(&prefix, line));
-                }
-                Output::Error(pipe) => each_line(pipe, |line| {
-                    console.forward_error(&prefix, line);
-                    let text = String::from_utf8_lossy(line).trim().to_owned();
-                    if !text.is_empty() {
-                        *last_line.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                    }
-                }),
-            }
-            let _ = inbox.send(Inbox::OutputEnded(id));
-        })?;
-    }
-    Ok(())
-}
-
-/// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
-fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // A pipe that cannot be read is one that has ended.
-        match reader.by_ref().take(OUTPUT_LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => on(line.strip_suffix(b"\n").unwrap_or(&line)),
-        }
-    }
+    start_readers(&node, forward, display, sender).map(|()| node).map_err(cannot)
 }
 
 /// Where the views of a run are kept.
@@ -665,48 +634,6 @@ impl RegisterDirectory {
             }
             _ => error,
         }
-    }
-}
-
-/// Turns an interrupt from the terminal, or a request to terminate, into a message to the loop.
-///
-/// The signals are blocked in this thread, and in those that it starts from here on; node processes
-/// start without the block. Dropping this lets the signals through again.
-///
-/// SUBTLE: in a program that has started other threads before, the kernel may give the signal to one
-/// of those, and then it ends the launcher at once. The nodes end all the same, since their channel
-/// does; only the fresh register directory is left behind.
-struct Interrupts {
-    blocked: SigSet,
-    over: Arc<AtomicBool>,
-}
-
-impl Interrupts {
-    fn watch(inbox: Sender<Inbox>) -> Result<Self> {
-        let blocked = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-        let cannot = |error| Error::internal("cannot block signals").because(error);
-        blocked.thread_block().map_err(cannot)?;
-        let over = Arc::new(AtomicBool::new(false));
-        let (signals, is_over) = (blocked, Arc::clone(&over));
-        let watch = move || {
-            while let Ok(signal) = signals.wait() {
-                if is_over.load(Ordering::SeqCst) {
-                    std::process::exit(EXIT_INTERRUPTED);
-                }
-                let _ = inbox.send(Inbox::Interrupted(signal));
-            }
-        };
-        let thread = thread::Builder::new().name("ringfence:interrupts".to_owned()).spawn(watch);
-        thread.map_err(|error| Error::internal("cannot start a thread").because(error))?;
-        Ok(Interrupts { blocked, over })
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // Fails for a signal set that is no set; it was one when they were blocked.
-        let _ = self.blocked.thread_unblock();
     }
 }
 

@@ -4,6 +4,7 @@ use super::super::channel::{FromLauncher, Supervision};
 use super::*;
 use crate::report::Event;
 use ringfence_operators::ids::Epoch;
+use std::thread;
 
 /// What a node of these tests does; it stands as an argument that the test harness takes for
 /// the name of one more test.
@@ -54,6 +55,8 @@ fn a_node() {
             tell(What::Error { message, excluded: false });
             std::process::exit(1);
         }
+        ("dies early", 1) => kill(Pid::this(), Signal::SIGKILL).unwrap(),
+        ("dies early", _) => thread::sleep(Duration::from_secs(60)),
         ("all killed", _) => {
             tell(What::Commit { view: ViewNumber(1), epoch: Epoch(0) });
             thread::sleep(Duration::from_secs(60));
@@ -124,8 +127,16 @@ fn a_node_that_ends_before_the_start_ends_the_run() {
 }
 
 #[test]
+fn a_node_that_dies_before_the_first_view_ends_the_run_at_once() {
+    let begin = Instant::now();
+    let error = run(&config("dies early")).unwrap_err().to_string();
+    assert!(error.starts_with("node 1 was ended by SIGKILL before the first view"), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn nodes_that_never_say_hello_are_named() {
     let error = run(&config("mute").connect_timeout(Duration::from_millis(500))).unwrap_err();
     assert_eq!(error.kind(), Kind::Network);
-    assert!(error.to_string().contains("node(s) 0, 1 were not up"), "{error}");
+    assert!(error.to_string().contains("nodes 0, 1"), "{error}");
 }

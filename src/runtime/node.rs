@@ -3,7 +3,10 @@
 //! Every decision is the protocol machine's. This file turns connections, threads and files into its
 //! inputs and its outputs into connections, threads and files, and owns all of them.
 
+mod agreement;
+mod closing;
 mod connections;
+mod dropping;
 mod protocol;
 mod telling;
 mod views;
@@ -12,25 +15,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::signal::Signal;
 use ringfence_operators::generation::{Gauges, Notice, Observer, WhenDone};
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;
 
+use self::agreement::{Agreement, AllTold};
+use self::closing::{Abandoned, Ending};
+use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
+use super::strangers::Strangers;
 use super::watches::Watches;
 use crate::chaos::FaultKind;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlEvent, DialError, Inbound, LinkLoss, Listener, ListenerLimits,
-    Purpose, RefusedConnection, Welcome,
+    Purpose, Refusal, RefusedConnection, Welcome,
 };
 use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, RegisterReply};
@@ -43,6 +51,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a node that was asked to end says farewell, and then waits for its workers.
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How many events may wait for the loop; who brings more waits.
 const EVENTS_MAX: usize = 4096;
@@ -75,6 +86,10 @@ pub(crate) struct NodeSetup {
     pub(crate) listener: Option<TcpListener>,
     /// The hash of executable and arguments.
     pub(crate) job_hash: String,
+    /// How many jobs this program ran before.
+    pub(crate) round: u32,
+    /// Those who were refused.
+    pub(crate) strangers: Strangers,
     pub(crate) run: RunSource,
     pub(crate) workers: usize,
     pub(crate) partitions: u32,
@@ -86,6 +101,8 @@ pub(crate) struct NodeSetup {
     pub(crate) connect_limit: Duration,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
     /// Where records go that cannot be processed.
     pub(crate) quarantine: Option<PathBuf>,
     pub(crate) suspect_limit: Duration,
@@ -101,8 +118,8 @@ pub(crate) struct NodeSetup {
 pub(crate) enum NodeEvent {
     /// Someone connected.
     Inbound(Inbound),
-    /// Someone connected and made no sense.
-    Refused(RefusedConnection),
+    /// Someone connected and was refused, which is to be told.
+    Refused { peer: String, reason: String },
     /// A control connection was dialled.
     Dialled { node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
     /// A data connection was dialled.
@@ -121,6 +138,8 @@ pub(crate) enum NodeEvent {
     Register(RegisterReply),
     /// A fault is to be injected.
     Fault(FaultKind),
+    /// This process was asked to end.
+    Interrupted(Signal),
 }
 
 /// Brings events to a node's loop.
@@ -139,17 +158,23 @@ pub(crate) struct Node {
     events: Events,
     inbox: Receiver<NodeEvent>,
     listener: Option<Listener>,
+    /// Connections that are being made now.
+    dials: Arc<AtomicUsize>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
     run: Option<Run>,
     registrar: Option<Registrar>,
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
-    /// Data connections of views that are not installed here yet.
-    waiting_links: Vec<Inbound>,
+    /// Data connections of the next view, which is not installed here yet: the latest of each member.
+    waiting_links: BTreeMap<NodeId, Inbound>,
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// What the other nodes have built.
+    catalogues: AllTold,
+    /// Generations that are over, with workers that have not left yet.
+    abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -161,6 +186,8 @@ pub(crate) struct Node {
     refused_by: Option<NodeId>,
     /// Whether the register's silence in this view has been told.
     register_told: bool,
+    /// Since when the register does not answer, and when that was told last.
+    register_away: Option<(Instant, Instant)>,
     commits: u64,
     when_done: Vec<WhenDone>,
     /// The error of this node's own job, which the protocol knows only as a text.
@@ -178,10 +205,12 @@ struct Current {
     /// The workers that have ended.
     ended: BTreeSet<usize>,
     finished: usize,
-    stop_wanted: bool,
+    ending: Ending,
     joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
+    agreement: Agreement,
+    dropping: Dropping,
 }
 
 struct Notices {
@@ -205,21 +234,25 @@ impl Node {
             events,
             inbox,
             listener: None,
+            dials: Arc::default(),
             controls: BTreeMap::new(),
             run: None,
             registrar: None,
             machine: None,
             early: Vec::new(),
-            waiting_links: Vec::new(),
+            waiting_links: BTreeMap::new(),
             vault: Arc::new(MemoryVault::new(setup.partitions)),
             gauges: Arc::default(),
             current: None,
+            catalogues: AllTold::new(),
+            abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
             stalled: Duration::ZERO,
             refused_by: None,
             register_told: false,
+            register_away: None,
             commits: 0,
             when_done: Vec::new(),
             job_error: None,
@@ -240,8 +273,17 @@ impl Node {
             address,
         });
         let result = self.open().and_then(|()| self.serve());
-        let cleaned = self.close(result.is_ok());
-        let result = result.and(cleaned);
+        let result = match result {
+            Err(error) if error.kind() == Kind::Interrupted => {
+                self.leave();
+                Err(error)
+            }
+            result => {
+                let cleaned = self.close(result.is_ok());
+                result.and(cleaned)
+            }
+        };
+        self.tell_strangers(true);
         drop(compactor);
         match &result {
             Ok(()) => {
@@ -283,12 +325,30 @@ impl Node {
     fn start_listening(&mut self) -> Result<()> {
         let Some(listener) = self.setup.listener.take() else { return Ok(()) };
         let (inbound, refused) = (self.events.clone(), self.events.clone());
-        let listener = Listener::start(
-            listener,
-            ListenerLimits::default(),
-            move |connection| drop(inbound.send(NodeEvent::Inbound(connection))),
-            move |connection| drop(refused.send(NodeEvent::Refused(connection))),
-        );
+        let (identity, strangers) = (self.identity(), self.setup.strangers.clone());
+        let on_inbound = move |connection: Inbound| {
+            // Who has another job is no business of the loop's, so that a flood is not either.
+            let reason = identity.check(&connection.hello).err();
+            let Some(reason @ Refusal::OtherJob) = reason else {
+                return drop(inbound.send(NodeEvent::Inbound(connection)));
+            };
+            if strangers.is_told(reason.kind()) {
+                let _ = inbound.try_send(NodeEvent::Refused {
+                    peer: connection.peer_addr.to_string(),
+                    reason: identity.explain(&reason, &connection.hello),
+                });
+            }
+            let _ = connection.refuse(reason);
+        };
+        let strangers = self.setup.strangers.clone();
+        let on_refused = move |connection: RefusedConnection| {
+            if strangers.is_told(connection.kind.words()) {
+                let peer = connection.peer_addr.map_or_else(String::new, |addr| addr.to_string());
+                let _ = refused.try_send(NodeEvent::Refused { peer, reason: connection.text });
+            }
+        };
+        let limits = ListenerLimits::default();
+        let listener = Listener::start(listener, limits, on_inbound, on_refused);
         let listener =
             listener.map_err(|error| Error::new(Kind::Network, "cannot listen").because(error))?;
         self.listener = Some(listener);
@@ -308,8 +368,10 @@ impl Node {
             if now >= progress_at {
                 self.look_around(now)?;
                 self.tell_progress();
+                self.tell_strangers(false);
                 progress_at = now + PROGRESS_INTERVAL;
             }
+            self.close_if_due(now)?;
             let forming_until = self.started + self.setup.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());
@@ -332,9 +394,8 @@ impl Node {
     fn on_event(&mut self, event: NodeEvent) -> Result<()> {
         match event {
             NodeEvent::Inbound(inbound) => self.on_inbound(inbound),
-            NodeEvent::Refused(refused) => {
-                let peer = refused.peer_addr.map_or_else(String::new, |addr| addr.to_string());
-                self.tell(What::Refused { peer, reason: refused.text });
+            NodeEvent::Refused { peer, reason } => {
+                self.tell(What::Refused { peer, reason, more: 0 });
                 Ok(())
             }
             NodeEvent::Dialled { node, result } => match result {
@@ -357,6 +418,8 @@ impl Node {
                 {
                     current.watches.received(node, *bytes);
                 }
+                self.on_catalogue(node, &message)?;
+                self.on_dropped_there(node, &message);
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
@@ -366,6 +429,7 @@ impl Node {
                 // Before there is a view, a node that has ended may be started again.
                 if self.current.is_none() {
                     self.controls.remove(&node);
+                    self.tell_gone_early(node);
                 }
                 self.step(Input::PeerLost { node, incarnation, why: why.to_string() })
             }
@@ -376,7 +440,12 @@ impl Node {
             NodeEvent::Notice { view, notice } => self.on_notice(view, notice),
             NodeEvent::Ended(ended) => self.on_ended(ended),
             NodeEvent::Joined { view } => self.on_joined(view),
-            NodeEvent::Register(reply) => self.step(Input::Register(reply)),
+            NodeEvent::Register(reply) => {
+                if !matches!(reply, RegisterReply::Unavailable { .. }) {
+                    self.tell_register_back();
+                }
+                self.step(Input::Register(reply))
+            }
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
                     running.shared.panic_next();
@@ -385,6 +454,30 @@ impl Node {
             }
             // All other faults come from outside, by a launcher.
             NodeEvent::Fault(_) => Ok(()),
+            NodeEvent::Interrupted(signal) => {
+                let text = format!("interrupted by {signal}: this node has left the run");
+                Err(Error::new(Kind::Interrupted, text))
+            }
+        }
+    }
+
+    /// Leaves at once: the others hear first that this node is gone, and its workers, which may be in the
+    /// job's own code for as long as that takes, are not waited for beyond a moment.
+    fn leave(&mut self) {
+        let until = Instant::now() + LEAVE_LIMIT;
+        for (_, connection) in self.controls.values() {
+            // Who does not hear the farewell sees the end.
+            if Instant::now() < until {
+                connection.close();
+            }
+        }
+        self.controls.clear();
+        if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+            running.stop();
+        }
+        self.await_joined(LEAVE_LIMIT);
+        if let Some(listener) = self.listener.take() {
+            listener.shutdown();
         }
     }
 
@@ -393,7 +486,7 @@ impl Node {
         if !finished && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
             running.stop();
         }
-        self.await_joined();
+        self.await_joined(JOIN_LIMIT);
         let mut cleaned = Ok(());
         if finished {
             for action in std::mem::take(&mut self.when_done) {
@@ -413,9 +506,19 @@ impl Node {
         cleaned
     }
 
-    /// Waits for the threads of the last generation: they may still be sending what peers need.
-    fn await_joined(&mut self) {
-        let until = Instant::now() + JOIN_LIMIT;
+    /// Waits for the threads of the last generation: they may still be sending what peers need. Those that
+    /// do not end in time are left to themselves, since the process is about to end.
+    fn await_joined(&mut self, limit: Duration) {
+        self.join_until(Instant::now() + limit);
+        if let Some(current) = &mut self.current
+            && let Some(running) = &mut current.running
+            && !current.joined
+        {
+            running.abandon();
+        }
+    }
+
+    fn join_until(&mut self, until: Instant) {
         while let Some(current) = &mut self.current
             && let Some(running) = &mut current.running
             && !current.joined

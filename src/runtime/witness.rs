@@ -56,8 +56,8 @@ pub(super) fn of_suspicion(
             Some(of_hung_worker(here, view, place, *busy_ms))
         }
         Suspicion::WorkerPanicked { panic } => Some(of_panic(here, view, panic)),
-        Suspicion::Stopped { node, panic, .. } => {
-            panic.as_ref().map(|panic| of_panic(*node, view, panic))
+        Suspicion::Stopped { node, reason } => {
+            reason.panic.as_ref().map(|panic| of_panic(*node, view, panic))
         }
     }
 }
@@ -127,7 +127,12 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         | JobError::SharedTarget { second: name, .. }
         | JobError::UnknownName { name }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
-        JobError::NothingProtected => (Component::Job, Cause::JobFailed, None, None),
+        JobError::BadName { name, .. } => (Component::Job, Cause::JobFailed, Some(name), None),
+        JobError::NothingProtected
+        | JobError::ClockDropped
+        | JobError::Unprotected { .. }
+        | JobError::Differs { .. }
+        | JobError::NameCollision { .. } => (Component::Job, Cause::JobFailed, None, None),
     };
     let epoch = match error {
         JobError::LateRecord { epoch, .. } => Some(*epoch),
@@ -199,6 +204,7 @@ mod tests {
     use ringfence_operators::ids::{Epoch, Incarnation, OperatorName};
 
     use super::*;
+    use crate::protocol::message::StopReason;
 
     const HERE: NodeId = NodeId(0);
     const VIEW: ViewNumber = ViewNumber(3);
@@ -255,7 +261,10 @@ mod tests {
 
     #[test]
     fn a_stop_is_told_only_with_its_panic() {
-        let stopped = |panic| Suspicion::Stopped { node: NodeId(2), why: String::new(), panic };
+        let stopped = |panic| Suspicion::Stopped {
+            node: NodeId(2),
+            reason: StopReason { panic, ..StopReason::default() },
+        };
         assert_eq!(of_suspicion(HERE, VIEW, &stopped(None), false, &[]), None);
         let panic =
             WorkerPanic { worker: 1, record: Some("7".to_owned()), ..WorkerPanic::default() };

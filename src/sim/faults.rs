@@ -42,6 +42,8 @@ faults! {
     SlowNode, "slow node";
     /// A worker does not give up its thread for a while.
     HungWorker, "hung worker";
+    /// A worker does not hear for a while that it is to leave, and goes on.
+    DeafWorker, "deaf worker";
     /// A worker panics between two updates.
     WorkerPanic, "panic of a worker";
     /// A worker panics in the middle of an update.

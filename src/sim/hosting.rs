@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_operators::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker::{self as operators, FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
@@ -21,8 +21,8 @@ use super::wire;
 use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
-use crate::protocol::message::{Event, Input, Output, RegisterReply, WorkerPanic};
-use crate::protocol::view::View;
+use crate::protocol::message::{Event, Input, Message, Output, RegisterReply, WorkerPanic};
+use crate::protocol::view::{CopyEvidence, Evidence, View};
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
 
@@ -40,6 +40,23 @@ impl Observer for Notices {
     fn notice(&self, notice: Notice) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
     }
+}
+
+/// The planted bug of a node that takes what its worker has not handed over for what it has.
+fn count_live(evidence: &mut Evidence, awaited: &[PartitionId]) {
+    for &partition in awaited {
+        match evidence.copies.binary_search_by_key(&partition, |copy| copy.partition) {
+            Ok(found) => evidence.copies[found].live = true,
+            Err(place) => {
+                let copy = CopyEvidence { partition, replica: None, live: true };
+                evidence.copies.insert(place, copy);
+            }
+        }
+    }
+}
+
+fn is_awaiting(output: &Output) -> bool {
+    matches!(output, Output::Send(_, Message::Awaiting { .. }))
 }
 
 impl World {
@@ -71,8 +88,15 @@ impl World {
             // The loop itself wakes who hung.
             Happening::Wake => {}
             Happening::Compact => self.compact(id),
+            Happening::HandOver { view } => self.hand_over(id, view),
+            Happening::AwaitOver { view } => self.await_no_longer(id, view),
+            Happening::CloseLate { view } => {
+                if let Some(process) = self.alive(id) {
+                    process.vault.close(view);
+                }
+            }
             Happening::StopLate { view } => {
-                if let Some(current) = self.alive(id).and_then(|process| process.current(view))
+                if let Some(current) = self.alive(id).and_then(|process| process.hosted(view))
                     && let Some(running) = &current.running
                 {
                     running.generation.stop();
@@ -106,11 +130,14 @@ impl World {
             }
             let Some(process) = self.alive(id) else { return };
             let before = process.machine.view().map(|view| view.number);
-            let outputs = process.machine.handle(now_ms, input);
+            let mut outputs = process.machine.handle(now_ms, input);
             let installed = process.machine.view().filter(|view| Some(view.number) != before);
             if let Some(view) = installed.cloned() {
                 let held = self.believed.believe(&view);
                 self.witness.check("agreement", held);
+            }
+            if self.plant == Some(Plant::AwaitingFirst) {
+                outputs.sort_by_key(|output| !is_awaiting(output));
             }
             for output in outputs {
                 inputs.extend(self.carry_out(id, output));
@@ -132,6 +159,9 @@ impl World {
     }
 
     fn carry_out(&mut self, id: ProcessId, output: Output) -> Option<Input> {
+        if self.plant == Some(Plant::AwaitingUnsaid) && is_awaiting(&output) {
+            return None;
+        }
         match output {
             Output::Send(to, message) => self.send_message(id, to, message),
             Output::Propose(_) | Output::ReadView(_) | Output::MarkDone(_) => {
@@ -237,12 +267,15 @@ impl World {
             links: BTreeMap::new(),
             running: None,
             stop_wanted: false,
+            closed: false,
+            awaits: false,
             ended: false,
             finished: false,
             step_at_us: None,
         });
         let waiting = std::mem::take(&mut process.waiting);
-        drop(left_over);
+        let is_left = |left: &Current| left.running.is_some() && !left.ended;
+        process.abandoned.extend(left_over.filter(is_left));
         self.dial_lower(id);
         for dial in waiting {
             self.on_dial(id, dial);
@@ -303,7 +336,7 @@ impl World {
         let now_us = self.now_us;
         let Some(process) = self.alive(id) else { return };
         let slow = if process.slow_until_us > now_us { 20 } else { 1 };
-        let Some(current) = process.current(view).filter(|current| !current.ended) else { return };
+        let Some(current) = process.hosted(view).filter(|current| !current.ended) else { return };
         let at_us = now_us + delay_us * slow;
         if current.step_at_us.is_none_or(|known| known > at_us) {
             current.step_at_us = Some(at_us);
@@ -314,7 +347,7 @@ impl World {
     fn step(&mut self, id: ProcessId, view: ViewNumber) {
         let (now_us, plan) = (self.now_us, Arc::new(self.shape.job.clone()));
         let (target, outside) = (self.target.clone(), self.outside.clone());
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
             return;
         };
         // It was to run earlier, and has.
@@ -356,7 +389,7 @@ impl World {
     }
 
     fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
             return;
         };
         let Some(running) = &current.running else { return };
@@ -390,7 +423,7 @@ impl World {
         {
             self.fired(Fault::UpdatePanic, Some(id.node), String::new);
         }
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
             return;
         };
         current.ended = true;
@@ -398,7 +431,10 @@ impl World {
         if let Some(running) = &mut current.running {
             running.tear_down();
         }
-        let finished = current.finished;
+        let (finished, closed) = (current.finished, current.closed);
+        if closed {
+            return self.on_late_end(id, view);
+        }
         if finished {
             self.send_frames(id, view);
         }
@@ -433,11 +469,12 @@ impl World {
 
     fn on_joined(&mut self, id: ProcessId, view: ViewNumber) {
         let Some(process) = self.alive(id) else { return };
-        if process.current(view).is_none() {
+        if process.current(view).is_none_or(|current| current.closed) {
             return;
         }
+        process.vault.close(view);
         let evidence = evidence_of(process.vault.as_ref(), view);
-        self.feed(id, Input::GenerationStopped { view, evidence });
+        self.feed(id, Input::GenerationStopped { view, evidence, awaited: Vec::new() });
     }
 
     fn stop_generation(&mut self, id: ProcessId, view: ViewNumber) -> Option<Input> {
@@ -450,21 +487,116 @@ impl World {
             return self.stop_later(id, view, delay_us);
         }
         self.close_links(id, view);
+        let is_deaf = self.faults && self.chance.one_in(4);
+        let hand_over_us = self.shape.hand_over_us;
         let process = self.alive(id)?;
         let current = process.current(view)?;
         current.stop_wanted = true;
-        match &current.running {
-            Some(running) => {
-                running.generation.stop();
-                let delay_us = 20 + self.chance.below(3_000);
-                self.schedule_step(id, view, delay_us);
-                None
-            }
-            None => {
-                let evidence = evidence_of(process.vault.as_ref(), view);
-                Some(Input::GenerationStopped { view, evidence })
-            }
+        let Some(running) = &current.running else {
+            process.vault.close(view);
+            let evidence = evidence_of(process.vault.as_ref(), view);
+            return Some(Input::GenerationStopped { view, evidence, awaited: Vec::new() });
+        };
+        if is_deaf {
+            self.stop_deaf(id, view);
+        } else {
+            running.generation.stop();
+            let delay_us = 20 + self.chance.below(3_000);
+            self.schedule_step(id, view, delay_us);
         }
+        self.after(hand_over_us, id, Happening::HandOver { view });
+        None
+    }
+
+    /// A worker goes on for a while as if nothing had happened.
+    ///
+    /// A real one leaves at the next activation of a protected operator, but its thread may stand still
+    /// anywhere before that, and go on when its generation has long been closed. This one goes on with all
+    /// that had come in when it was to leave.
+    fn stop_deaf(&mut self, id: ProcessId, view: ViewNumber) {
+        let still_us = match self.chance.one_in(4) {
+            true => 0,
+            false => self.shape.hand_over_us + self.chance.below(500_000),
+        };
+        let deaf_us = still_us + self.chance.between(1_000, 2_000_000);
+        self.fired(Fault::DeafWorker, Some(id.node), || format!("for {} ms", deaf_us / 1_000));
+        self.after(deaf_us, id, Happening::StopLate { view });
+        // Whatever it was to do before.
+        let at_us = self.now_us + still_us;
+        if let Some(current) = self.alive(id).and_then(|process| process.current(view)) {
+            current.step_at_us = Some(at_us);
+            self.at(at_us, id, Happening::Step { view });
+        }
+    }
+
+    /// Closes a generation whose worker has not left.
+    fn hand_over(&mut self, id: ProcessId, view: ViewNumber) {
+        let (plant, await_us) = (self.plant, self.shape.await_us);
+        let Some(process) = self.alive(id) else { return };
+        let vault = Arc::clone(&process.vault);
+        let Some(current) = process.current(view) else { return };
+        if current.ended || current.closed {
+            return;
+        }
+        (current.closed, current.awaits) = (true, true);
+        if plant == Some(Plant::EvidenceBeforeClose) {
+            self.after(1_000_000, id, Happening::CloseLate { view });
+        } else {
+            vault.close(view);
+        }
+        self.after(await_us, id, Happening::AwaitOver { view });
+        let Some((mut evidence, mut awaited)) = self.evidence_so_far(id, view) else { return };
+        if plant == Some(Plant::AbandonedLiveCounted) {
+            count_live(&mut evidence, &std::mem::take(&mut awaited));
+        }
+        self.feed(id, Input::GenerationStopped { view, evidence, awaited });
+    }
+
+    fn await_no_longer(&mut self, id: ProcessId, view: ViewNumber) {
+        let current = self.alive(id).and_then(|process| process.current(view));
+        let Some(current) = current.filter(|current| current.closed && !current.ended) else {
+            return;
+        };
+        current.awaits = false;
+        self.grow_evidence(id, view);
+    }
+
+    /// A worker has left after its generation was closed: what it handed over counts, and nothing else.
+    fn on_late_end(&mut self, id: ProcessId, view: ViewNumber) {
+        let Some(process) = self.alive(id) else { return };
+        process.abandoned.retain(|left| left.view.number != view);
+        if process.current(view).is_some() {
+            self.grow_evidence(id, view);
+        }
+    }
+
+    fn grow_evidence(&mut self, id: ProcessId, view: ViewNumber) {
+        let is_planted = self.plant == Some(Plant::AbandonedLiveCounted);
+        // It has given everything already.
+        if is_planted {
+            return;
+        }
+        if let Some((evidence, awaited)) = self.evidence_so_far(id, view) {
+            self.feed(id, Input::EvidenceGrown { view, evidence, awaited });
+        }
+    }
+
+    /// What a process holds of a closed view, and what its worker may still bring.
+    fn evidence_so_far(
+        &mut self,
+        id: ProcessId,
+        view: ViewNumber,
+    ) -> Option<(Evidence, Vec<PartitionId>)> {
+        let process = self.alive(id)?;
+        let evidence = evidence_of(process.vault.as_ref(), view);
+        let current = process.current(view)?;
+        if current.ended || !current.awaits {
+            return Some((evidence, Vec::new()));
+        }
+        let own = current.view.assignment.iter().filter(|(_, place)| place.owner.node == id.node);
+        let is_live = |partition| evidence.copy(partition).is_some_and(|copy| copy.live);
+        let awaited = own.map(|(partition, _)| partition).filter(|p| !is_live(*p)).collect();
+        Some((evidence, awaited))
     }
 
     /// The planted bugs of a node that gives evidence before its workers have stopped, or goes on.
@@ -476,7 +608,7 @@ impl World {
         if current.running.is_some() && delay_us < u64::MAX {
             self.after(delay_us, id, Happening::StopLate { view });
         }
-        Some(Input::GenerationStopped { view, evidence })
+        Some(Input::GenerationStopped { view, evidence, awaited: Vec::new() })
     }
 
     fn compact(&mut self, id: ProcessId) {
@@ -524,8 +656,8 @@ impl World {
             self.disconnect(id, peer, "end of file");
         }
         let Some(process) = self.alive(id) else { return };
-        let current = process.current.take();
+        let left = (process.current.take(), std::mem::take(&mut process.abandoned));
         process.end = Some(end);
-        drop(current);
+        drop(left);
     }
 }

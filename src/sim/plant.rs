@@ -101,6 +101,18 @@ plants! {
     MergeAhead, "merge-ahead", 250, true;
     /// Keys of one epoch are taken for those of another in a chunk.
     PlacesKept, "places-kept", 150, true;
+    /// A node gives evidence of a generation that is closed only later.
+    EvidenceBeforeClose, "evidence-before-close", 60, false;
+    /// The live state of a worker that has not left is counted as handed over.
+    AbandonedLiveCounted, "abandoned-live-counted", 60, false;
+    /// Nobody is told that the state of a busy worker may still come.
+    AwaitingUnsaid, "awaiting-unsaid", 80, false;
+    /// That nothing is awaited any more is said before the evidence that has what came.
+    AwaitingFirst, "awaiting-first", 400, false;
+    /// A vault stores what comes after its view was closed.
+    StoreAfterClose, "store-after-close", 200, true;
+    /// A vault takes what a late worker records after its view was closed.
+    RecordAfterClose, "record-after-close", 200, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -139,6 +151,8 @@ impl Plant {
             Plant::OwnerNotFed => Some(Planted::OwnerNotFed),
             Plant::MergeAhead => Some(Planted::MergeAhead),
             Plant::PlacesKept => Some(Planted::PlacesKept),
+            Plant::StoreAfterClose => Some(Planted::StoreAfterClose),
+            Plant::RecordAfterClose => Some(Planted::RecordAfterClose),
             _ => None,
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Process {
     pub(super) vault: Arc<WatchedVault>,
     pub(super) gauges: Arc<Gauges>,
     pub(super) current: Option<Current>,
+    /// Generations that are over, whose workers have not left yet.
+    pub(super) abandoned: Vec<Current>,
     /// Requests of views that are not installed here yet.
     pub(super) waiting: Vec<Dial>,
     /// The processes at the other ends of its control connections.
@@ -76,6 +78,12 @@ impl Process {
     pub(super) fn current(&mut self, view: ViewNumber) -> Option<&mut Current> {
         self.current.as_mut().filter(|current| current.view.number == view)
     }
+
+    /// The present view or one that is over, as long as a worker of it has not left.
+    pub(super) fn hosted(&mut self, view: ViewNumber) -> Option<&mut Current> {
+        let mut all = self.current.iter_mut().chain(&mut self.abandoned);
+        all.find(|current| current.view.number == view)
+    }
 }
 
 /// The present view at a process: connecting, running, or ending.
@@ -87,6 +95,10 @@ pub(super) struct Current {
     pub(super) links: BTreeMap<NodeId, Vec<Vec<u8>>>,
     pub(super) running: Option<Running>,
     pub(super) stop_wanted: bool,
+    /// Whether it was closed before its worker had left.
+    pub(super) closed: bool,
+    /// Whether what its worker may still bring is waited for.
+    pub(super) awaits: bool,
     pub(super) ended: bool,
     pub(super) finished: bool,
     pub(super) step_at_us: Option<u64>,

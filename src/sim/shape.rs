@@ -20,6 +20,10 @@ pub(super) struct Shape {
     pub(super) checkpoint_interval: Option<Duration>,
     pub(super) in_flight_epochs_max: u64,
     pub(super) limits: MemberLimits,
+    /// How long workers may take to leave before their generation is closed without them.
+    pub(super) hand_over_us: u64,
+    /// How long the state of one that has not left is waited for where nobody else has it.
+    pub(super) await_us: u64,
     /// How long a worker with something to do waits from one step to the next, at most.
     pub(super) pace_us: u64,
     /// How long a message takes, at most, where nothing is wrong.
@@ -79,6 +83,8 @@ impl Shape {
             checkpoint_interval: checkpoint_ms.map(Duration::from_millis),
             in_flight_epochs_max: chance.between(1, 5),
             limits,
+            hand_over_us: 250_000,
+            await_us: 5_000_000,
             pace_us: chance.between(5_000, 60_000),
             latency_us: chance.between(200, 20_000),
             refill_bytes_per_second: chance.between(2_000, 50_000),
@@ -95,6 +101,11 @@ impl Shape {
             shape.job.records_per_shard *= 3;
         }
         shape.job.by_hand = chance.one_in(3);
+        let mut of_closing = Chance::new(mix(seed ^ mix(0xC105E)));
+        if !of_closing.one_in(10) {
+            shape.hand_over_us = of_closing.between(20_000, 400_000);
+            shape.await_us = of_closing.between(500_000, 5_000_000);
+        }
         shape
     }
 }

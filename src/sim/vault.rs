@@ -89,6 +89,10 @@ impl Vault for WatchedVault {
         Ok(())
     }
 
+    fn close(&self, view: ViewNumber) {
+        self.inner.close(view);
+    }
+
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
         self.witness.perhaps_crash(self.process);
         if let Some(damaged) = self.damaged(frames) {
@@ -139,12 +143,25 @@ impl Vault for WatchedVault {
         self.inner.recorded()
     }
 
-    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
-        self.inner.deposit(operator, partition, live);
+    fn deposit(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+        live: Box<dyn Any + Send>,
+    ) {
+        self.inner.deposit(view, operator, partition, live);
     }
 
-    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
-        let mut live = self.inner.take_live(operator, partition)?;
+    fn take_live(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Live>, VaultError> {
+        let Some(mut live) = self.inner.take_live(view, operator, partition)? else {
+            return Ok(None);
+        };
         if self.witness.is_planted(Plant::RewindOneShort) {
             live.rewind_to = Some(live.rewind_to.map_or(Epoch(0), Epoch::next));
         } else if self.witness.is_planted(Plant::UndoSkipped)
@@ -152,28 +169,38 @@ impl Vault for WatchedVault {
         {
             live.rewind_to = Some(Epoch::END);
         }
-        Some(live)
+        Ok(Some(live))
     }
 
     fn open_replica(
         &self,
+        view: ViewNumber,
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError> {
-        self.inner.open_replica(operator, partition)
+        self.inner.open_replica(view, operator, partition)
     }
 
-    fn close_replica(&self, operator: u64, partition: PartitionId) {
-        self.inner.close_replica(operator, partition);
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        self.inner.drop_operators(view, numbers)
+    }
+
+    fn dropped(&self) -> std::collections::BTreeSet<u64> {
+        self.inner.dropped()
+    }
+
+    fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
+        self.inner.close_replica(view, operator, partition);
     }
 
     fn register_input(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         shares: u32,
     ) -> Result<u64, VaultError> {
-        self.inner.register_input(operator, fingerprint, shares)
+        self.inner.register_input(view, operator, fingerprint, shares)
     }
 
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
@@ -189,8 +216,13 @@ impl Vault for WatchedVault {
         self.inner.store_journal(view, frames)
     }
 
-    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
-        self.inner.read_journal(operator, share)
+    fn read_journal(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        share: u32,
+    ) -> Result<Option<Journal>, VaultError> {
+        self.inner.read_journal(view, operator, share)
     }
 
     fn inventory(&self) -> Inventory {
@@ -207,11 +239,12 @@ impl Vault for WatchedVault {
 
     fn register(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        let id = self.inner.register(operator, fingerprint, partitions)?;
+        let id = self.inner.register(view, operator, fingerprint, partitions)?;
         if operator.0.ends_with(VISITS) {
             *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
         }
@@ -220,16 +253,17 @@ impl Vault for WatchedVault {
 
     fn register_chunks(
         &self,
+        view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Arc<dyn ChunkMerger>,
     ) -> Result<u64, VaultError> {
-        self.inner.register_chunks(operator, fingerprint, partitions, merger)
+        self.inner.register_chunks(view, operator, fingerprint, partitions, merger)
     }
 
-    fn unclaimed(&self) -> Vec<OperatorName> {
-        self.inner.unclaimed()
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
+        self.inner.unclaimed(view)
     }
 
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {

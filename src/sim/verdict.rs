@@ -54,13 +54,17 @@ impl World {
         else {
             return;
         };
-        let mut witnesses = Vec::new();
+        let (mut witnesses, mut busy) = (Vec::new(), Vec::new());
         for member in &view.members {
             let Some(process) = self.processes.get(&member.node) else { continue };
             let is_here = process.is_alive()
                 && process.id.incarnation == member.incarnation
                 && !self.troubled.contains(&member.node)
                 && process.current.as_ref().is_some_and(|c| c.view.number == view.number);
+            let current = process.current.as_ref();
+            if is_here && current.is_some_and(|current| current.awaits && !current.ended) {
+                busy.push(member.node);
+            }
             if is_here {
                 witnesses.push((member.node, process.vault.recorded(), process.vault.inventory()));
             }
@@ -69,6 +73,9 @@ impl World {
         let resume = resume.max(view.resume);
         let mut holders: Vec<(PartitionId, NodeId)> = Vec::new();
         for partition in partitions {
+            let owner = view.assignment.place(*partition).map(|place| place.owner.node);
+            // A worker that is still waited for may bring it.
+            holders.extend(busy.iter().filter(|n| Some(**n) == owner).map(|n| (*partition, *n)));
             for (node, _, inventory) in &witnesses {
                 let Some(copies) = inventory.partitions.get(partition) else { continue };
                 let owns = view.assignment.place(*partition).is_some_and(|p| p.owner.node == *node);

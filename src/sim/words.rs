@@ -31,13 +31,20 @@ pub(super) fn of_input(input: &Input) -> String {
         Input::Message { from, message: Message::Evidence(given) } => {
             format!("node {from} gives evidence of {}", evidence(given))
         }
-        Input::Message { from, message: Message::Stop { view, why, .. } } => {
-            format!("node {from} stops view {view}: {why}")
+        Input::Message { from, message: Message::Stop { view, reason } } => {
+            format!("node {from} stops view {view}: {}", reason.why)
         }
         Input::Message { from, message } => format!("node {from} says {message:?}"),
-        Input::GenerationStopped { evidence: given, .. } => {
-            format!("its workers have stopped; it holds of {}", evidence(given))
-        }
+        Input::GenerationStopped { evidence: given, awaited, .. } => format!(
+            "its generation is closed; it holds of {}, and awaits {} partitions",
+            evidence(given),
+            awaited.len()
+        ),
+        Input::EvidenceGrown { evidence: given, awaited, .. } => format!(
+            "a worker came late; it holds of {}, and awaits {} partitions",
+            evidence(given),
+            awaited.len()
+        ),
         Input::Register(RegisterReply::Read { number, view, done }) => format!(
             "the register {} view {number}{}",
             if view.is_some() { "has" } else { "does not have" },
@@ -77,7 +84,8 @@ pub(super) fn word_of(input: &Input) -> u64 {
         Input::Register(RegisterReply::Read { number, view, done }) => {
             mix(number.0 << 2 | u64::from(view.is_some()) << 1 | u64::from(*done))
         }
-        Input::GenerationStopped { view, evidence } => {
+        Input::GenerationStopped { view, evidence, .. }
+        | Input::EvidenceGrown { view, evidence, .. } => {
             mix(view.0) ^ evidence.recorded.map_or(u64::MAX, |epoch| epoch.0)
         }
         Input::GenerationRunning { view } | Input::GenerationFinished { view } => view.0,

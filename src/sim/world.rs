@@ -68,8 +68,14 @@ pub(super) enum Happening {
     Wake,
     /// The compactor runs.
     Compact,
-    /// A worker stops that should have stopped before; only with a planted bug.
+    /// A worker learns that it is to leave, later than its node; or only with a planted bug.
     StopLate { view: ViewNumber },
+    /// Workers have had long enough to leave.
+    HandOver { view: ViewNumber },
+    /// Workers that have not left are not waited for any longer.
+    AwaitOver { view: ViewNumber },
+    /// The vault closes, after evidence was given; only with a planted bug.
+    CloseLate { view: ViewNumber },
 }
 
 /// One simulated run.
@@ -365,6 +371,7 @@ impl World {
             vault: Arc::new(vault),
             gauges: Arc::default(),
             current: None,
+            abandoned: Vec::new(),
             waiting: Vec::new(),
             controls: BTreeSet::new(),
             end: None,

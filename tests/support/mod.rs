@@ -226,6 +226,10 @@ impl Running {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("a child can be signalled");
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_some()
     }

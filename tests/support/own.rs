@@ -76,8 +76,14 @@ pub fn start_with(
     flags: &str,
     more: impl FnOnce(&mut Command),
 ) -> Running {
-    let mut command = Command::new(std::env::current_exe().expect("this executable"));
-    command.args(flags.split_whitespace()).env(JOB, job).env(PLACE, place);
+    let mut command = command(job, place, flags);
     more(&mut command);
     Running::spawn(&mut command)
+}
+
+/// The command that starts this executable so.
+pub fn command(job: &str, place: &Path, flags: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this executable"));
+    command.args(flags.split_whitespace()).env(JOB, job).env(PLACE, place);
+    command
 }

@@ -63,7 +63,7 @@ where
     Tr: Kept<K, V, T, R>,
 {
     let fence = updates.fence();
-    let name = fence.admit(name);
+    let name = fence.admit("arrangement", name, updates.scope());
     let pact = to_owner(&fence, &name, |update: &Update<K, V, T, R>| update.0.0.clone());
     protect::<K, V, T, R, Tr>(&fence, &name, || {
         arrange_core::<_, _, Ba, Restored<Tr>>(updates, pact, &name.to_string(), batcher)

@@ -1,6 +1,6 @@
 //! Arrangements that survive.
 
-use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
+use differential_dataflow::difference::{Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::operators::count::CountTotal;
@@ -14,6 +14,7 @@ use timely::progress::timestamp::Refines;
 use super::arrange::FencedTrace;
 use super::collection::FencedCollection;
 use super::derive::reduce;
+use super::missing::Invertible;
 use super::restored::Restored;
 use crate::data::Data;
 use crate::fence::HasFence;
@@ -67,7 +68,8 @@ impl<Tr: Trace<Time: FencedTime> + 'static> SharedTrace<Tr> {
         &mut self,
         scope: Scope<'scope, Tr::Time>,
     ) -> FencedArranged<'scope, FencedTrace<Tr>> {
-        FencedArranged { arranged: self.trace.import(scope) }
+        let import = || self.trace.import(scope);
+        FencedArranged { arranged: scope.fence().origins().knowing(scope, import) }
     }
 }
 
@@ -226,7 +228,7 @@ where
         V: 'static,
         V2: Data + Ord + std::fmt::Debug,
         R: Semigroup + 'static,
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
                 Val<'a> = &'a V,
@@ -236,7 +238,7 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let name = fence.admit(name);
+        let name = fence.admit("reduction", name, self.arranged.stream.scope());
         let arranged = reduce::<K, V, R, V2, R2, Tr, _, _>(
             &fence,
             &name,
@@ -266,7 +268,7 @@ where
         Tr::Time: FencedTime + Data,
         K: Data + Ord + std::fmt::Debug,
         R: Semigroup + 'static,
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
         for<'a> BatchCursor<Tr>: Cursor<
                 Key<'a> = &'a K,
                 Val<'a> = &'a (),
@@ -276,7 +278,7 @@ where
             >,
     {
         let fence = self.arranged.stream.fence();
-        let name = fence.admit(name);
+        let name = fence.admit("reduction", name, self.arranged.stream.scope());
         let logic = move |key: &K, values: &[(&(), R)], output: &mut Vec<((), R2)>| {
             output.push(((), threshold(key, &values[0].1)));
         };

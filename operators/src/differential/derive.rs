@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use differential_dataflow::consolidation::consolidate;
-use differential_dataflow::difference::{Abelian, Semigroup};
+use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::trace::cursor::cursor_list;
@@ -18,6 +18,7 @@ use timely::progress::Antichain;
 
 use super::arrange::{FencedTrace, protect};
 use super::layout::{BatchWriter, Kept, Room};
+use super::missing::Invertible;
 use super::restored::{Beginning, with_beginning};
 use crate::data::Data;
 use crate::error::JobError;
@@ -42,7 +43,7 @@ where
     V: 'static,
     R: Semigroup + 'static,
     V2: Data + Ord,
-    R2: Data + Abelian,
+    R2: Data + Invertible,
     Tr: TraceReader<Time: FencedTime + Lattice + Data, Batch: Navigable> + Clone + 'static,
     for<'a> BatchCursor<Tr>: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Time = Tr::Time, Diff = R>,
     Tr2: Kept<K, V2, Tr::Time, R2>,
@@ -102,7 +103,7 @@ where
     V: 'static,
     R: Semigroup + 'static,
     V2: Data + Ord,
-    R2: Data + Abelian,
+    R2: Data + Invertible,
     for<'a> C: Cursor<Key<'a> = &'a K, Val<'a> = &'a V, Diff = R>,
     Tr2: Kept<K, V2, C::Time, R2>,
 {

@@ -32,7 +32,7 @@ where
 {
     let scope = collection.inner.scope();
     let fence = scope.fence();
-    let name = fence.admit(name);
+    let name = fence.admit("hydrated edge", name, scope);
     let (mut log, contents) = Log::restore(&fence, &name, Loose::<D, (), T, R>::default());
     let restored = contents.updates::<D, (), T, R>();
     let ids = vec![log.id()];

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::chunk::{ChunkWriter, UpdateMerger};
 use super::contents::Contents;
 use super::waiting::Waiting;
-use crate::codec::{Postcard, fingerprint};
+use crate::codec::{Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -59,27 +59,31 @@ impl<W: Waiting> Log<W> {
         let generation = fence.generation();
         let fingerprint = fingerprint::<(W::Key, W::Val), (W::Time, W::Diff), Postcard>();
         let partition_count = generation.routes.partitions();
+        let encoding = encoding_of::<(W::Key, W::Val), (W::Time, W::Diff), Postcard, Postcard>();
+        fence.admit_state(name, &encoding, partition_count);
         let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
-        let registered =
-            generation.vault.register_chunks(name, fingerprint, partition_count, merger);
-        let id = registered.unwrap_or_else(|error| {
-            fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
-        });
+        let (vault, view) = (&generation.vault, generation.view);
+        let id = vault
+            .register_chunks(view, name, fingerprint, partition_count, merger)
+            .unwrap_or_else(|error| fence.refused(name, &error));
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
             let is_filling = generation.routes.filling[partition.0 as usize];
             let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
-            if let Some(resume) = generation.resume {
+            if let Some(resume) = generation.resume
+                && !fence.is_void(name)
+            {
                 let refuse = |what: String| -> ! {
                     fence.fail(JobError::State { operator: name.clone(), partition, what })
                 };
-                let replica = match generation.vault.open_replica(id, partition) {
+                let replica = match vault.open_replica(view, id, partition) {
                     Ok(Some(replica)) => replica,
                     Ok(None) => {
                         fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
                     }
+                    Err(error) if error.is_late() => fence.refused(name, &error),
                     Err(error) => refuse(error.to_string()),
                 };
                 if is_filling {
@@ -89,7 +93,7 @@ impl<W: Waiting> Log<W> {
                 }
                 slot.sealed = replica.last;
                 bases.push((partition, replica.base));
-                generation.vault.close_replica(id, partition);
+                vault.close_replica(view, id, partition);
             }
             #[cfg(feature = "planted")]
             if crate::planted::is(crate::planted::Planted::LackingForgotten) {

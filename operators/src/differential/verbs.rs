@@ -1,12 +1,13 @@
 //! Verbs: what can be made of a fenced collection with arrangements that survive.
 
-use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
+use differential_dataflow::difference::{Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::trace::implementations::{KeyBatcher, KeySpine, ValBatcher, ValSpine};
 
 use super::arrange::{FencedTrace, arrange};
 use super::arranged::FencedArranged;
 use super::collection::{FencedCollection, Joined};
+use super::missing::Invertible;
 use crate::data::Data;
 use crate::time::FencedTime;
 
@@ -80,7 +81,7 @@ where
     ) -> FencedCollection<'scope, T, (K, V2), R2>
     where
         V2: Data + Ord + std::fmt::Debug,
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
     {
         let input = self.arrange_by_key_fenced(&format!("{name}/input"));
         input.reduce_fenced(name, logic).as_collection(|key, val| (key.clone(), val.clone()))
@@ -220,7 +221,7 @@ where
     ) -> FencedCollection<'scope, T, (K, V), R>
     where
         R2: Data + Semigroup + Ord + std::fmt::Debug,
-        R: Multiply<R2, Output = R> + Abelian,
+        R: Multiply<R2, Output = R> + Invertible,
     {
         self.clone().concat(self.semijoin_fenced(name, other).negate())
     }
@@ -335,7 +336,7 @@ where
         mut threshold: impl FnMut(&K, &R) -> R2 + 'static,
     ) -> FencedCollection<'scope, T, K, R2>
     where
-        R2: Data + Abelian + Ord,
+        R2: Data + Invertible + Ord,
     {
         self.arrange_by_self_fenced(&format!("{name}/input"))
             .threshold_fenced(name, move |key, count| threshold(key, count))

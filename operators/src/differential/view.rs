@@ -12,7 +12,7 @@ use super::collection::FencedCollection;
 use crate::data::Data;
 use crate::fence::HasFence;
 use crate::ids::Epoch;
-use crate::time::{EpochTime, passed};
+use crate::time::{EpochTime, FencedTime, passed};
 
 /// The contents of a collection at one worker, as of the last committed epoch.
 ///
@@ -119,7 +119,7 @@ where
                 fence.sign_of_life();
                 input.for_each(|_capability, updates| {
                     for (data, time, diff) in updates.drain(..) {
-                        waiting.entry(time.to_epoch()).or_default().push((data, diff));
+                        waiting.entry(time.epoch()).or_default().push((data, diff));
                     }
                 });
                 // What came again is committed, and not complete before all of it is here.

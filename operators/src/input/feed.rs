@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use crate::codec::{CodecError, Postcard, fingerprint};
+use crate::codec::{CodecError, Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -74,12 +74,12 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         let generation = fence.generation();
         let fingerprint = fingerprint::<(), D, Postcard>();
         let share_count = generation.settings.share_count;
-        let operator = match generation.vault.register_input(name, fingerprint, share_count) {
-            Ok(operator) => operator,
-            Err(error) => {
-                fence.fail(JobError::Vault { operator: name.clone(), what: error.to_string() })
-            }
-        };
+        let encoding = encoding_of::<(), D, Postcard, Postcard>();
+        fence.admit_state(name, &encoding, share_count);
+        let (vault, view) = (&generation.vault, generation.view);
+        let operator = vault
+            .register_input(view, name, fingerprint, share_count)
+            .unwrap_or_else(|error| fence.refused(name, &error));
         let mut feed = Feed {
             shares: Vec::new(),
             now: Epoch(0),
@@ -93,8 +93,14 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         let (mut records, mut replaying) = (0, 0);
         for share in fence.shares() {
             let subject = JournalSubject { operator, fingerprint, share: share.index as u32 };
-            let mut journal =
-                generation.vault.read_journal(operator, subject.share).unwrap_or_default();
+            let mut journal = vault
+                .read_journal(view, operator, subject.share)
+                .unwrap_or_else(|error| fence.refused(name, &error))
+                .unwrap_or_default();
+            if fence.is_void(name) {
+                journal.entries.clear();
+                journal.closed = true;
+            }
             if let Some(resume) = generation.resume
                 && !journal.closed
                 && journal.next <= Some(resume)

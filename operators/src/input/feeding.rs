@@ -39,7 +39,7 @@ use crate::ids::OperatorName;
 use crate::journal::JournalRef;
 use crate::protect::advance;
 use crate::replicate::{commit_stored, not_stored};
-use crate::time::EpochTime;
+use crate::time::{EpochTime, FencedTime};
 use crate::vault::JournalEntry;
 
 /// Builds the operators of an input; returns what wakes the first of them, and the records.
@@ -64,7 +64,9 @@ fn journal<'scope, T: EpochTime, D: Data>(
     feed: &Rc<RefCell<Feed<T, D>>>,
 ) -> (Activator, Stream<'scope, T, Frames>) {
     let mut builder = OperatorBuilder::new(name.to_string(), scope);
-    let activator = scope.activator_for(builder.operator_info().address);
+    let info = builder.operator_info();
+    fence.origins().know(info.global_id);
+    let activator = scope.activator_for(info.address);
     let (output, frames) = builder.new_output();
     let (fence, name, feed) = (fence.clone(), name.clone(), Rc::clone(feed));
     builder.build(move |capabilities| {
@@ -192,13 +194,13 @@ fn admit<'scope, T: EpochTime, D: Data>(
             if let Some(capability) = held.first() {
                 let mut output = output.activate();
                 let may_enter = |time: &T| {
-                    is_stored(&frontiers[0], time) && fence.checkpoints().admit(time.to_epoch())
+                    is_stored(&frontiers[0], time) && fence.checkpoints().admit(time.epoch())
                 };
                 while feed.first_waiting().is_some_and(may_enter)
                     && let Some((time, batches)) = feed.take_waiting()
                 {
                     fence.leave_if_stopping();
-                    let epoch = time.to_epoch();
+                    let epoch = time.epoch();
                     fence.whereabouts().set_epoch(epoch);
                     let gauges = &fence.generation().gauges;
                     gauges.epochs_begun.fetch_max(epoch.next().0, Ordering::Relaxed);

@@ -283,7 +283,8 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
 /// A record that can be written as a line.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a line",
-    note = "lines are written from strings, numbers, and tuples of them: map the stream to one of these"
+    note = "lines are written from strings, numbers, and tuples of them: map the stream to one of these, or \
+            implement `Line` for it"
 )]
 pub trait Line {
     /// Appends the line, without its end.
@@ -291,6 +292,11 @@ pub trait Line {
 }
 
 /// A part of a line; a tuple's fields are several.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of a line",
+    note = "lines are written from strings, numbers, and tuples of them: map the stream to one of these, or \
+            implement `Line` for a record"
+)]
 pub trait Field {
     /// Appends the field.
     fn write_field(&self, line: &mut Vec<u8>);

@@ -38,6 +38,8 @@ pub(super) fn spread<'scope, T: EpochTime>(
     list: Option<Vec<Listed>>,
 ) -> StreamVec<'scope, T, Order> {
     let mut builder = OperatorBuilder::new("Shards: tell".to_owned(), scope);
+    // It brings in nothing of the job's.
+    fence.origins().know(builder.operator_info().global_id);
     let (output, orders) = builder.new_output();
     let fence = fence.clone();
     builder.build(move |capabilities: Vec<Capability<T>>| {

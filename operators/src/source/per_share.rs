@@ -36,7 +36,7 @@ pub struct PerShare<F> {
 /// ```
 pub fn per_share<I, F>(items: F) -> PerShare<F>
 where
-    I: Iterator,
+    I: Iterator<Item: Data>,
     F: Fn(Share) -> I,
 {
     PerShare { items }

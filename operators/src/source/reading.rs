@@ -106,8 +106,11 @@ impl<S: Source> Reading<S> {
             reached,
             behind: BTreeMap::new(),
         };
-        // What is committed has the shards in it.
-        if fence.generation().resume.is_some() {
+        if fence.is_void(name) {
+            // A source that the job has dropped before has nothing more to give.
+            reading.told = None;
+        } else if fence.generation().resume.is_some() {
+            // What is committed has the shards in it.
             reading.told = None;
             reading.begin();
         }

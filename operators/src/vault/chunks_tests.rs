@@ -106,8 +106,10 @@ impl Node {
     fn install(&mut self, resume: Option<u64>, role: Role) {
         self.view += 1;
         self.vault.install(ViewNumber(self.view), resume.map(Epoch), &|_| role).unwrap();
-        self.operator =
-            self.vault.register_chunks(&name("trace"), PRINT, 1, Arc::new(Adder)).unwrap();
+        self.operator = self
+            .vault
+            .register_chunks(self.vault.present(), &name("trace"), PRINT, 1, Arc::new(Adder))
+            .unwrap();
     }
 
     fn store(&self, bytes: &[u8]) -> Result<usize, VaultError> {
@@ -130,7 +132,7 @@ impl Node {
     }
 
     fn sum(&self) -> Option<Sum> {
-        let opened = self.vault.open_replica(self.operator, P0).unwrap()?;
+        let opened = self.vault.open_replica(self.vault.present(), self.operator, P0).unwrap()?;
         let mut sum = Sum::new();
         let chunks = opened.base.chunks().unwrap();
         assert!(chunks.windows(2).all(|pair| pair[0].0 < pair[1].0));
@@ -139,7 +141,8 @@ impl Node {
     }
 
     fn ids(&self) -> Vec<ChunkId> {
-        let opened = self.vault.open_replica(self.operator, P0).unwrap().unwrap();
+        let opened =
+            self.vault.open_replica(self.vault.present(), self.operator, P0).unwrap().unwrap();
         opened.base.chunks().unwrap().into_iter().map(|(id, _)| id).collect()
     }
 
@@ -171,10 +174,11 @@ fn names_are_encoded_in_their_order() {
 #[test]
 fn a_table_is_no_trace_and_a_trace_no_table() {
     let node = Node::begin(OWNER);
-    let refused = node.vault.register(&name("trace"), PRINT, 1);
+    let refused = node.vault.register(node.vault.present(), &name("trace"), PRINT, 1);
     assert_eq!(refused, Err(VaultError::StateChanged { operator: name("trace"), chunks: false }));
-    node.vault.register(&name("table"), PRINT, 1).unwrap();
-    let refused = node.vault.register_chunks(&name("table"), PRINT, 1, Arc::new(Adder));
+    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    let refused =
+        node.vault.register_chunks(node.vault.present(), &name("table"), PRINT, 1, Arc::new(Adder));
     assert!(matches!(refused, Err(VaultError::StateChanged { chunks: true, .. })));
 }
 
@@ -251,7 +255,10 @@ fn each_byte_is_merged_a_few_times() {
 #[test]
 fn bytes_that_cannot_be_merged_stay_and_others_are_merged_all_the_same() {
     let mut node = Node::begin(OWNER);
-    let other = node.vault.register_chunks(&name("zebra"), PRINT, 1, Arc::new(Adder)).unwrap();
+    let other = node
+        .vault
+        .register_chunks(node.vault.present(), &name("zebra"), PRINT, 1, Arc::new(Adder))
+        .unwrap();
     for epoch in 1..=8 {
         let previous = (epoch > 1).then(|| epoch - 1);
         let damaged = if epoch == 3 { b"damaged".to_vec() } else { encode(&[(1, 1)]) };
@@ -268,7 +275,7 @@ fn bytes_that_cannot_be_merged_stay_and_others_are_merged_all_the_same() {
     assert_eq!(node.vault.compact(usize::MAX), Ok(0), "not again before something new is there");
     node.install(Some(8), OWNER);
     assert_eq!(node.ids().len(), 8);
-    let opened = node.vault.open_replica(other, P0).unwrap().unwrap();
+    let opened = node.vault.open_replica(node.vault.present(), other, P0).unwrap().unwrap();
     assert_eq!(opened.base.len(), 1);
 }
 
@@ -284,7 +291,9 @@ impl ChunkMerger for Splitter {
 #[test]
 fn a_merger_that_makes_more_of_less_is_an_error() {
     let mut node = Node::begin(OWNER);
-    node.vault.register_chunks(&name("trace"), PRINT, 1, Arc::new(Splitter)).unwrap();
+    node.vault
+        .register_chunks(node.vault.present(), &name("trace"), PRINT, 1, Arc::new(Splitter))
+        .unwrap();
     (1..=4).for_each(|epoch| node.add(epoch, &[(1, 1)]));
     node.record(4);
     let error = node.vault.compact(usize::MAX);
@@ -305,7 +314,9 @@ impl ChunkMerger for Idler {
 #[test]
 fn a_merger_that_merges_nothing_does_not_keep_the_compactor_busy() {
     let node = Node::begin(OWNER);
-    node.vault.register_chunks(&name("trace"), PRINT, 1, Arc::new(Idler)).unwrap();
+    node.vault
+        .register_chunks(node.vault.present(), &name("trace"), PRINT, 1, Arc::new(Idler))
+        .unwrap();
     for epoch in 1..=4 {
         node.add(epoch, &[(1, 1)]);
     }
@@ -321,7 +332,7 @@ fn an_opened_base_stays_what_it_is() {
     (1..=4).for_each(|epoch| node.add(epoch, &[(1, 1)]));
     node.record(4);
     node.install(Some(4), OWNER);
-    let opened = node.vault.open_replica(node.operator, P0).unwrap().unwrap();
+    let opened = node.vault.open_replica(node.vault.present(), node.operator, P0).unwrap().unwrap();
     assert_eq!(opened.last, Some(Epoch(4)));
     node.add(5, &[(1, 1)]);
     node.record(5);
@@ -344,7 +355,7 @@ fn the_copy_of_an_owner_goes_on_through_views() {
     // Others recorded more than this node had heard of.
     node.install(Some(2), OWNER);
     assert_eq!(node.sum(), Some(Sum::from([(1, 1), (2, 1)])));
-    node.vault.close_replica(node.operator, P0);
+    node.vault.close_replica(node.vault.present(), node.operator, P0);
     assert!(node.is_live());
     node.add(3, &[(4, 1)]);
     node.record(3);
@@ -362,25 +373,25 @@ fn the_copy_of_an_owner_goes_on_through_views() {
 fn a_successor_opens_what_it_backed_up_and_goes_on_with_it() {
     let mut node = Node::begin(BACKUP);
     assert!(!node.is_live());
-    node.vault.register(&name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     node.add(1, &[(1, 1)]);
     node.install(Some(1), OWNER);
-    let table = node.vault.register(&name("table"), PRINT, 1).unwrap();
+    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     assert_eq!(node.sum(), Some(Sum::from([(1, 1)])));
-    node.vault.close_replica(node.operator, P0);
-    assert!(node.vault.open_replica(table, P0).unwrap().is_some());
+    node.vault.close_replica(node.vault.present(), node.operator, P0);
+    assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_some());
     let at = |from, through| Some(Span { from, through: Some(Epoch(through)) });
     assert_eq!(node.replica(), at(None, 1), "tables and chunks at the resume epoch");
     node.add(2, &[(1, 1)]);
     node.record(2);
     node.compact();
     assert_eq!(node.replica(), at(None, 1), "the tables are not fed");
-    node.vault.close_replica(table, P0);
+    node.vault.close_replica(node.vault.present(), table, P0);
     assert_eq!((node.replica(), node.is_live()), (None, false));
-    node.vault.deposit(table, P0, Box::new(()));
+    node.vault.deposit(node.vault.present(), table, P0, Box::new(()));
     assert!(node.is_live(), "the table is deposited, and the chunks were fed");
     node.install(Some(2), OWNER);
-    assert!(node.vault.take_live(table, P0).is_some());
+    assert!(node.vault.take_live(node.vault.present(), table, P0).unwrap().is_some());
     assert_eq!(node.sum(), Some(Sum::from([(1, 2)])));
     // A table that a panicked worker did not leave is not there, and the chunks do not stand for it.
     assert!(!node.is_live());
@@ -415,12 +426,12 @@ fn an_owner_that_becomes_a_backup_is_filled_anew() {
 #[test]
 fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(&name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     (1..=2).for_each(|epoch| node.add(epoch, &[(epoch, 1)]));
     node.record(2);
     node.install(Some(2), BOTH);
-    let table = node.vault.register(&name("table"), PRINT, 1).unwrap();
-    assert!(node.vault.open_replica(table, P0).unwrap().is_none());
+    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_none());
     assert_eq!(node.sum(), Some(Sum::from([(1, 1), (2, 1)])));
     let filling = [(id(1, 7), encode(&[(1, 1), (2, 1)])), (id(3, 0), encode(&[(3, 1)]))];
     node.store(&delta(node.operator, (Some(2), 3), &filling, true)).unwrap();
@@ -431,17 +442,17 @@ fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
     node.compact();
     node.install(Some(3), BACKUP);
     assert_eq!(node.sum(), Some(Sum::from([(1, 1), (2, 1), (3, 1)])));
-    assert!(node.vault.open_replica(table, P0).unwrap().is_some());
+    assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_some());
 }
 
 #[test]
 fn a_filling_that_was_not_complete_leaves_the_owner_its_copy() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(&name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     node.add(1, &[(1, 1)]);
     node.record(1);
     node.install(Some(1), BOTH);
-    let table = node.vault.register(&name("table"), PRINT, 1).unwrap();
+    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     node.store(&delta(node.operator, (Some(1), 2), &[], true)).unwrap();
     node.record(2);
     node.install(Some(2), BOTH);
@@ -514,11 +525,11 @@ fn chunks_are_merged_while_a_worker_stores() {
 #[test]
 fn a_partition_is_live_with_its_tables_and_its_owner() {
     let node = Node::begin(OWNER);
-    let table = node.vault.register(&name("table"), PRINT, 1).unwrap();
+    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
     assert!(!node.is_live());
-    node.vault.deposit(table, P0, Box::new(()));
+    node.vault.deposit(node.vault.present(), table, P0, Box::new(()));
     assert!(node.is_live());
-    node.vault.deposit(node.operator, P0, Box::new(()));
+    node.vault.deposit(node.vault.present(), node.operator, P0, Box::new(()));
     assert_eq!(node.vault.usage().deposits, 1, "nothing live is left of a trace");
 }
 
@@ -716,7 +727,8 @@ impl Cluster {
         self.sealed.clear();
         self.stored = vec![0; NODES];
         self.recorded = vec![resume; NODES];
-        let opened = self.nodes[owner].vault.open_replica(self.nodes[owner].operator, P0);
+        let Node { vault, operator, .. } = &self.nodes[owner];
+        let opened = vault.open_replica(vault.present(), *operator, P0);
         let opened = opened.unwrap().unwrap();
         assert_eq!(opened.last.map(|epoch| epoch.0), last);
         (self.last, self.last_opened) = (last, last);

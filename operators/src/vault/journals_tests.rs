@@ -29,7 +29,8 @@ impl Story {
         let role = |partition| if partition == PartitionId(0) { role } else { NOTHING };
         self.vault.install(ViewNumber(view), resume.map(Epoch), &role).unwrap();
         let name = OperatorName::new("words");
-        self.subject.operator = self.vault.register_input(&name, 5, 2).unwrap();
+        self.subject.operator =
+            self.vault.register_input(self.vault.present(), &name, 5, 2).unwrap();
     }
 
     fn entry(&self, epoch: u64, record: u64) -> Vec<u8> {
@@ -66,7 +67,11 @@ impl Story {
 
     /// The epochs in the journal, and the first that is not.
     fn journal(&self) -> (Vec<u64>, Option<u64>) {
-        let journal = self.vault.read_journal(self.subject.operator, 0).unwrap_or_default();
+        let journal = self
+            .vault
+            .read_journal(self.vault.present(), self.subject.operator, 0)
+            .unwrap()
+            .unwrap_or_default();
         let epochs = journal.entries.iter().map(|entry| entry.epoch.0).collect();
         (epochs, journal.next.map(|next| next.0))
     }
@@ -100,7 +105,11 @@ fn what_came_without_its_mark_is_gone_with_its_view() {
     // The new owner's journal has another epoch 2.
     story.store(2, &story.replacement(0..3)).unwrap();
     assert_eq!(story.journal(), (vec![0, 1, 2], Some(3)));
-    let journal = story.vault.read_journal(story.subject.operator, 0).unwrap();
+    let journal = story
+        .vault
+        .read_journal(story.vault.present(), story.subject.operator, 0)
+        .unwrap()
+        .unwrap();
     let (frame, _) = JournalRef::parse(&journal.entries[2].frame).unwrap();
     assert_eq!(frame.records::<u64>().unwrap(), [20]);
 }
@@ -148,7 +157,11 @@ fn a_closed_journal_takes_no_more() {
     let mark = JournalMark { next: Epoch(5), closed: true, previous: None, entries: 1, records: 1 };
     write_frame(&mut frames, story.subject, JournalPart::Mark(mark));
     story.store(1, &frames).unwrap();
-    let journal = story.vault.read_journal(story.subject.operator, 0).unwrap();
+    let journal = story
+        .vault
+        .read_journal(story.vault.present(), story.subject.operator, 0)
+        .unwrap()
+        .unwrap();
     assert!(journal.closed && journal.next == Some(Epoch(5)));
     assert!(story.store(1, &story.frames(5..6, Some(5))).is_err());
 }

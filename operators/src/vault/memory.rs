@@ -12,7 +12,7 @@
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -78,10 +78,14 @@ struct Operator {
 
 struct View {
     number: Option<ViewNumber>,
+    /// Whether evidence was given of this view: then its generation changes nothing any more.
+    closed: bool,
     resume: Option<Epoch>,
     recorded: Option<Epoch>,
     holdings: Vec<Holding>,
     operators: BTreeMap<u64, Operator>,
+    /// The operators that the job has dropped, for the rest of the run.
+    dropped: BTreeSet<u64>,
 }
 
 struct Deposit {
@@ -133,10 +137,13 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 impl View {
     fn check(&self, view: ViewNumber) -> Result<(), VaultError> {
-        if self.number == Some(view) {
-            return Ok(());
+        if self.number != Some(view) {
+            return Err(VaultError::View { expected: self.number, actual: view });
         }
-        Err(VaultError::View { expected: self.number, actual: view })
+        if self.closed {
+            return Err(VaultError::Closed { view });
+        }
+        Ok(())
     }
 
     /// Returns the index of the view's partition to which an operator's partition belongs.
@@ -160,7 +167,8 @@ impl View {
     /// over those of chunks.
     fn cells_wanted(&self, index: usize) -> (u64, u64) {
         let mut wanted = (0, 0);
-        for operator in self.operators.values() {
+        let kept = self.operators.iter().filter(|(number, _)| !self.dropped.contains(number));
+        for (_, operator) in kept {
             // An operator has as many partitions here as are congruent to this one.
             let beyond = u64::from(operator.partitions).saturating_sub(index as u64);
             let count = beyond.div_ceil(self.holdings.len() as u64);
@@ -258,10 +266,12 @@ impl MemoryVault {
         MemoryVault {
             view: RwLock::new(View {
                 number: None,
+                closed: false,
                 resume: None,
                 recorded: None,
                 holdings: vec![Holding::default(); partitions as usize],
                 operators: BTreeMap::new(),
+                dropped: BTreeSet::new(),
             }),
             cells: RwLock::new(Cells::new()),
             discarded: Mutex::new(Vec::new()),
@@ -271,6 +281,12 @@ impl MemoryVault {
             dropped_frames: AtomicU64::new(0),
             journals: Mutex::new(Journals::new(partitions as usize, JOURNAL_BYTES_MAX)),
         }
+    }
+
+    /// The view installed, so that tests need not name it at each call.
+    #[cfg(test)]
+    pub(super) fn present(&self) -> ViewNumber {
+        read(&self.view).number.unwrap_or(ViewNumber(0))
     }
 
     fn cell(&self, operator: u64, partition: PartitionId) -> Option<Arc<Mutex<Cell>>> {
@@ -288,6 +304,10 @@ impl MemoryVault {
     fn store_one(&self, view: &View, delta: &DeltaRef<'_>) -> Result<bool, VaultError> {
         let subject = delta.header().subject;
         let operator = view.operator(subject.operator)?;
+        if view.dropped.contains(&subject.operator) {
+            self.dropped_frames.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
         if subject.partition.0 >= operator.partitions {
             return Err(VaultError::UnknownPartition {
                 operator: operator.name.clone(),
@@ -339,12 +359,14 @@ impl MemoryVault {
 
     fn register_any(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Option<Arc<dyn ChunkMerger>>,
     ) -> Result<u64, VaultError> {
         let mut state = write(&self.view);
+        state.check(view)?;
         let number = operator_id(name);
         let operator = state.operators.entry(number).or_insert_with(|| Operator {
             name: name.clone(),
@@ -452,6 +474,7 @@ impl Vault for MemoryVault {
         lock(&self.journals).install(resume, held.collect(), is_first);
         state.holdings = holdings;
         state.number = Some(view);
+        state.closed = false;
         state.resume = resume;
         state.recorded = resume;
         for operator in state.operators.values_mut() {
@@ -461,9 +484,17 @@ impl Vault for MemoryVault {
         Ok(())
     }
 
+    fn close(&self, view: ViewNumber) {
+        let mut state = write(&self.view);
+        state.closed |= state.number == Some(view);
+    }
+
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::StoreAfterClose, open);
+        open?;
         let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
         let mut stored = 0;
         for delta in &deltas {
@@ -483,7 +514,10 @@ impl Vault for MemoryVault {
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        open?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
         Ok(())
@@ -493,29 +527,49 @@ impl Vault for MemoryVault {
         read(&self.view).recorded
     }
 
-    fn deposit(&self, operator: u64, partition: PartitionId, live: Box<dyn Any + Send>) {
+    fn deposit(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+        live: Box<dyn Any + Send>,
+    ) {
         let state = read(&self.view);
         // The owner's copy of a trace is its replica, and nothing live is to be rewound.
-        if state.holding(partition).role.owner && !state.is_chunks(operator) {
+        let is_kept = state.holding(partition).role.owner
+            && !state.is_chunks(operator)
+            && !state.dropped.contains(&operator);
+        if state.number == Some(view) && is_kept {
             let cell = self.cell_or_new(operator, partition);
             lock(&cell).live = Some(Deposit { state: live, rewind_to: None });
         }
     }
 
-    fn take_live(&self, operator: u64, partition: PartitionId) -> Option<Live> {
-        let _view = read(&self.view);
-        let cell = self.cell(operator, partition)?;
+    fn take_live(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        partition: PartitionId,
+    ) -> Result<Option<Live>, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        let Some(cell) = self.cell(operator, partition) else { return Ok(None) };
         let mut cell = lock(&cell);
-        let rewind_to = cell.live.as_ref()?.rewind_to?;
-        cell.live.take().map(|deposit| Live { state: deposit.state, rewind_to })
+        let is_from_before = cell.live.as_ref().is_some_and(|live| live.rewind_to.is_some());
+        let taken = if is_from_before { cell.live.take() } else { None };
+        let live = taken
+            .and_then(|deposit| Some(Live { state: deposit.state, rewind_to: deposit.rewind_to? }));
+        Ok(live)
     }
 
     fn open_replica(
         &self,
+        view: ViewNumber,
         operator: u64,
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError> {
         let state = read(&self.view);
+        state.check(view)?;
         let known = state.operator(operator)?;
         if !state.holding(partition).is_copy(known.merger.is_some()) {
             return Ok(None);
@@ -534,9 +588,32 @@ impl Vault for MemoryVault {
         Ok(Some(Opened { last: base.epoch(), base }))
     }
 
-    fn close_replica(&self, operator: u64, partition: PartitionId) {
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        if state.is_chunks(operator) {
+        state.check(view)?;
+        state.dropped.extend(numbers);
+        let mut cells = write(&self.cells);
+        let mut discarded = lock(&self.discarded);
+        cells.retain(|(operator, _), cell| {
+            let is_dropped = state.dropped.contains(operator);
+            if is_dropped {
+                let mut cell = lock(cell);
+                let mut gone = Cell { live: cell.live.take(), ..Cell::default() };
+                cell.count(&self.pending_bytes, |replica| gone.replica = replica.take());
+                discarded.push(gone);
+            }
+            !is_dropped
+        });
+        Ok(())
+    }
+
+    fn dropped(&self) -> BTreeSet<u64> {
+        read(&self.view).dropped.clone()
+    }
+
+    fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
+        let mut state = write(&self.view);
+        if state.check(view).is_err() || state.is_chunks(operator) {
             return;
         }
         let index = state.index(partition);
@@ -550,11 +627,13 @@ impl Vault for MemoryVault {
 
     fn register_input(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         shares: u32,
     ) -> Result<u64, VaultError> {
-        let _view = read(&self.view);
+        let state = read(&self.view);
+        state.check(view)?;
         lock(&self.journals).register(name, fingerprint, shares)
     }
 
@@ -572,18 +651,24 @@ impl Vault for MemoryVault {
         Ok(taken)
     }
 
-    fn read_journal(&self, operator: u64, share: u32) -> Option<Journal> {
-        lock(&self.journals).read(operator, share)
+    fn read_journal(
+        &self,
+        view: ViewNumber,
+        operator: u64,
+        share: u32,
+    ) -> Result<Option<Journal>, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        Ok(lock(&self.journals).read(operator, share))
     }
 
     fn inventory(&self) -> Inventory {
         let state = read(&self.view);
         // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
         // before it was built has registered none, and yet all that the one before left is here.
-        let complete = state
-            .operators
-            .values()
-            .map(|operator| operator.through.max(state.resume))
+        let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
+        let complete = kept
+            .map(|(_, operator)| operator.through.max(state.resume))
             .min()
             .unwrap_or(state.resume);
         let cells = read(&self.cells);
@@ -664,25 +749,28 @@ impl Vault for MemoryVault {
 
     fn register(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
     ) -> Result<u64, VaultError> {
-        self.register_any(name, fingerprint, partitions, None)
+        self.register_any(view, name, fingerprint, partitions, None)
     }
 
     fn register_chunks(
         &self,
+        view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
         partitions: u32,
         merger: Arc<dyn ChunkMerger>,
     ) -> Result<u64, VaultError> {
-        self.register_any(name, fingerprint, partitions, Some(merger))
+        self.register_any(view, name, fingerprint, partitions, Some(merger))
     }
 
-    fn unclaimed(&self) -> Vec<OperatorName> {
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
         let state = read(&self.view);
+        state.check(view)?;
         let cells = read(&self.cells);
         let has_state = |number: u64| {
             cells.range((number, PartitionId(0))..=(number, PartitionId(u32::MAX))).any(
@@ -697,7 +785,7 @@ impl Vault for MemoryVault {
             .iter()
             .filter(|(number, operator)| !operator.registered && has_state(**number));
         let unclaimed = unclaimed.map(|(_, operator)| operator.name.clone());
-        unclaimed.chain(lock(&self.journals).unclaimed()).collect()
+        Ok(unclaimed.chain(lock(&self.journals).unclaimed()).collect())
     }
 
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {

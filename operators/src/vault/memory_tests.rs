@@ -43,7 +43,8 @@ impl Story {
 
     fn install(&mut self, view: u64, resume: Option<u64>, role: Role) {
         self.try_install(view, resume, role).unwrap();
-        self.operator = self.vault.register(&name("counts"), print(), 2).unwrap();
+        self.operator =
+            self.vault.register(self.vault.present(), &name("counts"), print(), 2).unwrap();
         self.owner.rewind(resume.map(Epoch)).unwrap();
     }
 
@@ -74,7 +75,7 @@ impl Story {
     }
 
     fn sum(&self) -> Option<u64> {
-        let opened = self.vault.open_replica(self.operator, P0).unwrap()?;
+        let opened = self.vault.open_replica(self.vault.present(), self.operator, P0).unwrap()?;
         let mut counts = Counts::new(KeyHasher::Rapid);
         counts.attach(opened.base, self.vault.recorded()).unwrap();
         let mut sum = 0;
@@ -93,7 +94,7 @@ fn a_partition_that_never_had_a_delta_is_a_complete_and_empty_copy() {
     assert_eq!(story.replica(), span(None, None));
     assert_eq!(story.sum(), Some(0));
     assert!(!story.vault.inventory().partitions.contains_key(&P1));
-    assert!(story.vault.open_replica(story.operator, P1).unwrap().is_none());
+    assert!(story.vault.open_replica(story.vault.present(), story.operator, P1).unwrap().is_none());
     story.vault.complete(ViewNumber(1), story.operator, Epoch(9)).unwrap();
     assert_eq!(story.replica(), span(None, Some(9)));
 }
@@ -101,7 +102,7 @@ fn a_partition_that_never_had_a_delta_is_a_complete_and_empty_copy() {
 #[test]
 fn a_copy_is_complete_through_the_slowest_operator() {
     let mut story = Story::begin(BACKUP);
-    let other = story.vault.register(&name("joins"), 5, 2).unwrap();
+    let other = story.vault.register(story.vault.present(), &name("joins"), 5, 2).unwrap();
     assert_eq!(story.store(1, 3, 0..10), 1);
     story.vault.complete(ViewNumber(1), story.operator, Epoch(3)).unwrap();
     assert_eq!(story.replica(), span(None, None));
@@ -254,15 +255,15 @@ fn an_opened_replica_counts_until_something_is_committed_without_it() {
 fn a_closed_replica_is_gone_unless_it_is_fed() {
     for (role, left) in [(OWNER, None), (BOTH, span(Some(1), Some(1)))] {
         let mut story = Story::begin(BACKUP);
-        let other = story.vault.register(&name("joins"), 5, 2).unwrap();
+        let other = story.vault.register(story.vault.present(), &name("joins"), 5, 2).unwrap();
         story.store(1, 1, 0..10);
         story.install(2, Some(1), role);
-        story.vault.register(&name("joins"), 5, 2).unwrap();
+        story.vault.register(story.vault.present(), &name("joins"), 5, 2).unwrap();
         assert_eq!(story.sum(), Some(10));
-        story.vault.close_replica(story.operator, P0);
+        story.vault.close_replica(story.vault.present(), story.operator, P0);
         assert_eq!(story.replica(), left);
         // The other operator may still be about to open its own.
-        assert!(story.vault.open_replica(other, P0).unwrap().is_some());
+        assert!(story.vault.open_replica(story.vault.present(), other, P0).unwrap().is_some());
         story.install(3, Some(1), role);
         assert_eq!(story.sum(), left.map(|_| 10));
     }
@@ -271,18 +272,24 @@ fn a_closed_replica_is_gone_unless_it_is_fed() {
 #[test]
 fn live_state_comes_back_with_the_epoch_to_rewind_to() {
     let mut story = Story::begin(OWNER);
-    story.vault.deposit(story.operator, P0, Box::new(7_u32));
-    story.vault.deposit(story.operator, P1, Box::new(8_u32));
+    story.vault.deposit(story.vault.present(), story.operator, P0, Box::new(7_u32));
+    story.vault.deposit(story.vault.present(), story.operator, P1, Box::new(8_u32));
     assert!(story.vault.inventory().partitions[&P0].live);
-    assert!(story.vault.take_live(story.operator, P0).is_none(), "it is for the next generation");
+    assert!(
+        story.vault.take_live(story.vault.present(), story.operator, P0).unwrap().is_none(),
+        "it is for the next generation"
+    );
     story.install(2, Some(5), OWNER);
     story.install(3, Some(6), OWNER);
-    assert!(story.vault.take_live(story.operator, P1).is_none(), "not an owner");
-    let live = story.vault.take_live(story.operator, P0).unwrap();
+    assert!(
+        story.vault.take_live(story.vault.present(), story.operator, P1).unwrap().is_none(),
+        "not an owner"
+    );
+    let live = story.vault.take_live(story.vault.present(), story.operator, P0).unwrap().unwrap();
     assert_eq!(live.rewind_to, Some(Epoch(5)));
     assert_eq!(live.state.downcast_ref::<u32>(), Some(&7));
-    assert!(story.vault.take_live(story.operator, P0).is_none());
-    story.vault.deposit(story.operator, P0, Box::new(9_u32));
+    assert!(story.vault.take_live(story.vault.present(), story.operator, P0).unwrap().is_none());
+    story.vault.deposit(story.vault.present(), story.operator, P0, Box::new(9_u32));
     story.install(4, Some(7), BACKUP);
     assert_eq!(story.vault.usage().deposits, 0);
 }
@@ -291,12 +298,12 @@ fn live_state_comes_back_with_the_epoch_to_rewind_to() {
 fn a_partition_is_live_only_with_every_operator_and_all_its_partitions() {
     let story = Story::begin(OWNER);
     // Five partitions over the view's two: 0, 2 and 4 belong to the view's partition 0.
-    let wide = story.vault.register(&name("wide"), 1, 5).unwrap();
-    let narrow = story.vault.register(&name("narrow"), 1, 1).unwrap();
+    let wide = story.vault.register(story.vault.present(), &name("wide"), 1, 5).unwrap();
+    let narrow = story.vault.register(story.vault.present(), &name("narrow"), 1, 1).unwrap();
     let mut missing = vec![(story.operator, 0), (wide, 0), (wide, 2), (wide, 4), (narrow, 0)];
     while let Some((operator, partition)) = missing.pop() {
         assert!(!story.vault.inventory().partitions[&P0].live);
-        story.vault.deposit(operator, PartitionId(partition), Box::new(()));
+        story.vault.deposit(story.vault.present(), operator, PartitionId(partition), Box::new(()));
     }
     assert!(story.vault.inventory().partitions[&P0].live);
 }
@@ -305,7 +312,7 @@ fn a_partition_is_live_only_with_every_operator_and_all_its_partitions() {
 fn one_name_has_one_codec_and_a_state_without_its_operator_is_reported() {
     let mut story = Story::begin(BACKUP);
     assert_eq!(
-        story.vault.register(&name("counts"), 1, 2),
+        story.vault.register(story.vault.present(), &name("counts"), 1, 2),
         Err(VaultError::Changed {
             operator: name("counts"),
             expected: (print(), 2),
@@ -313,15 +320,15 @@ fn one_name_has_one_codec_and_a_state_without_its_operator_is_reported() {
         })
     );
     assert!(matches!(
-        story.vault.register(&name("counts"), print(), 3),
+        story.vault.register(story.vault.present(), &name("counts"), print(), 3),
         Err(VaultError::Changed { .. })
     ));
-    story.vault.register(&name("stateless"), 1, 2).unwrap();
+    story.vault.register(story.vault.present(), &name("stateless"), 1, 2).unwrap();
     story.store(1, 1, 0..10);
     story.try_install(2, Some(1), BACKUP).unwrap();
-    assert_eq!(story.vault.unclaimed(), [name("counts")]);
-    story.vault.register(&name("counts"), print(), 2).unwrap();
-    assert_eq!(story.vault.unclaimed(), []);
+    assert_eq!(story.vault.unclaimed(story.vault.present()).unwrap(), [name("counts")]);
+    story.vault.register(story.vault.present(), &name("counts"), print(), 2).unwrap();
+    assert_eq!(story.vault.unclaimed(story.vault.present()).unwrap(), []);
 }
 
 #[test]
@@ -402,9 +409,9 @@ fn storing_folds_by_itself_above_the_limit() {
 fn a_vault_serves_many_threads() {
     const PARTITIONS: u32 = 8;
     const EPOCHS: u64 = 60;
-    let vault: Arc<dyn Vault> = Arc::new(MemoryVault::with_limit(PARTITIONS, 2048));
+    let vault = Arc::new(MemoryVault::with_limit(PARTITIONS, 2048));
     vault.install(ViewNumber(1), None, &|_| BOTH).unwrap();
-    let operator = vault.register(&name("counts"), print(), PARTITIONS).unwrap();
+    let operator = vault.register(vault.present(), &name("counts"), print(), PARTITIONS).unwrap();
     std::thread::scope(|scope| {
         for partition in (0..PARTITIONS).map(PartitionId) {
             let vault = Arc::clone(&vault);
@@ -424,7 +431,7 @@ fn a_vault_serves_many_threads() {
                         vault.complete(ViewNumber(1), operator, Epoch(epoch / 2)).unwrap();
                     }
                 }
-                vault.deposit(operator, partition, Box::new(counts));
+                vault.deposit(vault.present(), operator, partition, Box::new(counts));
             });
         }
         for _ in 0..50 {
@@ -434,11 +441,11 @@ fn a_vault_serves_many_threads() {
         }
     });
     vault.install(ViewNumber(2), Some(Epoch(EPOCHS / 2)), &|_| BOTH).unwrap();
-    vault.register(&name("counts"), print(), PARTITIONS).unwrap();
+    vault.register(vault.present(), &name("counts"), print(), PARTITIONS).unwrap();
     for partition in (0..PARTITIONS).map(PartitionId) {
-        let opened = vault.open_replica(operator, partition).unwrap().unwrap();
+        let opened = vault.open_replica(vault.present(), operator, partition).unwrap().unwrap();
         assert_eq!(opened.last, Some(Epoch(EPOCHS / 2)));
-        let live = vault.take_live(operator, partition).unwrap();
+        let live = vault.take_live(vault.present(), operator, partition).unwrap().unwrap();
         let mut counts = *live.state.downcast::<Counts>().unwrap();
         counts.rewind(live.rewind_to).unwrap();
         let mut copy = Counts::new(KeyHasher::Rapid);
@@ -448,4 +455,50 @@ fn a_vault_serves_many_threads() {
         copy.for_each(|_, count| sums[1] += count);
         assert_eq!(sums, [20 * EPOCHS / 2; 2]);
     }
+}
+
+#[test]
+fn a_closed_view_changes_nothing_and_still_takes_live_state() {
+    let mut story = Story::begin(BOTH);
+    let (vault, operator) = (&story.vault, story.operator);
+    vault.deposit(vault.present(), operator, P0, Box::new(Counts::new(KeyHasher::Rapid)));
+    story.install(2, None, BOTH);
+    assert_eq!(story.store(2, 1, 0..10), 1);
+    story.vault.complete(ViewNumber(2), operator, Epoch(1)).unwrap();
+    let later = story.seal(2, 0..10);
+    // Only the view that is installed can be closed.
+    story.vault.close(ViewNumber(1));
+    story.vault.record(ViewNumber(2), Epoch(1)).unwrap();
+    story.vault.close(ViewNumber(2));
+    let before = story.vault.inventory();
+
+    let view = ViewNumber(2);
+    let closed = VaultError::Closed { view };
+    let vault = &story.vault;
+    assert_eq!(vault.store(view, &later), Err(closed.clone()));
+    assert_eq!(vault.store_journal(view, &[]), Err(closed.clone()));
+    assert_eq!(vault.complete(view, operator, Epoch(2)), Err(closed.clone()));
+    assert_eq!(vault.record(view, Epoch(2)), Err(closed.clone()));
+    assert_eq!(vault.register(view, &name("joins"), 5, 2), Err(closed.clone()));
+    assert_eq!(vault.register_input(view, &name("fed"), 5, 2), Err(closed.clone()));
+    assert_eq!(vault.unclaimed(view), Err(closed.clone()));
+    // Whoever builds late takes nothing away from the next generation.
+    assert_eq!(vault.take_live(view, operator, P0).err(), Some(closed.clone()));
+    assert_eq!(vault.open_replica(view, operator, P0).err(), Some(closed.clone()));
+    assert_eq!(vault.read_journal(view, operator, 0).err(), Some(closed));
+    assert_eq!(vault.inventory(), before);
+    assert_eq!(vault.recorded(), Some(Epoch(1)));
+
+    assert!(before.partitions[&P0].live, "what was left by the view before is still a copy");
+    vault.deposit(view, operator, P0, Box::new(Counts::new(KeyHasher::Rapid)));
+    assert_eq!(vault.inventory(), before);
+
+    // The next view is open, and knows nothing of who comes later still.
+    story.install(3, Some(1), BOTH);
+    let vault = &story.vault;
+    assert!(vault.take_live(ViewNumber(3), operator, P0).unwrap().is_some());
+    vault.deposit(view, operator, P0, Box::new(Counts::new(KeyHasher::Rapid)));
+    vault.close(ViewNumber(3));
+    assert!(!vault.inventory().partitions[&P0].live);
+    assert!(vault.store(view, &later).unwrap_err().is_late());
 }

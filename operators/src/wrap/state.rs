@@ -16,7 +16,7 @@ use super::slot::{Slot, Turn};
 use super::stash::Stash;
 use super::value::Value;
 use crate::codec::Codec;
-use crate::data::{Data, Plain};
+use crate::data::{Data, Key, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -60,7 +60,7 @@ impl<T: FencedTime> State<T> {
     }
 
     /// A map, with the methods of `HashMap`.
-    pub fn map<K: Data + Eq, V: Data>(&mut self, name: &str) -> Map<K, V> {
+    pub fn map<K: Key, V: Data>(&mut self, name: &str) -> Map<K, V> {
         Map::new(self.open(name))
     }
 
@@ -127,7 +127,7 @@ impl<T: FencedTime> State<T> {
     /// longest.sort();
     /// assert_eq!(longest.last(), Some(&(2, 98)));
     /// ```
-    pub fn map_with<K: Data + Eq, V: Plain, C: Codec<V>>(&mut self, name: &str) -> Map<K, V, C> {
+    pub fn map_with<K: Key, V: Plain, C: Codec<V>>(&mut self, name: &str) -> Map<K, V, C> {
         Map::new(self.open(name))
     }
 

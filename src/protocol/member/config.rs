@@ -43,7 +43,8 @@ pub struct MemberLimits {
     pub propose_stagger_ms: u64,
     /// How long a member that holds the only copy of something is waited for.
     pub holder_wait_ms: u64,
-    /// How long the workers of a generation may take to stop before the process gives up.
+    /// How long a generation may take to be closed before the process gives up. It is closed at once
+    /// unless too many threads of earlier generations are left.
     pub stop_limit_ms: u64,
     /// How long a finished node waits for the others to say that they know.
     pub done_wait_ms: u64,
@@ -53,6 +54,8 @@ pub struct MemberLimits {
     pub restarts_max: u32,
     /// The length of that window.
     pub restarts_window_ms: u64,
+    /// How many views may follow each other without a commit in between; one more ends the job.
+    pub views_without_commit_max: u32,
     /// After how long without an answer the user is told that the register is slow.
     pub register_slow_ms: u64,
 }
@@ -75,6 +78,7 @@ impl MemberLimits {
             // What is too much is for the user to say.
             restarts_max: u32::MAX,
             restarts_window_ms: 60_000,
+            views_without_commit_max: u32::MAX,
             register_slow_ms: 2_000,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use ringfence_operators::ids::NodeId;
+use ringfence_operators::ids::{NodeId, PartitionId};
 
 use super::super::message::{Event, Output};
 use super::super::plan::{PlanError, next_view};
@@ -27,9 +27,26 @@ pub struct Gathering {
     pub(super) reading: bool,
     /// Whether some partition has no holder among those that gave evidence so far.
     pub(super) short: bool,
+    /// Whether some partition has no holder but workers that may still bring its state.
+    pub(super) held: bool,
+}
+
+impl Gathering {
+    /// Something has changed in what is known: a proposal that could not be made may be possible now.
+    pub(super) fn reconsider(&mut self) {
+        self.short = false;
+        self.held = false;
+    }
 }
 
 impl Machine {
+    /// Looks anew whether a view can be made, if this node gathers evidence.
+    pub(super) fn reconsider(&mut self) {
+        if let Phase::Gathering(gathering) = &mut self.phase {
+            gathering.reconsider();
+        }
+    }
+
     pub(super) fn advance_gathering(&mut self) {
         let complete = self.missing().next().is_none();
         let now_ms = self.now_ms;
@@ -57,6 +74,10 @@ impl Machine {
     }
 
     pub(super) fn propose_at(&self, gathering: &Gathering) -> u64 {
+        if gathering.held {
+            // Whoever is waited for says when it is over, or is lost; either is heard of.
+            return u64::MAX;
+        }
         let limits = &self.config.limits;
         let missing = self.missing().count();
         let wait_ms = |node| match self.detector.is_silent(node) {
@@ -83,11 +104,26 @@ impl Machine {
             .collect();
         let missing: Vec<NodeId> = self.missing().collect();
         let plan = next_view(current, &evidence);
+        let awaited: BTreeMap<NodeId, Vec<PartitionId>> =
+            evidence.keys().map(|node| (*node, self.awaited_of(*node).to_vec())).collect();
+        let awaited_at = |partitions: &[PartitionId]| -> Vec<NodeId> {
+            let of_them = |awaited: &[PartitionId]| awaited.iter().any(|p| partitions.contains(p));
+            awaited.iter().filter(|(_, p)| of_them(p)).map(|(node, _)| *node).collect()
+        };
         let (view, limits, now_ms) = (current.number, &self.config.limits, self.now_ms);
         match (plan, &mut self.phase) {
             (Ok(plan), phase) => {
                 *phase = Phase::Proposing;
                 self.ask_to_create(plan.view);
+            }
+            // Their workers may still bring it. Each node says when it stops to wait for them.
+            (Err(PlanError::Lost { partitions, .. }), Phase::Gathering(gathering))
+                if !awaited_at(&partitions).is_empty() =>
+            {
+                gathering.held = true;
+                let nodes = awaited_at(&partitions);
+                let event = Event::WaitingForWorkers { view, nodes, partitions };
+                self.outputs.push(Output::Report(event));
             }
             // Somebody who may hold what is lost is not known to be gone: better late than lost.
             (Err(PlanError::Lost { .. }), Phase::Gathering(gathering))
@@ -112,9 +148,19 @@ impl Machine {
             .filter(|node| !self.is_gone(*node) && self.evidence_of(*node).is_none())
     }
 
+    /// The partitions whose live state may still come from the workers of `node`.
+    fn awaited_of(&self, node: NodeId) -> &[PartitionId] {
+        if node == self.config.node {
+            return &self.awaited;
+        }
+        let awaiting = self.peers.get(&node).and_then(|peer| peer.awaiting.as_ref());
+        let current = awaiting.filter(|(view, _)| *view == self.number());
+        current.map_or(&[], |(_, partitions)| partitions)
+    }
+
     pub(super) fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {
         let evidence = match node == self.config.node {
-            true => self.given.as_ref()?,
+            true => self.given.last()?,
             false => self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?,
         };
         (evidence.view == self.number()).then_some(evidence)

@@ -13,27 +13,31 @@
 //! first, and how long a slow member is waited for. The order is that of the view change in Oki and
 //! Liskov's *Viewstamped Replication* (PODC 1988), with the register in the place of a majority.
 //!
-//! INVARIANT: evidence is given once for each view, in `Stopping`, and from then on this node takes
-//! part in no view but the next. INVARIANT: the register is asked one thing at a time.
+//! INVARIANT: evidence of a view is given first in `Stopping`, and from then on this node takes part in no
+//! view but the next. It may be given again with more copies in it, when a worker leaves late, and nothing
+//! is ever taken back. INVARIANT: the register is asked one thing at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
+use ringfence_operators::ids::{Incarnation, NodeId, PartitionId, ViewNumber};
 
 use super::detector::Detector;
-use super::message::{Event, Input, Message, Output, ProtocolError, Suspicion, WorkerPanic};
+use super::message::{Event, Input, Message, Output, ProtocolError, StopReason, Suspicion};
 use super::view::{ClusterShape, Evidence, Member, View};
 use asking::Asking;
+use progress::Progress;
 use restarts::Restarts;
 
 mod asking;
 mod config;
 mod gathering;
 mod listening;
+mod progress;
 mod restarts;
 
 pub use config::{MemberConfig, MemberLimits, SUSPECT_MS};
 pub use gathering::Gathering;
+pub use progress::VIEWS_WITHOUT_COMMIT_MAX;
 
 /// Where a node stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +75,11 @@ pub struct Machine {
     now_ms: u64,
     phase: Phase,
     view: Option<View>,
-    /// What this node reported of `view`: quoted unchanged in the next, or this node is not in it.
-    given: Option<Evidence>,
+    /// What this node reported of `view`, each time it grew: the next quotes one of these unchanged, or
+    /// this node is not in it.
+    given: Vec<Evidence>,
+    /// The partitions whose live state may still come from this node's own workers.
+    awaited: Vec<PartitionId>,
     /// The members of `view` that this node could not hear when it was installed, nor since.
     cut_off: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
@@ -84,6 +91,7 @@ pub struct Machine {
     done_seen_ms: Option<u64>,
     register: Asking,
     restarts: Restarts,
+    progress: Progress,
     outputs: Vec<Output>,
 }
 
@@ -95,8 +103,10 @@ struct Peer {
     up: bool,
     done: bool,
     /// The latest stop and the latest evidence; newer ones replace older ones.
-    stop: Option<(ViewNumber, String, Option<Box<WorkerPanic>>)>,
+    stop: Option<(ViewNumber, StopReason)>,
     evidence: Option<Evidence>,
+    /// Of which view and which partitions its workers may still bring live state.
+    awaiting: Option<(ViewNumber, Vec<PartitionId>)>,
 }
 
 impl Machine {
@@ -115,7 +125,8 @@ impl Machine {
             now_ms: 0,
             phase: Phase::Forming,
             view: None,
-            given: None,
+            given: Vec::new(),
+            awaited: Vec::new(),
             cut_off: BTreeSet::new(),
             peers: BTreeMap::new(),
             started: false,
@@ -125,6 +136,7 @@ impl Machine {
             done_seen_ms: None,
             register: Asking::default(),
             restarts: Restarts::default(),
+            progress: Progress::default(),
             outputs: Vec::new(),
         }
     }
@@ -204,7 +216,12 @@ impl Machine {
                 self.suspect(view, Suspicion::WorkerHung { worker, busy_ms });
             }
             Input::GenerationRunning { view } => self.on_running(view),
-            Input::GenerationStopped { view, evidence } => self.on_stopped(view, evidence),
+            Input::GenerationStopped { view, evidence, awaited } => {
+                self.on_stopped(view, evidence, awaited);
+            }
+            Input::EvidenceGrown { view, evidence, awaited } => {
+                self.on_evidence_grown(view, evidence, awaited);
+            }
             Input::GenerationFinished { view } => self.on_finished(view),
             Input::FatalError { message } => self.fail_all(ProtocolError::Local { message }),
             Input::Register(reply) => self.on_reply(reply),
@@ -273,7 +290,15 @@ impl Machine {
         if known == Some(incarnation) && self.phase != Phase::Forming {
             return;
         }
-        let peer = Peer { incarnation, address, up: true, done: false, stop: None, evidence: None };
+        let peer = Peer {
+            incarnation,
+            address,
+            up: true,
+            done: false,
+            stop: None,
+            evidence: None,
+            awaiting: None,
+        };
         self.peers.insert(node, peer);
         self.watch();
         if self.phase == Phase::Forming {
@@ -294,16 +319,14 @@ impl Machine {
         let mut missed = vec![Message::ViewCreated { number: view }];
         match &self.phase {
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
-                missed.push(Message::Stop {
-                    view,
-                    why: "it had stopped before the connection stood".to_owned(),
-                    panic: None,
-                });
+                let why = "it had stopped before the connection stood".to_owned();
+                let reason = StopReason { why, ..StopReason::default() };
+                missed.push(Message::Stop { view, reason });
             }
             Phase::Finishing { until_ms: Some(_) } => missed.push(Message::Done),
             _ => {}
         }
-        missed.extend(self.given.clone().map(Message::Evidence));
+        missed.extend(self.testimony());
         self.outputs.extend(missed.into_iter().map(|message| Output::Send(node, message)));
     }
 
@@ -348,7 +371,7 @@ impl Machine {
         self.watch();
         match &mut self.phase {
             Phase::Forming => self.poll_at_ms = self.now_ms,
-            Phase::Gathering(gathering) => gathering.short = false,
+            Phase::Gathering(gathering) => gathering.reconsider(),
             _ => {}
         }
         if was_up && !had_finished && self.is_member(node) {
@@ -367,11 +390,8 @@ impl Machine {
         if self.view.is_none() || view != self.number() || self.done_seen_ms.is_some() {
             return;
         }
-        let why = what.to_string();
-        let panic = match &what {
-            Suspicion::WorkerPanicked { panic } => Some(Box::new(panic.clone())),
-            _ => None,
-        };
+        let reason = StopReason::from(&what);
+        self.progress.ends_because(view, &reason.why);
         match self.phase {
             Phase::Installing | Phase::Running => {}
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
@@ -381,7 +401,7 @@ impl Machine {
         }
         self.phase = Phase::Stopping { since_ms: self.now_ms };
         self.outputs.push(Output::StopGeneration { view });
-        self.broadcast(&Message::Stop { view, why, panic });
+        self.broadcast(&Message::Stop { view, reason });
         self.outputs.push(Output::Report(Event::Suspicion { view, what }));
         // It may be no failure at all: the others may be done, or have gone on long ago.
         self.ask_to_read();
@@ -403,28 +423,34 @@ impl Machine {
         }
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.up) else { return };
         match message {
-            Message::Stop { view, why, panic } => {
-                if peer.stop.as_ref().is_none_or(|(known, ..)| *known < view) {
-                    peer.stop = Some((view, why.clone(), panic.clone()));
+            Message::Stop { view, reason } => {
+                if peer.stop.as_ref().is_none_or(|(known, _)| *known < view) {
+                    peer.stop = Some((view, reason.clone()));
                 }
                 self.look_for(view);
                 if view == number && self.is_member(from) {
-                    self.stopped_by(from, view, why, panic);
+                    self.stopped_by(from, view, reason);
                 }
             }
             Message::Evidence(evidence) => {
                 let view = evidence.view;
-                if peer.evidence.as_ref().is_none_or(|known| known.view < view) {
+                if peer.evidence.as_ref().is_none_or(|known| known.view <= view) {
                     peer.evidence = Some(evidence);
                 }
                 self.look_for(view);
-                if let Phase::Gathering(gathering) = &mut self.phase {
-                    gathering.short = false;
-                }
+                self.reconsider();
+            }
+            Message::Awaiting { view, partitions } => {
+                peer.awaiting = Some((view, partitions));
+                self.reconsider();
             }
             Message::ViewCreated { number } => self.look_for(number),
             // That it came says that the sender lives; what it says is for the connections' owner.
-            Message::Beat { .. } | Message::Received { .. } => {}
+            Message::Beat { .. }
+            | Message::Received { .. }
+            | Message::Catalogue { .. }
+            | Message::CatalogueItem { .. }
+            | Message::Dropped { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();
@@ -439,14 +465,9 @@ impl Machine {
     }
 
     /// Stops because a member has, and counts the panic if that is why.
-    fn stopped_by(
-        &mut self,
-        node: NodeId,
-        view: ViewNumber,
-        why: String,
-        panic: Option<Box<WorkerPanic>>,
-    ) {
-        self.suspect(view, Suspicion::Stopped { node, why, panic: panic.clone() });
+    fn stopped_by(&mut self, node: NodeId, view: ViewNumber, reason: StopReason) {
+        let panic = reason.panic.clone();
+        self.suspect(view, Suspicion::Stopped { node, reason });
         if let Some(panic) = panic {
             self.count_panic(node, view, *panic);
         }
@@ -468,25 +489,73 @@ impl Machine {
         }
     }
 
-    fn on_stopped(&mut self, view: ViewNumber, evidence: Evidence) {
+    fn on_stopped(&mut self, view: ViewNumber, evidence: Evidence, awaited: Vec<PartitionId>) {
         if !matches!(self.phase, Phase::Stopping { .. }) || view != self.number() {
             return;
         }
-        assert_eq!(evidence.view, view, "the evidence is of the view whose generation stopped");
+        self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
+        self.give(evidence, awaited);
+        self.phase = Phase::Gathering(Gathering {
+            since_ms: self.now_ms,
+            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
+            ..Gathering::default()
+        });
+    }
+
+    fn on_evidence_grown(
+        &mut self,
+        view: ViewNumber,
+        evidence: Evidence,
+        awaited: Vec<PartitionId>,
+    ) {
+        if matches!(self.phase, Phase::Gathering(_) | Phase::Proposing) && view == self.number() {
+            self.give(evidence, awaited);
+            self.reconsider();
+        }
+    }
+
+    /// Gives evidence, to all members.
+    ///
+    /// SUBTLE: what was given before stays a promise. It said of copies that are here that they are, and
+    /// they still are: so a view that quotes earlier evidence is as right as one that quotes the last.
+    fn give(&mut self, evidence: Evidence, awaited: Vec<PartitionId>) {
+        assert_eq!(
+            evidence.view,
+            self.number(),
+            "evidence is of the view whose generation stopped"
+        );
         assert_eq!(
             evidence.validate(self.partitions()),
             Ok(()),
             "the evidence of node {}",
             self.config.node
         );
-        self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
-        self.broadcast(&Message::Evidence(evidence.clone()));
-        self.given = Some(evidence);
-        self.phase = Phase::Gathering(Gathering {
-            since_ms: self.now_ms,
-            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
-            ..Gathering::default()
-        });
+        if let Some(before) = self.given.last() {
+            let grown = super::invariants::evidence_grows(self.config.node, before, &evidence);
+            assert_eq!(grown, Ok(()), "evidence is never taken back");
+        }
+        let is_first = self.given.is_empty();
+        self.given.push(evidence);
+        self.awaited = awaited;
+        // SUBTLE: nobody must at any moment take what was given for all there is. So what may still come is
+        // said before the evidence that lacks it, and that it came after the evidence that has it.
+        let mut testimony = self.testimony();
+        if !is_first {
+            testimony.reverse();
+        }
+        testimony.iter().for_each(|message| self.broadcast(message));
+    }
+
+    /// What this node says of the view that it has stopped, to who has heard nothing of it yet.
+    fn testimony(&self) -> Vec<Message> {
+        let Some(evidence) = self.given.last() else { return Vec::new() };
+        let mut testimony = Vec::new();
+        if self.given.len() > 1 || !self.awaited.is_empty() {
+            let (view, partitions) = (evidence.view, self.awaited.clone());
+            testimony.push(Message::Awaiting { view, partitions });
+        }
+        testimony.push(Message::Evidence(evidence.clone()));
+        testimony
     }
 
     fn on_finished(&mut self, view: ViewNumber) {
@@ -535,6 +604,7 @@ impl Machine {
         if let Err(error) = self.check(&view) {
             return self.fail(error);
         }
+        let limit = self.config.limits.views_without_commit_max;
         let won = self.view.as_ref();
         // SUBTLE: who gave evidence of the last view lived when this node had lost it already, and no
         // lost connection is made again. The two would suspect each other in every view to come. So
@@ -553,6 +623,12 @@ impl Machine {
             won.map_or(Ok(()), |previous| super::invariants::successor(previous, &view)),
             Ok(())
         );
+        if let Some(previous) = won
+            && let Some(error) = self.progress.follows(previous, &view, limit)
+        {
+            return self.fail_all(error);
+        }
+        let won = self.view.as_ref();
         let empty = Vec::new();
         let before = won.map_or(&empty, |previous| &previous.members);
         let left = before
@@ -575,7 +651,8 @@ impl Machine {
             },
         }));
         self.phase = Phase::Installing;
-        self.given = None;
+        self.given.clear();
+        self.awaited.clear();
         self.view = Some(view.clone());
         self.watch();
         self.outputs.push(Output::Install(view));
@@ -587,8 +664,8 @@ impl Machine {
             let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
             if self.is_gone(node) {
                 self.suspect(number, Suspicion::Gone { node });
-            } else if let Some((_, why, panic)) = stop.filter(|(stopped, ..)| *stopped == number) {
-                self.stopped_by(node, number, why, panic);
+            } else if let Some((_, reason)) = stop.filter(|(stopped, _)| *stopped == number) {
+                self.stopped_by(node, number, reason);
             }
         }
     }
@@ -617,7 +694,11 @@ impl Machine {
                 }
             });
         };
-        if this.evidence != self.given {
+        let is_quoted = match &this.evidence {
+            Some(quoted) => self.given.contains(quoted),
+            None => self.given.is_empty(),
+        };
+        if !is_quoted {
             return Err(ProtocolError::Misquoted { number });
         }
         Ok(())

@@ -1,25 +1,33 @@
 //! Connections: those of control, and who is let in.
 
+use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
 use ringfence_operators::ids::{Incarnation, NodeId};
 
 use super::{Node, NodeEvent, RunSource};
+use crate::config::PROCESSES_MAX;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlLimits, DialError, Hello, Identity, Inbound, Purpose, Refusal,
     Welcome, dial,
 };
 use crate::protocol::message::Input;
-use crate::report::What;
+use crate::report::{What, named_nodes};
+
+/// Connections that a node makes at once: to all others, for a view and the one before it. One more fails.
+const DIALS_MAX: usize = 2 * PROCESSES_MAX;
 
 impl Node {
     pub(super) fn identity(&self) -> Identity {
         Identity {
             run: self.run.as_ref().map_or_else(String::new, |run| run.id.clone()),
             job: self.setup.job_hash.clone(),
+            round: self.setup.round,
             node: self.setup.node,
             incarnation: self.incarnation,
         }
@@ -39,6 +47,7 @@ impl Node {
             incarnation: self.incarnation,
             address: self.setup.nodes.get(&self.setup.node).cloned().unwrap_or_default(),
             purpose,
+            round: identity.round,
             to_node: to,
             to_incarnation: incarnation,
         }
@@ -60,10 +69,20 @@ impl Node {
         deadline: Instant,
         event: impl FnOnce(Result<(TcpStream, Welcome), DialError>) -> NodeEvent + Send + 'static,
     ) {
-        let events = self.events.clone();
-        thread::spawn(move || {
-            let _ = events.send(event(dial(&address, &hello, deadline)));
-        });
+        let (events, dials) = (self.events.clone(), Arc::clone(&self.dials));
+        let others = dials.fetch_add(1, Ordering::Relaxed);
+        let dialled = move || {
+            let result = match others {
+                0..DIALS_MAX => dial(&address, &hello, deadline),
+                _ => {
+                    let text = format!("{others} other connections are being made");
+                    Err(DialError::Unreachable { address, error: io::Error::other(text) })
+                }
+            };
+            dials.fetch_sub(1, Ordering::Relaxed);
+            let _ = events.send(event(result));
+        };
+        thread::spawn(dialled);
     }
 
     pub(super) fn on_inbound(&mut self, inbound: Inbound) -> Result<()> {
@@ -143,31 +162,53 @@ impl Node {
     }
 
     pub(super) fn refuse(&mut self, inbound: Inbound, reason: Refusal) -> Result<()> {
-        let what =
-            What::Refused { peer: inbound.peer_addr.to_string(), reason: reason.to_string() };
+        if self.setup.strangers.is_told(reason.kind()) {
+            self.tell(What::Refused {
+                peer: inbound.peer_addr.to_string(),
+                reason: self.identity().explain(&reason, &inbound.hello),
+                more: 0,
+            });
+        }
         // Whether the stranger hears it or not changes nothing here.
-        thread::spawn(move || drop(inbound.refuse(reason)));
-        self.tell(what);
+        let _ = inbound.refuse(reason);
         Ok(())
+    }
+
+    /// Tells how many more strangers there were than were told one by one.
+    pub(super) fn tell_strangers(&self, is_end: bool) {
+        for (kind, more) in self.setup.strangers.counted(is_end) {
+            let (peer, reason) = (String::new(), kind.to_owned());
+            self.tell(What::Refused { peer, reason, more });
+        }
     }
 
     pub(super) fn dial_failed(&self, node: NodeId, error: DialError) -> Error {
         Error::new(Kind::Network, format!("cannot connect to node {node}")).because(error)
     }
 
+    /// Tells that a node which was there has ended before the first view.
+    pub(super) fn tell_gone_early(&self, node: NodeId) {
+        let left = self.setup.connect_limit.saturating_sub(self.started.elapsed());
+        let text = format!(
+            "node {node} has ended before the first view: it may be started again within {} s",
+            left.as_secs()
+        );
+        self.tell(What::Message { text });
+    }
+
     pub(super) fn not_formed(&self) -> Error {
-        let missing: Vec<String> = self
+        let missing: Vec<NodeId> = self
             .setup
             .nodes
             .keys()
             .filter(|&&node| node != self.setup.node && !self.controls.contains_key(&node))
-            .map(NodeId::to_string)
+            .copied()
             .collect();
         let limit_ms = self.setup.connect_limit.as_millis();
         let text = if missing.is_empty() {
             format!("there was no first view after {limit_ms} ms though all nodes are connected")
         } else {
-            format!("node(s) {} did not connect within {limit_ms} ms", missing.join(", "))
+            format!("{} did not connect within {limit_ms} ms", named_nodes(&missing))
         };
         Error::new(Kind::Network, text)
     }

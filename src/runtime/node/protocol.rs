@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::ViewNumber;
 
 use super::{Node, NodeEvent, Run};
 use crate::error::Result;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
-use crate::report::{Observation, What};
+use crate::protocol::ranges::Ranges;
+use crate::report::{Observation, What, named_nodes};
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;
 use crate::runtime::wording::{failure_of, protocol_failed, register_failed};
@@ -31,6 +32,8 @@ impl Node {
             partitions: self.setup.partitions,
             backups: self.setup.backups,
             limits: MemberLimits {
+                stop_limit_ms: self.setup.hang_limit.as_millis() as u64,
+                views_without_commit_max: self.setup.views_without_commit_max,
                 restarts_max: self.setup.restarts.0,
                 restarts_window_ms: self.setup.restarts.1.as_millis() as u64,
                 ..MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64)
@@ -112,6 +115,8 @@ impl Node {
                     (Some(failure), Suspicion::LinkLost { .. }) => {
                         self.lost_link.get_or_insert((failure, seen));
                     }
+                    // The other end has lost the same link: that explains nothing.
+                    (_, Suspicion::Stopped { reason, .. }) if reason.lost_link == Some(here) => {}
                     (failure, _) => {
                         self.failure_told = true;
                         failure.into_iter().for_each(|failure| self.tell(failure));
@@ -146,19 +151,27 @@ impl Node {
                 });
             }
             Decision::Waiting { missing, .. } => {
-                let missing: Vec<String> = missing.iter().map(NodeId::to_string).collect();
                 let text = format!(
-                    "waiting for node(s) {}: without what they hold no view can be made",
-                    missing.join(", ")
+                    "waiting for {}: without what they hold no view can be made",
+                    named_nodes(&missing)
+                );
+                self.tell(What::Message { text });
+            }
+            Decision::WaitingForWorkers { nodes, partitions, .. } => {
+                let text = format!(
+                    "waiting for workers of {} to come back from the job's own code, for up to {} s: \
+                     only they have the state of partitions {}",
+                    named_nodes(&nodes),
+                    self.setup.hang_limit.as_secs(),
+                    Ranges(&partitions)
                 );
                 self.tell(What::Message { text });
             }
             Decision::RegisterUnavailable { why } => {
-                let text = format!("the register does not answer, trying again: {why}");
+                self.tell_register_away(&why);
                 if !std::mem::replace(&mut self.register_told, true) {
                     self.observe(Some(witness::of_register(self.setup.node, self.view(), why)));
                 }
-                self.tell(What::Message { text });
             }
             Decision::Running { .. } | Decision::Finishing { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! Telling: what happened, for people and for files.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringfence_operators::error::JobError;
 use ringfence_operators::generation::Notice;
@@ -12,6 +12,9 @@ use super::Node;
 use crate::error::Result;
 use crate::report::What;
 use crate::runtime::witness;
+
+/// How often it is told again that the register does not answer.
+const REGISTER_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Node {
     pub(super) fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
@@ -28,6 +31,12 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+        }
+        if let Notice::Built { worker } = notice {
+            self.on_built(view, worker)?;
+        }
+        if let Notice::Dropped { worker, dataflow, by_all } = notice {
+            self.on_dropped(view, worker, dataflow, by_all);
         }
         match &notice {
             Notice::Quarantined { operator, partition, epoch, record } => {
@@ -50,6 +59,12 @@ impl Node {
                 seen.place.epoch = Some(*epoch);
                 self.observe(Some(seen));
             }
+            Notice::DropPanicked { operator, message } => {
+                let of =
+                    operator.as_ref().map_or("the job".to_owned(), |name| format!("\"{name}\""));
+                let text = format!("a `Drop` of {of} panicked, which changes nothing: {message}");
+                self.tell(What::Message { text });
+            }
             Notice::ReleaseRecovered { operator, failed_for } => {
                 let failed_ms = failed_for.as_millis();
                 let text = format!("sink \"{operator}\" releases again, after {failed_ms} ms");
@@ -65,6 +80,32 @@ impl Node {
 
     pub(super) fn tell(&self, what: What) {
         (self.setup.tell)(what);
+    }
+
+    /// Tells that the register is waited for: at once, and then now and again.
+    pub(super) fn tell_register_away(&mut self, why: &str) {
+        let now = Instant::now();
+        let since = match self.register_away {
+            Some((_, told)) if now.duration_since(told) < REGISTER_TOLD_INTERVAL => return,
+            Some((since, _)) => since,
+            None => now,
+        };
+        self.register_away = Some((since, now));
+        let waited = match now.duration_since(since).as_secs() {
+            0 => String::new(),
+            seconds => format!(" for {seconds} s"),
+        };
+        let text = format!("the register does not answer{waited}, trying again: {why}");
+        self.tell(What::Message { text });
+    }
+
+    /// Tells that the register has answered after it had not.
+    pub(super) fn tell_register_back(&mut self) {
+        if let Some((since, _)) = self.register_away.take() {
+            let away_ms = since.elapsed().as_millis();
+            let text = format!("the register answers again, after {away_ms} ms");
+            self.tell(What::Message { text });
+        }
     }
 
     pub(super) fn tell_progress(&self) {

@@ -12,17 +12,19 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumb
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker as operators;
 
-use super::{Current, Node, NodeEvent, Notices};
+use super::closing::Ending;
+use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
 use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, WorkerPanic};
-use crate::protocol::view::{Evidence, View};
+use crate::protocol::view::View;
 use crate::report::{Takeover, What};
+use crate::runtime::advice;
 use crate::runtime::generation::{Running, SinceStart, Verdict, WorkerEnded};
 use crate::runtime::hang::Hung;
-use crate::runtime::holdings::{evidence_of, role_of, routes_of};
+use crate::runtime::holdings::{role_of, routes_of};
 use crate::runtime::watches::Watches;
 use crate::runtime::witness;
 use crate::runtime::wording::job_failed;
@@ -48,6 +50,7 @@ impl Node {
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
             Error::internal(format!("the vault refuses view {}", view.number)).because(error)
         })?;
+        self.forget_dropped(&view)?;
         self.gauges.consumed.store(0, Ordering::Relaxed);
         self.gauges.total.store(0, Ordering::Relaxed);
         self.gauges.records.store(0, Ordering::Relaxed);
@@ -67,6 +70,7 @@ impl Node {
             .map(|member| (member.node, member.incarnation, member.address.clone()))
             .collect();
         let number = view.number;
+        self.abandoned.extend(self.current.take().and_then(Current::abandon));
         self.current = Some(Current {
             view,
             digest: digest.clone(),
@@ -75,9 +79,11 @@ impl Node {
             running: None,
             ended: BTreeSet::new(),
             finished: 0,
-            stop_wanted: false,
+            ending: Ending::default(),
             joined: false,
             committed: None,
+            agreement: Agreement::new(),
+            dropping: Dropping::default(),
             watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
         });
         for (peer, incarnation, address) in lower {
@@ -93,7 +99,7 @@ impl Node {
                 result,
             });
         }
-        for inbound in std::mem::take(&mut self.waiting_links) {
+        for inbound in std::mem::take(&mut self.waiting_links).into_values() {
             self.on_inbound(inbound)?;
         }
         self.start_if_linked()
@@ -108,25 +114,20 @@ impl Node {
         let node = inbound.hello.node;
         let here = self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number);
         if view > here {
-            // It is ahead by a moment: its connection waits until this node has the view, too.
-            if self.waiting_links.len() >= self.setup.nodes.len() {
-                return self.refuse(inbound, Refusal::NotYet { yours: view });
-            }
-            self.waiting_links.push(inbound);
-            return Ok(());
+            return self.let_wait(inbound, view.0 == here.0 + 1);
         }
         let Some(current) = self.current.as_ref().filter(|_| view == here) else {
-            return self.refuse(inbound, Refusal::StaleView { here, yours: view });
+            return self.refuse(inbound, Refusal::StaleView { yours: view });
         };
         let reason = if current.digest != digest {
-            Some(Refusal::OtherDigest { view, here: current.digest.clone(), yours: digest })
+            Some(Refusal::OtherDigest { view })
         } else if current
             .view
             .member(node)
             .is_none_or(|m| m.incarnation != inbound.hello.incarnation)
         {
             Some(Refusal::NotAMember { node })
-        } else if current.stop_wanted {
+        } else if current.is_stopping() {
             Some(Refusal::Ended { view })
         } else if current.running.is_some() || current.links.contains_key(&node) {
             Some(Refusal::AlreadyConnected { node })
@@ -142,6 +143,29 @@ impl Node {
         }
     }
 
+    /// Keeps a connection that is ahead by a moment until this node has the view, too.
+    ///
+    /// Nobody is ahead by more than one view: the next but one needs this node's evidence of the next, or
+    /// does not have it. Each member has one place, so that what waits is bounded by the members.
+    fn let_wait(&mut self, inbound: Inbound, is_next: bool) -> Result<()> {
+        let (node, incarnation) = (inbound.hello.node, inbound.hello.incarnation);
+        let is_member = self.setup.nodes.contains_key(&node)
+            && node > self.setup.node
+            && match (self.controls.get(&node), &self.current) {
+                (Some((known, _)), _) => *known == incarnation,
+                // Before the first view the connection for control may still be on its way.
+                (None, current) => current.is_none(),
+            };
+        if !is_member {
+            return self.refuse(inbound, Refusal::NotAMember { node });
+        }
+        if !is_next {
+            return self.refuse(inbound, Refusal::NotYet);
+        }
+        self.waiting_links.insert(node, inbound);
+        Ok(())
+    }
+
     pub(super) fn on_link(
         &mut self,
         view: ViewNumber,
@@ -150,7 +174,7 @@ impl Node {
     ) -> Result<()> {
         if let Some(current) = &mut self.current
             && current.view.number == view
-            && !current.stop_wanted
+            && !current.is_stopping()
         {
             current.links.insert(node, stream);
             return self.start_if_linked();
@@ -162,7 +186,7 @@ impl Node {
     pub(super) fn start_if_linked(&mut self) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let is_linked = current.links.len() + 1 == current.view.members.len();
-        if current.running.is_some() || current.stop_wanted || !is_linked {
+        if current.running.is_some() || current.is_stopping() || !is_linked {
             return Ok(());
         }
         self.recovery.connected(Instant::now());
@@ -205,7 +229,11 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            Arc::new(generation.watching(watched).with_quarantine(self.setup.quarantine.clone()));
+            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+        let generation = Arc::new(match view.members.len() {
+            1 => generation,
+            _ => generation.awaiting_agreement(),
+        });
         let events = self.events.clone();
         let running = Running::start(
             generation,
@@ -226,21 +254,10 @@ impl Node {
         }
     }
 
-    pub(super) fn stop_generation(&mut self, view: ViewNumber) -> Option<Input> {
-        let current = self.current.as_mut().filter(|current| current.view.number == view)?;
-        current.stop_wanted = true;
-        current.links.clear();
-        match &current.running {
-            Some(running) => {
-                running.stop();
-                None
-            }
-            // It was not started: there is nothing to wait for.
-            None => Some(Input::GenerationStopped { view, evidence: self.evidence(view) }),
-        }
-    }
-
     pub(super) fn on_ended(&mut self, ended: WorkerEnded) -> Result<()> {
+        if self.is_late(&ended) {
+            return self.on_ended_late(&ended);
+        }
         let Some(current) = self.current.as_mut().filter(|c| c.view.number == ended.view) else {
             return Ok(());
         };
@@ -252,7 +269,10 @@ impl Node {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
             Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { message, location, spot, record } = panic;
+                let operators::WorkerPanic { mut message, location, spot, record } = panic;
+                if let Some(advice) = advice::on_panic(&message) {
+                    message = format!("{message} ({advice})");
+                }
                 let panic = WorkerPanic { worker, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
@@ -283,24 +303,6 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn on_joined(&mut self, view: ViewNumber) -> Result<()> {
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
-            return Ok(());
-        };
-        current.joined = true;
-        let finished = current.finished == self.setup.workers;
-        if finished {
-            return Ok(());
-        }
-        let evidence = self.evidence(view);
-        self.step(Input::GenerationStopped { view, evidence })
-    }
-
-    /// What this node holds, now that its generation has ended.
-    pub(super) fn evidence(&self, view: ViewNumber) -> Evidence {
-        evidence_of(self.vault.as_ref(), view)
-    }
-
     /// Looks whether a worker hangs, a link is stuck, or lost copies are whole again.
     pub(super) fn look_around(&mut self, now: Instant) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
@@ -311,7 +313,7 @@ impl Node {
         }
         // What the job does after its dataflow has ended is its own affair.
         let is_over = |current: &Current| {
-            current.stop_wanted
+            current.is_stopping()
                 || !current.ended.is_empty()
                 || current.committed == Some(Epoch::END)
         };
@@ -319,6 +321,8 @@ impl Node {
             return Ok(());
         };
         let Some(running) = &current.running else { return Ok(()) };
+        let building = current.agreement.still_building(now, self.setup.workers);
+        let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {
             seen.push(Input::WorkerHung { view, worker, busy_ms: busy.as_millis() as u64 });
@@ -334,6 +338,9 @@ impl Node {
             for (node, stuck) in current.watches.stuck(now, running.traffic()) {
                 seen.push(Input::LinkLost { view, node, why: stuck.to_string() });
             }
+        }
+        for text in building.into_iter().chain(waiting) {
+            self.tell(What::Message { text });
         }
         seen.into_iter().try_for_each(|input| self.step(input))
     }
