@@ -30,7 +30,7 @@ pub(crate) fn tests() -> Vec<Test> {
         }),
         test("a_rewritten_file_is_named", || refused("rewrite", NO_KILL, "written to in place")),
         test("a_file_that_was_cut_is_named", || refused("cut", NO_KILL, "became shorter")),
-        test("a_file_cut_and_filled_again_is_named", || refused("refill", NO_KILL, NO_KILL)),
+        test("a_file_cut_and_filled_again_is_named", || refused("refill", NO_KILL, "")),
         test("a_replaced_file_is_named_after_a_kill", || refused("replace", KILL, "")),
         test("a_rewritten_file_is_named_after_a_kill", || refused("rewrite", KILL, "")),
         test("a_removed_file_is_named_after_a_kill", || refused("remove", KILL, "cannot read")),
