@@ -24,6 +24,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 
+use crate::alarm::Alarm;
 use crate::dropped::ClockWatch;
 use crate::fence::Fence;
 use crate::ids::Epoch;
@@ -73,7 +74,7 @@ fn ask<'scope>(
             false => interval.min(FIRST_AFTER_FAILURE),
         };
         let mut due = begun + first;
-        let mut armed = None;
+        let mut alarm = Alarm::new(activator.clone());
         move |_frontiers| {
             fence.leave_if_stopping();
             let Some(capability) = &mut held else { return };
@@ -97,12 +98,7 @@ fn ask<'scope>(
                 fence.checkpoints().ask();
                 return;
             }
-            // One alarm is enough, but a simulated clock has none: there it looks again at each step.
-            let is_virtual = fence.generation().clock.is_virtual();
-            if is_virtual || armed.is_none_or(|at| at <= now || at > due) {
-                armed = Some(due);
-                fence.wake_after(&activator, due - now);
-            }
+            alarm.wake_after(&fence, due - now);
         }
     });
     orders

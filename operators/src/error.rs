@@ -87,6 +87,21 @@ pub enum JobError {
         /// What failed, naming the file or the like.
         what: String,
     },
+    /// Two sinks of a worker have one target, or the target of one is inside of the other's.
+    #[error(
+        "sink \"{second}\" would write to {second_target}, and sink \"{first}\" to {first_target}: give \
+         each sink a target of its own that is not inside of another's"
+    )]
+    SharedTarget {
+        /// The sink that was built first.
+        first: OperatorName,
+        /// Where it writes.
+        first_target: String,
+        /// The sink that was built second.
+        second: OperatorName,
+        /// Where it would write.
+        second_target: String,
+    },
     /// State could not be encoded, decoded, or restored.
     #[error("state of \"{operator}\" in partition {partition}: {what}")]
     State {

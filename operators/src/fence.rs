@@ -63,6 +63,8 @@ struct Inner {
     worker: usize,
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
+    /// Where the sinks built so far write.
+    targets: RefCell<Vec<(OperatorName, String)>>,
     origins: Origins,
     /// How many items of this worker's catalogue have been compared.
     items: Cell<usize>,
@@ -147,6 +149,7 @@ impl Fence {
                 worker: worker.index(),
                 peers: worker.peers(),
                 names: RefCell::default(),
+                targets: RefCell::default(),
                 origins: Origins::default(),
                 items: Cell::new(0),
                 numbers: RefCell::default(),
@@ -332,6 +335,24 @@ impl Fence {
         self.inner.whereabouts.admit(&name, self.inner.generation.resume);
         self.inner.names.borrow_mut().push(name.clone());
         name
+    }
+
+    /// Takes a target for a sink; ends the job where another sink of this worker has it, or a part of it.
+    pub(crate) fn claim(&self, sink: &OperatorName, target: String) {
+        let is_within = |inner: &str, outer: &str| {
+            let rest = inner.strip_prefix(outer.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let clash = {
+            let targets = self.inner.targets.borrow();
+            let clashes = |other: &str| is_within(&target, other) || is_within(other, &target);
+            targets.iter().find(|(_, other)| clashes(other)).cloned()
+        };
+        if let Some((first, first_target)) = clash {
+            let (second, second_target) = (sink.clone(), target);
+            self.fail(JobError::SharedTarget { first, first_target, second, second_target });
+        }
+        self.inner.targets.borrow_mut().push((sink.clone(), target));
     }
 
     /// Notes a state of a protected operator, with its number in the vault: the next item of the catalogue.

@@ -16,11 +16,13 @@
 //! | `protect` | what all protected operators share: restore, take turns, seal, leave |
 //! | `checkpoints`, `clock` | which epochs are checkpoints, as far as a worker knows; what chooses them |
 //! | `replicate`, `commit`, `frames`, `pieces` | the two rounds of the commit, and the bytes they carry |
+//! | `alarm` | wakes an operator later |
 //! | [`journal`] | the encoded form of what was fed by hand |
 //! | [`source`], [`input`], [`stateful`], [`sink`] | the verbs |
 //! | [`wrap`] | existing operators, protected |
 //! | [`differential`] | differential's collections and arrangements, protected |
 //! | [`feedback`], [`inspect`] | loops whose turns are epochs; a look at what is committed |
+//! | `paths` | paths as text, and the one name of a place |
 //! | `quarantine` | records that nobody can process |
 //! | [`text`] | how much of a text is told of a failure |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
@@ -31,6 +33,7 @@
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
 
+mod alarm;
 mod careful;
 pub mod catalogue;
 mod checkpoints;
@@ -52,6 +55,7 @@ pub mod inspect;
 pub mod journal;
 pub mod origins;
 mod panics;
+mod paths;
 mod pieces;
 #[cfg(feature = "planted")]
 pub mod planted;

@@ -60,7 +60,52 @@ pub trait Sink<D>: 'static {
     /// [`io::ErrorKind::PermissionDenied`], end it at once.
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
 
-    /// What is left to do once the whole job is done; called by every node that ends it.
+    /// Makes sure, once everything of this worker is released, that what was released of a shard is still
+    /// there; `at` is where its next result would go. An error ends the job.
+    ///
+    /// Called for each shard of the worker that has released anything in this run, whoever released it.
+    fn finish(&mut self, shard: PartitionId, at: &Self::Position) -> io::Result<()> {
+        let _ = (shard, at);
+        Ok(())
+    }
+
+    /// What it writes to, under one name: for a file an absolute path without links.
+    ///
+    /// Two sinks of a job must not have one target, nor one inside of the other's, which is one whose name
+    /// goes on with `/`: such a job ends with an error when it is built. `None` takes no part in that.
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::sink::Release;
+    ///
+    /// struct Table(String);
+    ///
+    /// impl Sink<u64> for Table {
+    ///     type Position = u64;
+    ///
+    ///     fn prepare(&mut self, at: &mut u64, rows: &[u64]) -> io::Result<Vec<u8>> {
+    ///         *at += rows.len() as u64;
+    ///         Ok(rows.iter().flat_map(|row| row.to_le_bytes()).collect())
+    ///     }
+    ///
+    ///     fn release(&mut self, _id: &Release, _prepared: &[u8]) -> io::Result<()> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn target(&self) -> io::Result<Option<String>> {
+    ///         Ok(Some(format!("table:{}", self.0)))
+    ///     }
+    /// }
+    /// # let _ = Table("totals".to_owned());
+    /// ```
+    fn target(&self) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// What is left to do once the whole job is done; called by every node that ends it. An error makes that
+    /// node end with an error.
     fn when_done(&self) -> Option<WhenDone> {
         None
     }
@@ -177,7 +222,8 @@ pub trait SinkFenced<'scope, T: FencedTime, D: Data> {
     /// had committed. The records of one epoch keep no order.
     ///
     /// A release that fails is tried again, later and later, for half a minute; the results wait in the
-    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name.
+    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name, and so does a
+    /// [target](Sink::target) that another sink of the job has.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -212,6 +258,11 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
         let fence = self.fence();
         let scope = self.scope();
         let name = fence.admit("sink_fenced", name, scope);
+        match sink.target() {
+            Ok(Some(target)) => fence.claim(&name, target),
+            Ok(None) => {}
+            Err(error) => fence.fail(JobError::Sink { operator: name, what: error.to_string() }),
+        }
         let writing = Writing::restore(sink, &fence, &name);
         let mut writing = Careful::new(&fence, &name, writing);
         let ids = vec![writing.shards.id()];
@@ -237,6 +288,7 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
             let mut outlet =
                 capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
             let mut turns = Turns::<T, Vec<D>>::new();
+            let mut is_finished = false;
             move |frontiers| {
                 let _active = fence.check(&name);
                 let frontier = &frontiers[0];
@@ -269,6 +321,10 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
                 }
                 let prepared = writing.waiting.first().map(|&(epoch, _)| Epoch(epoch));
                 let next = reached(frontier).into_iter().chain(waits).chain(prepared).min();
+                if next.is_none() && !is_finished {
+                    is_finished = true;
+                    writing.finish();
+                }
                 advance(&mut held, next);
             }
         });
@@ -335,6 +391,27 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         }
     }
 
+    /// Where the next result of a shard goes; `None` where it has had none.
+    fn position(&mut self, shard: PartitionId) -> Option<S::Position> {
+        let hash = self.hash(&ShardKey::Position);
+        let held = self.shards.table(shard).get(hash, &ShardKey::Position)?;
+        match Postcard::decode(&held.0) {
+            Ok(position) => Some(position),
+            Err(error) => self.shards.refuse(shard, error.to_string()),
+        }
+    }
+
+    /// Makes sure that all that was released is still there.
+    fn finish(&mut self) {
+        for shard in self.shards.owned().to_vec() {
+            if let Some(position) = self.position(shard)
+                && let Err(error) = self.sink.finish(shard, &position)
+            {
+                self.fail(error.to_string());
+            }
+        }
+    }
+
     /// Fixes the bytes and the place of an epoch's results.
     fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
         if self.fence.is_void(&self.name) {
@@ -348,12 +425,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         };
         self.fence.whereabouts().set_partition(shard);
         let position_hash = self.hash(&ShardKey::Position);
-        let held = self.shards.table(shard).get(position_hash, &ShardKey::Position);
-        let mut position: S::Position = match held.map(|bytes| Postcard::decode(&bytes.0)) {
-            None => S::Position::default(),
-            Some(Ok(position)) => position,
-            Some(Err(error)) => self.shards.refuse(shard, error.to_string()),
-        };
+        let mut position = self.position(shard).unwrap_or_default();
         let prepared = match self.sink.prepare(&mut position, &rows) {
             Ok(prepared) => prepared,
             Err(error) => self.fail(error.to_string()),

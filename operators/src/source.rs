@@ -1,40 +1,108 @@
 //! Replayable sources: inputs that can be read again from an offset, so that nothing is lost.
 
+mod file_copy;
+mod followed_files;
+mod listing;
 mod pace;
 mod per_share;
+mod reading;
 mod text_files;
 
+pub use followed_files::{FollowPosition, FollowReader, FollowedFiles};
 pub use per_share::{PerShare, Share, per_share};
 pub use text_files::TextFiles;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use self::pace::Pace;
+use crate::alarm::Alarm;
 use crate::careful::Careful;
 use crate::data::Data;
 use crate::error::JobError;
-use crate::fence::{Fence, HasFence};
-use crate::generation::Notice;
-use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protect::{Outlet, Partitions, advance};
+use crate::fence::HasFence;
+use crate::ids::{Epoch, PartitionId};
+use crate::protect::{Outlet, advance};
 use crate::replicate::commit;
-use crate::route::KeyRoute;
 use crate::time::{EpochTime, FencedTime};
+use listing::Order;
+use reading::{Reading, Turn};
+
+/// How long a source waits before it compares its input again, where a difference was not clear.
+const COMPARE_PAUSE: Duration = Duration::from_millis(10);
 
 /// An input that can be read again: it has shards, and each shard can be opened at a position.
 ///
-/// The same shards must be listed, in the same order, for the whole of a run and by every node, and
-/// a shard read twice from one position must give the same items. That is what makes replay exact.
+/// The list of shards is decided once for a run: worker 0 of the first view lists them, and the list is
+/// kept as protected state from then on. Each worker makes sure that its own node has the same
+/// input before it reads, when it has read a shard to its end, and when it takes over a shard:
+/// [`agree`](Source::agree) compares the lists, [`check`](Source::check) what a shard holds. A
+/// difference ends the job with an error that names both sides.
+///
+/// A shard read twice from one position must give the same items. That is what makes replay exact.
+///
+/// An error ends the job, but for one of the kind [`WouldBlock`](io::ErrorKind::WouldBlock) when it compares or
+/// reads, which says "not now": it is asked again after a pause.
+///
+/// ```
+/// use std::io;
+///
+/// use ringfence_operators::prelude::*;
+/// use ringfence_operators::testing;
+///
+/// /// Counts up to a number; each shard is the number's name.
+/// struct Counts(Vec<u64>);
+///
+/// struct CountReader {
+///     next: u64,
+///     end: u64,
+/// }
+///
+/// impl Source for Counts {
+///     type Item = u64;
+///     type Position = u64;
+///     type Reader = CountReader;
+///
+///     fn shards(&self, _share_count: u32) -> io::Result<Vec<String>> {
+///         Ok(self.0.iter().map(u64::to_string).collect())
+///     }
+///
+///     fn open(&self, shard: &str, at: Option<&u64>) -> io::Result<CountReader> {
+///         let end = shard.parse().map_err(io::Error::other)?;
+///         Ok(CountReader { next: at.copied().unwrap_or(0), end })
+///     }
+/// }
+///
+/// impl Reader for CountReader {
+///     type Item = u64;
+///     type Position = u64;
+///
+///     fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
+///         let until = self.end.min(self.next + 1000);
+///         batch.extend(self.next..until);
+///         self.next = until;
+///         Ok(until < self.end)
+///     }
+///
+///     fn position(&self) -> u64 {
+///         self.next
+///     }
+/// }
+///
+/// let numbers = testing::run(2, |scope, output| {
+///     Counts(vec![3, 4]).to_stream_fenced(scope, "counts").sink_fenced("out", output);
+/// });
+/// assert_eq!(numbers.len(), 3 + 4);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no source of records that can be protected",
     note = "an iterator becomes a source by `per_share(|share| ..)`, which makes the same one again for a share",
@@ -49,7 +117,7 @@ pub trait Source: 'static {
     /// Reads one shard.
     type Reader: Reader<Item = Self::Item, Position = Self::Position>;
 
-    /// The names of its shards.
+    /// The names of its shards, each once.
     ///
     /// `share_count` is the number of workers the run began with, for sources that can be split
     /// in any number.
@@ -57,6 +125,30 @@ pub trait Source: 'static {
 
     /// Opens a shard at a position, or at its beginning.
     fn open(&self, shard: &str, at: Option<&Self::Position>) -> io::Result<Self::Reader>;
+
+    /// Whether this node has the shards that were decided; an error says what differs.
+    ///
+    /// Called by every worker before it reads for the first time. By default it lists the shards
+    /// again and compares: the lists must be equal.
+    fn agree(&self, decided: &[String], share_count: u32) -> io::Result<()> {
+        listing::compare(decided, &self.shards(share_count)?)
+    }
+
+    /// What a shard's contents are known by, in any form: a length, a version, a digest.
+    ///
+    /// Called once in a run, by the worker that lists the shards; empty by default.
+    fn fingerprint(&self, shard: &str) -> io::Result<Vec<u8>> {
+        let _ = shard;
+        Ok(Vec::new())
+    }
+
+    /// Whether this node's contents of a shard are those that were decided; an error says what differs.
+    ///
+    /// Called for all shards before the first is read, for each that was read to its end, and for
+    /// each that is taken over. By default the [`fingerprint`](Source::fingerprint) must be the same.
+    fn check(&self, shard: &str, fingerprint: &[u8]) -> io::Result<()> {
+        listing::compare_fingerprints(fingerprint, &self.fingerprint(shard)?)
+    }
 
     /// How much a shard holds, in units such as bytes; `None` where nobody can tell.
     fn extent(&self, shard: &str) -> Option<u64> {
@@ -81,7 +173,8 @@ pub trait Reader: 'static {
     /// Appends some items to `batch`; returns `false` once the shard is exhausted.
     ///
     /// A call should read a moderate amount (about a thousand items): between two calls the worker
-    /// does everything else it has to do.
+    /// does everything else it has to do. It should not wait: where nothing is there yet it appends
+    /// nothing and returns `true`, and is asked again after a pause that grows from 1 ms to 200 ms.
     fn read(&mut self, batch: &mut Vec<Self::Item>) -> io::Result<bool>;
 
     /// As [`read`](Reader::read), but no more than about `items_max` items.
@@ -97,24 +190,18 @@ pub trait Reader: 'static {
     fn position(&self) -> Self::Position;
 }
 
-/// Where a shard stands: the protected state of a source.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct ShardState<P> {
-    position: Option<P>,
-    records: u64,
-    done: bool,
-}
-
 /// Turns a [`Source`] into a protected stream.
 pub trait ToStreamFenced: Source + Sized {
     /// Reads the source into a stream that can be replayed from any committed epoch.
     ///
-    /// The shards are spread over the partitions and move with them. Each worker reads its shards
-    /// one after the other; a record's epoch is given by the clock, `epoch-ms` long, and the source
-    /// pauses when it has left too many checkpoints behind that its dataflow has not stored yet. After
-    /// a failure every shard goes back to its position at the committed epoch.
+    /// The shards are spread over the partitions and move with them. Each worker reads its shards in
+    /// turns, and one that has nothing to say holds no other up; of many shards 16 are open
+    /// at a time. A record's epoch is given by the clock, `epoch-ms` long, and the source pauses when it
+    /// has left too many checkpoints behind that its dataflow has not stored yet. After a failure every
+    /// shard goes back to its position at the committed epoch.
     ///
-    /// A source that cannot be listed or read ends the job with an error that names it.
+    /// A source that cannot be listed or read, or whose shards are not the same on all nodes and for the
+    /// whole of the run, ends the job with an error that names it and the shard.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -137,7 +224,8 @@ pub trait ToStreamFenced: Source + Sized {
         let name = fence.admit("to_stream_fenced", name, scope);
         let reading = Reading::restore(self, &fence, &name);
         let mut reading = Careful::new(&fence, &name, reading);
-        let ids = vec![reading.states.id()];
+        let ids = vec![reading.id()];
+        let decided = listing::spread(scope, &fence, reading.list());
 
         let mut builder = OperatorBuilder::new(name.to_string(), scope);
         let info = builder.operator_info();
@@ -145,6 +233,7 @@ pub trait ToStreamFenced: Source + Sized {
         let activator = scope.activator_for(info.address);
         let dataflow = scope.addr()[0];
         fence.commit().wake_on_stored(dataflow, activator.clone());
+        let mut decided = builder.new_input(decided, Exchange::new(|order: &Order| order.to));
         let (output, items) = builder.new_output();
         let (frames_output, frames) = builder.new_output();
         let (inner_fence, inner_name) = (fence.clone(), name.clone());
@@ -175,15 +264,24 @@ pub trait ToStreamFenced: Source + Sized {
             if let Some(outlet) = &mut outlet {
                 outlet.begin(current);
             }
+            let mut alarm = Alarm::new(activator.clone());
             let mut batch = Vec::new();
             let mut pace = Pace::new();
-            move |_frontiers| {
+            move |frontiers| {
                 let _active = fence.check(&name);
+                decided.for_each(|_time, orders| reading.gather(orders));
                 let Some(outlet) = &mut outlet else { return };
                 if held.is_none() {
                     return;
                 }
                 pace.end(fence.generation().clock.elapsed());
+                let all_is_told = frontiers[0].is_empty();
+                if !reading.has_begun(all_is_told) {
+                    if all_is_told {
+                        alarm.wake_after(&fence, COMPARE_PAUSE);
+                    }
+                    return;
+                }
                 let clock = fence.clock_epoch(dataflow);
                 if clock.epoch > last {
                     fence.fail(JobError::Source {
@@ -195,9 +293,9 @@ pub trait ToStreamFenced: Source + Sized {
                     // It was through with the last epoch when it chose to begin another one.
                     let through = Epoch::before(Some(clock.epoch));
                     if let Some(time) = outlet.due(through) {
-                        outlet.seal(&time, &mut reading.states);
+                        outlet.seal(&time, reading.states());
                     }
-                    outlet.fill(through, &mut reading.states);
+                    outlet.fill(through, reading.states());
                     outlet.advance(through);
                     current = clock.epoch;
                     begin(current);
@@ -209,19 +307,27 @@ pub trait ToStreamFenced: Source + Sized {
                 outlet.begin(current);
                 fence.whereabouts().set_epoch(current);
                 let items_max = pace.begin(fence.generation().clock.elapsed());
-                let more = reading.read(&mut batch, items_max);
+                let turn = reading.read(&mut batch, items_max);
                 if let Some(held) = &held
                     && !batch.is_empty()
                 {
                     output.activate().session(held).give_container(&mut batch);
                     batch.clear();
                 }
-                if more {
-                    activator.activate();
-                } else {
-                    outlet.seal_last(&T::from_epoch(current), &mut reading.states);
-                    held = None;
-                    outlet.close();
+                match turn {
+                    Turn::Read => activator.activate(),
+                    // It looks up once an epoch, so that the epochs of all others go on.
+                    Turn::Idle(pause) => {
+                        alarm.wake_after(
+                            &fence,
+                            pause.min(fence.generation().settings.epoch_interval),
+                        );
+                    }
+                    Turn::Exhausted => {
+                        outlet.seal_last(&T::from_epoch(current), reading.states());
+                        held = None;
+                        outlet.close();
+                    }
                 }
             }
         });
@@ -240,166 +346,12 @@ fn no_time_left<T>(last: Epoch) -> String {
     )
 }
 
-/// One worker's shards of a source.
-struct Reading<S: Source> {
-    source: S,
-    fence: Fence,
-    name: OperatorName,
-    states: Partitions<String, ShardState<S::Position>>,
-    /// The shards that are not exhausted; the last one is being read.
-    open: Vec<OpenShard<S>>,
-    /// How many records each shard had been read for before the failure, where it is behind that.
-    behind: BTreeMap<String, u64>,
-}
-
-struct OpenShard<S: Source> {
-    shard: String,
-    partition: PartitionId,
-    hash: u64,
-    state: ShardState<S::Position>,
-    reader: Option<S::Reader>,
-}
-
 /// The partition of shard `index` of `count`: evenly spread, and independent of the view.
 pub(crate) fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {
     let partitions = partitions as usize;
     let partition =
         if count >= partitions { index % partitions } else { index * partitions / count };
     PartitionId(partition as u32)
-}
-
-impl<S: Source> Reading<S> {
-    fn restore(source: S, fence: &Fence, name: &OperatorName) -> Self {
-        let fail =
-            |what: String| -> ! { fence.fail(JobError::Source { operator: name.clone(), what }) };
-        let generation = fence.generation();
-        // A source that the job has dropped before has nothing more to give.
-        let is_void = fence.is_void(name);
-        let shards = match source.shards(generation.settings.share_count) {
-            Ok(_) if is_void => Vec::new(),
-            Ok(shards) => shards,
-            Err(error) => fail(error.to_string()),
-        };
-        let mut reached = BTreeMap::new();
-        let mut states = Partitions::restore(fence, name, &mut |table| {
-            table.for_each(|shard: &String, state: &ShardState<S::Position>| {
-                reached.insert(shard.clone(), state.records);
-            });
-        });
-
-        let mut route = KeyRoute::new(generation.settings.hasher);
-        let (mut open, mut behind, mut replayed) = (Vec::new(), BTreeMap::new(), 0);
-        let (mut consumed, mut records, mut total) = (0, 0, 0);
-        let mut known = vec![0usize; generation.routes.owners.len()];
-        for (index, shard) in shards.iter().enumerate() {
-            total += source.extent(shard).unwrap_or(0);
-            let partition = partition_of_shard(index, shards.len(), generation.routes.partitions());
-            if generation.routes.owner(partition) != fence.worker() {
-                continue;
-            }
-            known[partition.0 as usize] += 1;
-            let hash = match route.hash(shard) {
-                Ok(hash) => hash,
-                Err(error) => states.refuse(partition, error.to_string()),
-            };
-            let table = states.table(partition);
-            let state = match table.get(hash, shard) {
-                Some(state) => state.clone(),
-                None if generation.resume.is_none() => {
-                    let state = ShardState { position: None, records: 0, done: false };
-                    table.insert(hash, shard.clone(), state.clone());
-                    state
-                }
-                None => fail(format!(
-                    "shard \"{shard}\" was not there when the run began: the input must not \
-                     change during a run"
-                )),
-            };
-            if let Some(position) = &state.position {
-                consumed += source.consumed(shard, position);
-            }
-            records += state.records;
-            if let Some(&reached) = reached.get(shard)
-                && reached > state.records
-            {
-                replayed += reached - state.records;
-                behind.insert(shard.clone(), reached);
-            }
-            if !state.done {
-                open.push(OpenShard { shard: shard.clone(), partition, hash, state, reader: None });
-            }
-        }
-        for partition in states.owned().to_vec() {
-            let held = states.table(partition).len();
-            if held != known[partition.0 as usize] {
-                fail(format!(
-                    "partition {partition} had {held} shards when the run began and has {} now: \
-                     the input must not change during a run",
-                    known[partition.0 as usize]
-                ));
-            }
-        }
-        // The last is read first: what was read before the failure, then in the order of the list.
-        open.reverse();
-        open.sort_by_key(|shard: &OpenShard<S>| behind.contains_key(&shard.shard));
-        let gauges = &generation.gauges;
-        gauges.consumed.fetch_add(consumed, Ordering::Relaxed);
-        gauges.records.fetch_add(records, Ordering::Relaxed);
-        if fence.worker().is_multiple_of(generation.settings.workers_per_node.max(1)) {
-            gauges.total.fetch_add(total, Ordering::Relaxed);
-        }
-        if !fence.is_first_view() {
-            fence.notice(Notice::Resumed { records, replaying: replayed });
-        }
-        Reading { source, fence: fence.clone(), name: name.clone(), states, open, behind }
-    }
-
-    /// Reads a batch; returns whether there is more to read.
-    fn read(&mut self, batch: &mut Vec<S::Item>, items_max: usize) -> bool {
-        let Some(shard) = self.open.last_mut() else { return false };
-        self.fence.whereabouts().set_partition(shard.partition);
-        let fail = |error: io::Error| -> ! {
-            let what = format!("shard \"{}\": {error}", shard.shard);
-            self.fence.fail(JobError::Source { operator: self.name.clone(), what })
-        };
-        let reader = match &mut shard.reader {
-            Some(reader) => reader,
-            empty => match self.source.open(&shard.shard, shard.state.position.as_ref()) {
-                Ok(reader) => empty.insert(reader),
-                Err(error) => fail(error),
-            },
-        };
-        let more = match reader.read_some(batch, items_max) {
-            Ok(more) => more,
-            Err(error) => fail(error),
-        };
-        let position = reader.position();
-        let consumed = |position: &S::Position| self.source.consumed(&shard.shard, position);
-        let gauges = &self.fence.generation().gauges;
-        let before = shard.state.position.as_ref().map_or(0, consumed);
-        gauges.consumed.fetch_add(consumed(&position).saturating_sub(before), Ordering::Relaxed);
-        gauges.records.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        shard.state.position = Some(position);
-        shard.state.records += batch.len() as u64;
-        shard.state.done = !more;
-        self.states.table(shard.partition).insert(
-            shard.hash,
-            shard.shard.clone(),
-            shard.state.clone(),
-        );
-        if let Some(&reached) = self.behind.get(&shard.shard)
-            && shard.state.records >= reached
-        {
-            self.behind.remove(&shard.shard);
-            if self.behind.is_empty() {
-                self.fence.notice(Notice::CaughtUp { operator: self.name.clone() });
-            }
-        }
-        if !more {
-            self.open.pop();
-        }
-        !self.open.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -273,10 +273,16 @@ impl Node {
             address,
         });
         let result = self.open().and_then(|()| self.serve());
-        match &result {
-            Err(error) if error.kind() == Kind::Interrupted => self.leave(),
-            result => self.close(result.is_ok()),
-        }
+        let result = match result {
+            Err(error) if error.kind() == Kind::Interrupted => {
+                self.leave();
+                Err(error)
+            }
+            result => {
+                let cleaned = self.close(result.is_ok());
+                result.and(cleaned)
+            }
+        };
         self.tell_strangers(true);
         drop(compactor);
         match &result {
@@ -475,18 +481,20 @@ impl Node {
         }
     }
 
-    /// Ends what is left of threads and connections.
-    fn close(&mut self, finished: bool) {
+    /// Ends what is left of threads and connections, and lets the sinks do what is left to do.
+    fn close(&mut self, finished: bool) -> Result<()> {
         if !finished && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
             running.stop();
         }
         self.await_joined(JOIN_LIMIT);
+        let mut cleaned = Ok(());
         if finished {
             for action in std::mem::take(&mut self.when_done) {
-                if let Err(error) = action() {
-                    let text = format!("the job is done, but cleaning up failed: {error}");
-                    self.tell(What::Message { text });
-                }
+                let done = action().map_err(|error| {
+                    Error::input("the job is done, but its output is not as it should be")
+                        .because(error)
+                });
+                cleaned = cleaned.and(done);
             }
         }
         for (_, connection) in self.controls.values() {
@@ -495,6 +503,7 @@ impl Node {
         if let Some(listener) = self.listener.take() {
             listener.shutdown();
         }
+        cleaned
     }
 
     /// Waits for the threads of the last generation: they may still be sending what peers need. Those that

@@ -124,6 +124,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
         JobError::DuplicateName { name }
         | JobError::OutsideOperator { name }
         | JobError::StateType { name }
+        | JobError::SharedTarget { second: name, .. }
         | JobError::UnknownName { name }
         | JobError::BuiltLate { name } => (Component::Job, Cause::JobFailed, Some(name), None),
         JobError::BadName { name, .. } => (Component::Job, Cause::JobFailed, Some(name), None),

@@ -1,10 +1,13 @@
 //! Text files, line by line.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{Reader, Source};
+use super::file_copy::{Extent, FileCopy, Files, changed};
+use super::{FollowedFiles, Reader, Source};
+use crate::paths::{path_of, shown};
 
 /// How much is read at once: small enough for the worker to stay responsive.
 const BATCH_BYTES: u64 = 32 << 10;
@@ -18,8 +21,25 @@ const SHARD_BYTES_MIN: u64 = 4 << 10;
 /// A source of the lines of text files, without their line ends.
 ///
 /// Each file is cut into ranges of bytes, which are the shards; a line belongs to the range in which
-/// it begins. The files must be readable under the same paths on every node and must not change
-/// during a run. Bytes that are not UTF-8 are replaced, as by [`String::from_utf8_lossy`].
+/// it begins. Bytes that are not UTF-8 are replaced, as by [`String::from_utf8_lossy`].
+///
+/// The files must be readable under the same paths on every node, and be the same there. They are read as
+/// they were when the run began, as worker 0 saw them:
+///
+/// | what happens to a file | what comes out |
+/// | --- | --- |
+/// | it is appended to | its lines up to the length that it had; a last line without an end as far as it was written then |
+/// | it is removed or renamed | the same, from the open file; a worker that has to open it (after a failure, or since it has more than 16) ends the job |
+/// | it is replaced, written to in place, or cut | the job ends with an error |
+/// | a node's copy is shorter, or differs at the ends of a range | the job ends with an error before anything is read |
+///
+/// The errors name the file and say how much had been read. A change is seen when a range is opened and when
+/// it has been read to its end, at the latest: on one host by inode, length and time of modification, on
+/// different ones by length and by 4 KiB at both ends of each range. What those do not show is not
+/// seen: copies on different hosts that differ only in the middle of ranges of more than 8 KiB, and
+/// a file that is rewritten in such a place and appended to besides.
+///
+/// To read on as a file grows see [`follow`](TextFiles::follow).
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -31,12 +51,14 @@ const SHARD_BYTES_MIN: u64 = 4 << 10;
 pub struct TextFiles {
     paths: Vec<PathBuf>,
     passes: u32,
+    files: Files,
 }
 
 impl TextFiles {
     /// The lines of `paths`.
     pub fn new<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Self {
-        TextFiles { paths: paths.into_iter().map(Into::into).collect(), passes: 1 }
+        let paths = paths.into_iter().map(Into::into).collect();
+        TextFiles { paths, passes: 1, files: Files::default() }
     }
 
     /// Reads every file `passes` times over.
@@ -44,36 +66,80 @@ impl TextFiles {
         self.passes = passes;
         self
     }
-}
 
-/// A range of a file, as the name of a shard spells it: `begin-end:index:path`.
-struct Range<'a> {
-    begin: u64,
-    end: u64,
-    path: &'a Path,
-}
-
-impl<'a> Range<'a> {
-    fn parse(shard: &'a str) -> io::Result<Self> {
-        let parse = || {
-            let (range, rest) = shard.split_once(':')?;
-            let (_index, path) = rest.split_once(':')?;
-            let (begin, end) = range.split_once('-')?;
-            Some(Range {
-                begin: begin.parse().ok()?,
-                end: end.parse().ok()?,
-                path: Path::new(path),
-            })
-        };
-        parse().ok_or_else(|| {
-            let what = format!("\"{shard}\" is not a range of a file such as 0-4096:0:a.txt");
-            io::Error::new(io::ErrorKind::InvalidInput, what)
-        })
+    /// Reads on for ever, as lines are appended and as the files are rotated; see [`FollowedFiles`].
+    ///
+    /// Each file is read once, whatever [`passes`](TextFiles::passes) says.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    ///
+    /// let lines = TextFiles::new(["app.log"]).follow().until("app.stop");
+    /// # let _ = lines;
+    /// ```
+    pub fn follow(self) -> FollowedFiles {
+        FollowedFiles::new(self.paths)
     }
 }
 
-fn about(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
+/// A range of a file, as the name of a shard spells it: `begin-end/length:index:path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Range {
+    extent: Extent,
+    /// The place of the file among the source's, which keeps apart one that is named twice.
+    index: usize,
+    path: PathBuf,
+}
+
+impl Range {
+    fn parse(shard: &str) -> io::Result<Self> {
+        let parse = || {
+            let (extent, rest) = shard.split_once(':')?;
+            let (index, path) = rest.split_once(':')?;
+            let (range, length) = extent.split_once('/')?;
+            let (begin, end) = range.split_once('-')?;
+            let (begin, end) = (begin.parse().ok()?, end.parse().ok()?);
+            let extent = Extent { begin, end, length: length.parse().ok()? };
+            let is_sound = begin <= end && end <= extent.length;
+            let (index, path) = (index.parse().ok()?, path_of(path)?);
+            is_sound.then_some(Range { extent, index, path })
+        };
+        parse().ok_or_else(|| {
+            let what = format!("{shard:?} is not a range of a file such as 0-4096/9000:0:a.txt");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        })
+    }
+
+    fn name(&self) -> String {
+        let Extent { begin, end, length } = self.extent;
+        format!("{begin}-{end}/{length}:{}:{}", self.index, shown(&self.path))
+    }
+
+    fn length(&self) -> u64 {
+        self.extent.end - self.extent.begin
+    }
+}
+
+/// Cuts files of these lengths into ranges.
+fn cut(lengths: &[u64]) -> Vec<(usize, Extent)> {
+    let total = lengths.iter().fold(0u64, |total, length| total.saturating_add(*length));
+    let shard_bytes = (total / SHARDS).max(SHARD_BYTES_MIN);
+    let mut ranges = Vec::new();
+    for (index, &length) in lengths.iter().enumerate() {
+        let pieces = length.div_ceil(shard_bytes).max(1);
+        let bound = |piece: u64| {
+            let bound = u128::from(length) * u128::from(piece) / u128::from(pieces);
+            u64::try_from(bound).unwrap_or(length)
+        };
+        for piece in 0..pieces {
+            ranges.push((index, Extent { begin: bound(piece), end: bound(piece + 1), length }));
+        }
+    }
+    ranges
+}
+
+pub(super) fn no_files() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "no input files were given")
 }
 
 impl Source for TextFiles {
@@ -84,52 +150,56 @@ impl Source for TextFiles {
 
     fn shards(&self, _share_count: u32) -> io::Result<Vec<String>> {
         if self.paths.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no input files were given"));
+            return Err(no_files());
         }
-        let mut lengths = Vec::new();
-        for path in &self.paths {
-            // Opening tells now, not in the middle of the run, that a file cannot be read.
-            let file = File::open(path).map_err(|error| about(path, error))?;
-            let metadata = file.metadata().map_err(|error| about(path, error))?;
-            if !metadata.is_file() {
-                let what = format!("cannot read {}: not a regular file", path.display());
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-            }
-            if path.to_str().is_none() {
-                let what = format!("cannot read {}: its name is not UTF-8", path.display());
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-            }
-            lengths.push(metadata.len());
-        }
-        let total: u64 = lengths.iter().sum();
-        let shard_bytes = (total / SHARDS).max(SHARD_BYTES_MIN);
-        let mut shards = Vec::new();
-        for (index, (path, &length)) in self.paths.iter().zip(&lengths).enumerate() {
-            let pieces = length.div_ceil(shard_bytes).max(1);
-            for piece in 0..pieces {
-                let begin = length * piece / pieces;
-                let end = length * (piece + 1) / pieces;
-                // The index keeps apart a file that is named twice.
-                shards.push(format!("{begin}-{end}:{index}:{}", path.display()));
+        // Opening tells now, not in the middle of the run, that a file cannot be read.
+        let lengths: io::Result<Vec<u64>> =
+            self.paths.iter().map(|path| Ok(self.files.get(path)?.length())).collect();
+        let ranges = cut(&lengths?);
+        let named = ranges
+            .into_iter()
+            .map(|(index, extent)| Range { extent, index, path: self.paths[index].clone() }.name());
+        Ok(named.collect())
+    }
+
+    fn agree(&self, decided: &[String], _share_count: u32) -> io::Result<()> {
+        let mut there = Vec::new();
+        for shard in decided {
+            let range = Range::parse(shard)?;
+            if range.index == there.len() {
+                there.push(shown(&range.path));
             }
         }
-        Ok(shards)
+        let here: Vec<String> = self.paths.iter().map(|path| shown(path)).collect();
+        super::listing::compare(&there, &here)
+    }
+
+    fn fingerprint(&self, shard: &str) -> io::Result<Vec<u8>> {
+        let range = Range::parse(shard)?;
+        self.files.get(&range.path)?.fingerprint(range.extent)
+    }
+
+    fn check(&self, shard: &str, fingerprint: &[u8]) -> io::Result<()> {
+        let range = Range::parse(shard)?;
+        self.files.get(&range.path)?.check(range.extent, fingerprint)
     }
 
     fn open(&self, shard: &str, at: Option<&(u32, u64)>) -> io::Result<LineReader> {
         let range = Range::parse(shard)?;
-        let file = File::open(range.path).map_err(|error| about(range.path, error))?;
+        let copy = self.files.get(&range.path)?;
+        let length = range.extent.length;
+        let lines = Window { copy: Arc::clone(&copy), offset: 0, length };
         let mut reader = LineReader {
-            path: range.path.to_owned(),
-            file: BufReader::with_capacity(BATCH_BYTES as usize, file),
+            copy,
+            lines: BufReader::with_capacity(BATCH_BYTES as usize, lines),
             first: 0,
-            end: range.end,
+            end: range.extent.end,
             offset: 0,
             pass: 0,
             passes: self.passes,
             line: Vec::new(),
         };
-        reader.first = reader.first_line_from(range.begin)?;
+        reader.first = reader.first_line_from(range.extent.begin)?;
         let (pass, offset) = at.copied().unwrap_or((0, reader.first));
         reader.pass = pass;
         reader.seek(offset)?;
@@ -138,21 +208,48 @@ impl Source for TextFiles {
 
     fn extent(&self, shard: &str) -> Option<u64> {
         let range = Range::parse(shard).ok()?;
-        Some((range.end - range.begin) * u64::from(self.passes))
+        Some(range.length() * u64::from(self.passes))
     }
 
     fn consumed(&self, shard: &str, &(pass, offset): &(u32, u64)) -> u64 {
         let Ok(range) = Range::parse(shard) else { return 0 };
-        let length = range.end - range.begin;
-        let in_pass = offset.saturating_sub(range.begin).min(length);
+        let length = range.length();
+        let in_pass = offset.saturating_sub(range.extent.begin).min(length);
         (u64::from(pass) * length + in_pass).min(length * u64::from(self.passes))
+    }
+}
+
+/// A file as it was when the run began: what was appended since is not seen.
+struct Window {
+    copy: Arc<FileCopy>,
+    offset: u64,
+    length: u64,
+}
+
+impl Read for Window {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.copy.read_at(bytes, self.offset, self.length)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Window {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let offset = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+        };
+        self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
     }
 }
 
 /// Reads the lines that begin in one range of a file, some times over.
 pub struct LineReader {
-    path: PathBuf,
-    file: BufReader<File>,
+    copy: Arc<FileCopy>,
+    lines: BufReader<Window>,
     /// Where the first line of the range begins.
     first: u64,
     end: u64,
@@ -164,22 +261,33 @@ pub struct LineReader {
 
 impl LineReader {
     fn seek(&mut self, offset: u64) -> io::Result<()> {
-        let moved = self.file.seek(SeekFrom::Start(offset));
-        moved.map_err(|error| about(&self.path, error))?;
+        self.lines.seek(SeekFrom::Start(offset))?;
         self.offset = offset;
         Ok(())
     }
 
-    /// The beginning of the first line that begins at or after `begin`.
+    /// The beginning of the first line that begins at or after `begin`; the end of the range where it is not
+    /// before that.
     fn first_line_from(&mut self, begin: u64) -> io::Result<u64> {
         if begin == 0 {
             return Ok(0);
         }
-        // The line that holds the byte before `begin` belongs to an earlier range.
+        // The line that holds the byte before `begin` belongs to an earlier range. Where it goes on
+        // beyond this range, no more of it is read: it may be long, and there may be many such ranges.
         self.seek(begin - 1)?;
-        self.line.clear();
-        let read = self.file.read_until(b'\n', &mut self.line);
-        Ok(begin - 1 + read.map_err(|error| about(&self.path, error))? as u64)
+        let within = self.end.saturating_sub(begin - 1);
+        let skipped = (&mut self.lines).take(within).skip_until(b'\n')?;
+        Ok(begin - 1 + skipped as u64)
+    }
+}
+
+/// A line as it comes out: without its end, and as text.
+pub(super) fn text_of(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    match String::from_utf8_lossy(line) {
+        Cow::Borrowed(text) => text.to_owned(),
+        Cow::Owned(text) => text,
     }
 }
 
@@ -188,6 +296,7 @@ impl Reader for LineReader {
     type Position = (u32, u64);
 
     fn read(&mut self, batch: &mut Vec<String>) -> io::Result<bool> {
+        self.copy.check_unchanged()?;
         let mut read_bytes = 0;
         while self.pass < self.passes && read_bytes < BATCH_BYTES {
             if self.offset >= self.end {
@@ -202,22 +311,14 @@ impl Reader for LineReader {
                 continue;
             }
             self.line.clear();
-            let read = self.file.read_until(b'\n', &mut self.line);
-            let read = read.map_err(|error| about(&self.path, error))? as u64;
+            let read = self.lines.read_until(b'\n', &mut self.line)? as u64;
             if read == 0 {
-                let what = format!(
-                    "{} became shorter during the run: it ends at {} and had {} bytes",
-                    self.path.display(),
-                    self.offset,
-                    self.end
-                );
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+                let what = format!("ends at byte {} and should go on to {}", self.offset, self.end);
+                return Err(changed(self.copy.path(), &what));
             }
             self.offset += read;
             read_bytes += read;
-            let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            batch.push(String::from_utf8_lossy(line).into_owned());
+            batch.push(text_of(&self.line));
         }
         Ok(self.pass < self.passes)
     }
@@ -228,62 +329,5 @@ impl Reader for LineReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn read_all(source: &TextFiles, stop_after: usize) -> Vec<String> {
-        let mut lines = Vec::new();
-        for shard in source.shards(1).unwrap() {
-            let mut at = None;
-            loop {
-                // Reopened after each few batches, as after a failure.
-                let mut reader = source.open(&shard, at.as_ref()).unwrap();
-                let mut more = true;
-                for _ in 0..stop_after {
-                    more = more && reader.read(&mut lines).unwrap();
-                }
-                at = Some(reader.position());
-                if !more {
-                    assert_eq!(
-                        source.consumed(&shard, &reader.position()),
-                        source.extent(&shard).unwrap()
-                    );
-                    break;
-                }
-            }
-        }
-        lines
-    }
-
-    #[test]
-    fn every_line_is_read_once_a_pass_wherever_the_ranges_cut() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lines.txt");
-        let text: String =
-            (0..40_000).map(|n| format!("line {n}{}\n", "x".repeat(n % 50))).collect();
-        fs::write(&path, format!("{text}last line without an end")).unwrap();
-        let empty = directory.path().join("empty.txt");
-        fs::write(&empty, "").unwrap();
-        for passes in [1, 3] {
-            let source = TextFiles::new([&path, &empty, &path]).passes(passes);
-            let mut expected: Vec<String> = Vec::new();
-            for _ in 0..2 * passes {
-                expected.extend(text.lines().map(str::to_owned));
-                expected.push("last line without an end".to_owned());
-            }
-            for stop_after in [1, 1000] {
-                let mut lines = read_all(&source, stop_after);
-                lines.sort_unstable();
-                expected.sort_unstable();
-                assert_eq!(lines, expected);
-            }
-        }
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let error = TextFiles::new(["/nonexistent/a.txt"]).shards(1).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/a.txt"), "{error}");
-    }
-}
+#[path = "text_files_tests.rs"]
+mod tests;
