@@ -582,13 +582,6 @@ impl Config {
                 "--hang-ms {hang_ms}: expected at least --suspect-ms, which is {suspect_ms}"
             ));
         }
-        if let Some(checkpoint) = self.checkpoint.filter(|interval| *interval < self.epoch) {
-            let (checkpoint_ms, epoch_ms) = (checkpoint.as_millis(), self.epoch.as_millis());
-            return wrong(format!(
-                "--checkpoint-ms {checkpoint_ms} is below --epoch-ms {epoch_ms}: only ends of epochs can be \
-                 checkpoints; leave it out, or make epochs shorter"
-            ));
-        }
         if self.restarts.1.is_zero() {
             return wrong("--restarts: its time must be at least one second".to_owned());
         }

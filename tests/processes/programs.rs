@@ -125,9 +125,10 @@ pub(crate) fn feed_behind_a_lock(place: &Path, config: Config, careful: bool) ->
                 .sink_fenced("totals", LineFiles::new(&out));
         });
         for round in input.resume()..rounds {
-            let held = match careful {
-                true => POISONED.lock().unwrap_or_else(PoisonError::into_inner),
-                false => POISONED.lock().unwrap(),
+            let held = if careful {
+                POISONED.lock().unwrap_or_else(PoisonError::into_inner)
+            } else {
+                POISONED.lock().unwrap()
             };
             for share in input.shares() {
                 input.send_to(share.index, round);
