@@ -13,7 +13,7 @@ use std::time::Duration;
 use ringfence::operators::testing::drip;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
-use support::own::{self, test};
+use support::own::{self, long_test, test};
 use support::{Ran, of_kind};
 use timely::dataflow::InputHandle;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -61,6 +61,7 @@ fn main() {
             test("inputs_that_need_no_protection_are_not_refused", inputs_that_need_none),
             test("a_dropped_dataflow_holds_nobody_back", a_dropped_dataflow),
             test("after_a_drop_a_failure_leaves_the_rest_exact", a_failure_after_a_drop),
+            long_test("failures_around_a_drop_leave_the_rest_exact", failures_around_a_drop),
             test("a_dataflow_that_one_worker_drops_is_told", a_dataflow_that_one_worker_drops),
             test("the_clock_of_checkpoints_cannot_be_dropped", the_clock_is_dropped),
         ],
@@ -393,9 +394,7 @@ fn fewpartitions(place: &Path, config: Config) -> Result<(), Error> {
 }
 
 fn fewer_partitions_than_workers() {
-    for flags in
-        ["--partitions 2 --local 3", "--partitions 1 -w 3", "--partitions 2 --local 2 -w 2"]
-    {
+    for flags in ["--partitions 2 --local 3", "--partitions 1 -w 3"] {
         let flags = format!("{flags} --fault panic:0@100ms");
         let (place, ran) = end_of_case("fewpartitions", "exchange", &flags);
         ran.assert_success();
@@ -717,15 +716,24 @@ fn a_dropped_dataflow() {
 }
 
 fn a_failure_after_a_drop() {
-    let runs = [
+    survives_a_drop(&[
         ("", "--local 3 --fault kill:1@800ms"),
+        ("first only", "--local 2 -w 2 --fault panic:0@700ms"),
+    ]);
+}
+
+fn failures_around_a_drop() {
+    survives_a_drop(&[
         ("", "--local 2 -w 2 --fault panic:0@700ms"),
         ("first only", "--local 3 --fault kill:2@800ms"),
         ("at once", "--local 3 --fault kill:1@300ms"),
         // About when it is dropped, or before.
         ("", "--local 3 --fault kill:1@430ms"),
         ("", "--local 2 --fault panic:1@200ms"),
-    ];
+    ]);
+}
+
+fn survives_a_drop(runs: &[(&str, &str)]) {
     for (case, flags) in runs {
         let (place, ran) = end_of_case("twodf", case, flags);
         ran.assert_success();

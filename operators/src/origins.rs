@@ -27,12 +27,15 @@ pub(crate) struct Origins {
     /// The numbers of such operators, in what was built since the present dataflow was begun.
     found: Rc<RefCell<Vec<usize>>>,
     /// What tells them, for each type of time.
-    tellers: RefCell<Vec<(String, Box<dyn Fn()>)>>,
+    tellers: RefCell<Vec<Teller>>,
     /// Those that are protected, or vouched for.
     known: RefCell<BTreeSet<usize>>,
     vouched: RefCell<Vec<Range<usize>>>,
     present: RefCell<Option<Dataflow>>,
 }
+
+/// A topic of timely's, and what makes it tell all that it has to say of that.
+type Teller = (String, Box<dyn Fn()>);
 
 /// A dataflow with protected operators, as far as it is built.
 struct Dataflow {

@@ -51,6 +51,7 @@ pub trait OnlyVectors<C>: Sized {
         let _ = (name, key, logic);
     }
 
+    #[expect(clippy::wrong_self_convention, reason = "the name is differential's")]
     fn as_collection_fenced(self)
     where
         C: IsVec,
