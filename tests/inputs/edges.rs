@@ -78,13 +78,21 @@ fn any_bytes() {
         "\u{1f980}\n\u{2028}\n".as_bytes(),
     ];
     let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("in.txt");
-    for content in contents {
-        fs::write(&path, content).unwrap();
-        let mut wanted = lines_of(content);
+    let path = |index: usize| place.path().join(index.to_string());
+    let wanted = |indices: &[usize]| {
+        let mut wanted: Vec<String> =
+            indices.iter().flat_map(|index| lines_of(contents[*index])).collect();
         wanted.sort();
-        let start = String::from_utf8_lossy(&content[..content.len().min(40)]).into_owned();
-        assert_eq!(through(vec![path.clone()]), wanted, "{start:?}");
+        wanted
+    };
+    for (index, content) in contents.iter().enumerate() {
+        fs::write(path(index), content).unwrap();
+    }
+    let all: Vec<usize> = (0..contents.len()).collect();
+    // All at once, and the smallest alone.
+    for indices in [&all[..], &[0], &[1], &[2]] {
+        let lines = through(indices.iter().map(|index| path(*index)).collect());
+        assert_eq!(lines, wanted(indices), "{indices:?}");
     }
 }
 

@@ -283,7 +283,14 @@ impl FileCopy {
 /// The files of a source at one worker; a clone begins with none.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: Mutex<BTreeMap<PathBuf, (Seen, Option<Arc<FileCopy>>)>>,
+    known: Mutex<BTreeMap<PathBuf, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    seen: Seen,
+    /// The file itself, where it is kept open.
+    copy: Option<Arc<FileCopy>>,
 }
 
 impl Clone for Files {
@@ -297,14 +304,14 @@ impl Files {
     /// it was before.
     pub(super) fn get(&self, path: &Path) -> io::Result<Arc<FileCopy>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = match known.get(path) {
-            Some((_, Some(copy))) => return Ok(Arc::clone(copy)),
-            Some((seen, None)) => Some(seen.clone()),
-            None => None,
-        };
-        let copy = Arc::new(FileCopy::open(path, seen)?);
-        let kept = known.values().filter(|(_, copy)| copy.is_some()).count() < KEPT_MAX;
-        known.insert(path.to_owned(), (copy.seen.clone(), kept.then(|| Arc::clone(&copy))));
+        let there = known.get(path);
+        if let Some(copy) = there.and_then(|known| known.copy.as_ref()) {
+            return Ok(Arc::clone(copy));
+        }
+        let copy = Arc::new(FileCopy::open(path, there.map(|known| known.seen.clone()))?);
+        let is_kept = known.values().filter(|known| known.copy.is_some()).count() < KEPT_MAX;
+        let kept = is_kept.then(|| Arc::clone(&copy));
+        known.insert(path.to_owned(), Known { seen: copy.seen.clone(), copy: kept });
         Ok(copy)
     }
 }
