@@ -188,7 +188,7 @@ fn records_must_come_from_protected_sources_after_a_failure() {
                     assert!(!(panics && *n == 3500), "on purpose");
                 })
             });
-            let repeated = (0..3u64).to_stream(scope).container::<Vec<_>>();
+            let repeated = scope.vouched(|scope| (0..3u64).to_stream(scope).container::<Vec<_>>());
             fed.to_stream_fenced(scope, "fed").concat(repeated).fold_fenced(
                 "n",
                 |_| 0u8,

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each bench uses its own part of this")]
 
+pub mod rate;
 pub mod steady;
 
 use std::path::PathBuf;

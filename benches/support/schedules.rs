@@ -17,7 +17,7 @@ use ringfence::Config;
 use ringfence::prelude::*;
 use serde_json::Value;
 
-use super::support::mix;
+use super::support::{mix, rate};
 
 const SHARDS: u64 = 64;
 /// Records per second that one worker reads.
@@ -80,8 +80,6 @@ struct WordReader {
     shard: u64,
     next: u64,
     end: u64,
-    opened: Instant,
-    read: u64,
 }
 
 impl Source for Words {
@@ -98,8 +96,6 @@ impl Source for Words {
             shard: shard.parse().map_err(io::Error::other)?,
             next: at.copied().unwrap_or(0),
             end: self.records / SHARDS,
-            opened: Instant::now(),
-            read: 0,
         })
     }
 
@@ -117,15 +113,10 @@ impl Reader for WordReader {
     type Position = u64;
 
     fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
-        let allowed = (self.opened.elapsed().as_secs_f64() * RATE as f64) as u64;
-        if allowed <= self.read {
-            // The worker has nothing else to do at this rate.
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        while self.read < allowed && self.next < self.end {
+        let due = rate::due(RATE, Duration::from_micros(500), self.end - self.next);
+        for _ in 0..due {
             batch.push(word(self.shard * self.end + self.next));
             self.next += 1;
-            self.read += 1;
         }
         Ok(self.next < self.end)
     }

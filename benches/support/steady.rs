@@ -1,11 +1,11 @@
 //! A source of records at a steady rate.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringfence::prelude::*;
 
-use super::mix;
+use super::{mix, rate};
 
 /// How many shards the source has.
 pub const SHARDS: u64 = 256;
@@ -24,8 +24,6 @@ pub struct SteadyReader {
     end: u64,
     keys: u64,
     rate: u64,
-    opened: Instant,
-    read: u64,
 }
 
 impl Source for Steady {
@@ -44,8 +42,6 @@ impl Source for Steady {
             end: self.records / SHARDS,
             keys: self.keys,
             rate: self.rate,
-            opened: Instant::now(),
-            read: 0,
         })
     }
 
@@ -63,15 +59,10 @@ impl Reader for SteadyReader {
     type Position = u64;
 
     fn read(&mut self, batch: &mut Vec<u64>) -> io::Result<bool> {
-        let allowed = (self.opened.elapsed().as_secs_f64() * self.rate as f64) as u64;
-        if allowed <= self.read {
-            // The worker has nothing else to do at this rate.
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        while self.read < allowed && self.next < self.end {
+        let due = rate::due(self.rate, Duration::from_micros(200), self.end - self.next);
+        for _ in 0..due {
             batch.push(mix(self.shard * self.end + self.next) % self.keys);
             self.next += 1;
-            self.read += 1;
         }
         Ok(self.next < self.end)
     }

@@ -428,13 +428,15 @@ impl Fence {
         (0..self.inner.peers).any(|worker| !owners.contains(&worker))
     }
 
-    /// Ends the job if some workers run no partition, where every worker needs one.
+    /// Ends the job before it has begun if there are fewer partitions than workers, where every worker needs
+    /// one. Later no view is refused for it: a worker without a partition matters only to records that
+    /// reach it, and these are an error of their own.
     pub(crate) fn require_partitions(&self, operator: &OperatorName, why: &str) {
-        if self.some_have_no_partition() {
-            let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
+        let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
+        if self.is_first_view() && (partitions as usize) < peers {
             let what = format!(
-                "{why}, but there are {partitions} partitions for {peers} workers: give the job more \
-                 partitions than workers (--partitions)"
+                "{why}, but there are {partitions} partitions for {peers} workers: give the job at least as \
+                 many partitions as workers (--partitions)"
             );
             self.fail(JobError::Misplaced { operator: operator.clone(), what });
         }
@@ -543,9 +545,10 @@ impl Fence {
         }
     }
 
-    /// Whether dataflows are dropped because the worker is torn down.
+    /// Whether dataflows are dropped because the worker is torn down, or because an unwind ends the building of
+    /// one. Only what the job itself drops is dropped on purpose.
     pub(crate) fn is_torn_down(&self) -> bool {
-        self.inner.is_torn_down.get()
+        self.inner.is_torn_down.get() || std::thread::panicking()
     }
 
     /// Ends the job with an error at the next activation of a protected operator.

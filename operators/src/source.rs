@@ -323,6 +323,11 @@ pub trait ToStreamFenced: Source + Sized {
                             pause.min(fence.generation().settings.epoch_interval),
                         );
                     }
+                    // After the end of everything nothing changes: all shards were exhausted before.
+                    Turn::Exhausted if current > Epoch::END => {
+                        held = None;
+                        outlet.close();
+                    }
                     Turn::Exhausted => {
                         outlet.seal_last(&T::from_epoch(current), reading.states());
                         held = None;

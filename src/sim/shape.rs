@@ -70,7 +70,8 @@ impl Shape {
         let checkpoint_ms = is_clocked.then(|| chance.between(epoch_ms, 6 * epoch_ms));
         let mut shape = Shape {
             nodes,
-            partitions: chance.between(4, 12) as u32,
+            // A loop wants as many as there are workers.
+            partitions: chance.between(4, 12).max(nodes) as u32,
             backups: chance.between(1, 2) as u32,
             job: JobPlan {
                 seed,
