@@ -44,7 +44,7 @@ plants! {
     /// Who loses a number proposes at the next one.
     LoserGoesOn, "loser-goes-on", 60, false;
     /// A register takes a second view of a number.
-    NumberReused, "number-reused", 60, false;
+    NumberReused, "number-reused", 80, false;
     /// Backups lie on their owner's node.
     BackupOnOwner, "backup-on-owner", 5, false;
     /// What is released again is written again.
@@ -104,7 +104,7 @@ plants! {
     /// What has come of a snapshot's pieces is forgotten between two steps, and the rest passes over.
     PiecesForgotten, "pieces-forgotten", 60, true;
     /// A node gives evidence of a generation that is closed only later.
-    EvidenceBeforeClose, "evidence-before-close", 60, false;
+    EvidenceBeforeClose, "evidence-before-close", 80, false;
     /// The live state of a worker that has not left is counted as handed over.
     AbandonedLiveCounted, "abandoned-live-counted", 60, false;
     /// Nobody is told that the state of a busy worker may still come.
@@ -112,7 +112,7 @@ plants! {
     /// That nothing is awaited any more is said before the evidence that has what came.
     AwaitingFirst, "awaiting-first", 400, false;
     /// A vault stores what comes after its view was closed.
-    StoreAfterClose, "store-after-close", 200, true;
+    StoreAfterClose, "store-after-close", 250, true;
     /// A vault takes what a late worker records after its view was closed.
     RecordAfterClose, "record-after-close", 200, true;
     /// A node ends before all know that the job is done.
