@@ -58,8 +58,6 @@ pub enum Planted {
     PiecesForgotten,
     /// What is stored after a view was closed is taken.
     StoreAfterClose,
-    /// What is recorded after a view was closed is taken.
-    RecordAfterClose,
 }
 
 thread_local! {
