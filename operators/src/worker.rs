@@ -35,7 +35,7 @@ pub enum WorkerEnd<R> {
 /// What is known of the panic of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerPanic {
-    /// What the panic said, [cut](crate::text::cut) where it said much.
+    /// What the panic said; a long message is cut, see [`crate::text`].
     pub message: String,
     /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
     pub location: Option<String>,
