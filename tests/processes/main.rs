@@ -64,19 +64,17 @@ fn count_into(place: &Path, out: &str, config: Config) -> Result<(), Error> {
                 })
             })
             .to_stream_fenced(scope, "numbers")
-            .fold_fenced(
-                "counts",
-                |n| n % KEYS,
-                0u64,
-                |count, n, out| {
-                    *count += 1;
-                    out.give((n % KEYS, *count));
-                },
-            )
+            .fold_fenced("counts", |n| n % KEYS, 0u64, number)
             .sink_fenced("totals", LineFiles::new(&out));
         });
     })?;
     Ok(())
+}
+
+/// Gives each number of a key the next count of that key.
+pub(crate) fn number(count: &mut u64, n: u64, out: &mut Give<'_, (u64, u64)>) {
+    *count += 1;
+    out.give((n % KEYS, *count));
 }
 
 /// Asserts that each key has each number from 1 to its count once.

@@ -17,15 +17,7 @@ pub(crate) fn different(place: &Path, config: Config) -> Result<(), Error> {
         worker.dataflow::<u64, _, _>(|scope| {
             per_share(move |share| (0..numbers).filter(move |n| n % share.count == share.index))
                 .to_stream_fenced(scope, "numbers")
-                .fold_fenced(
-                    "counts",
-                    |n| n % KEYS,
-                    0u64,
-                    |count, n, out| {
-                        *count += 1;
-                        out.give((n % KEYS, *count));
-                    },
-                )
+                .fold_fenced("counts", |n| n % KEYS, 0u64, number)
                 .sink_fenced("totals", LineFiles::new(&again));
         });
     })?;
@@ -44,15 +36,7 @@ pub(crate) fn parallel(place: &Path, config: Config) -> Result<(), Error> {
                     (0..numbers).filter(move |n| n % share.count == share.index)
                 })
                 .to_stream_fenced(scope, "numbers")
-                .fold_fenced(
-                    "counts",
-                    |n| n % KEYS,
-                    0u64,
-                    |count, n, out| {
-                        *count += 1;
-                        out.give((n % KEYS, *count));
-                    },
-                )
+                .fold_fenced("counts", |n| n % KEYS, 0u64, number)
                 .sink_fenced("totals", LineFiles::new(&again));
             });
         })
@@ -192,15 +176,7 @@ pub(crate) fn skips(place: &Path, _: Config) -> Result<(), Error> {
         worker.dataflow::<u64, _, _>(|scope| {
             per_share(move |share| (0..count).filter(move |n| n % share.count == share.index))
                 .to_stream_fenced(scope, "numbers")
-                .fold_fenced(
-                    "counts",
-                    |n| n % KEYS,
-                    0u64,
-                    |count, n, out| {
-                        *count += 1;
-                        out.give((n % KEYS, *count));
-                    },
-                )
+                .fold_fenced("counts", |n| n % KEYS, 0u64, number)
                 .sink_fenced("totals", LineFiles::new(&out));
         });
         worker.peers()
