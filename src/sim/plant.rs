@@ -114,7 +114,7 @@ plants! {
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 250, true;
     /// A vault takes what a late worker records after its view was closed.
-    RecordAfterClose, "record-after-close", 200, true;
+    RecordAfterClose, "record-after-close", 1_000, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
