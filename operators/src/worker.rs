@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
-use crate::careful::drop_with_care;
-use crate::clock;
 use crate::error::{JobError, Leave};
+use crate::fence::careful::drop_with_care;
+use crate::fence::generation::{Generation, Notice};
+use crate::fence::panics;
 use crate::fence::{Fence, FenceGuard};
-use crate::generation::{Generation, Notice};
 use crate::ids::Spot;
-use crate::panics;
+use crate::rounds::clock;
 use crate::text::cut;
 
 /// How a worker left its generation.

@@ -13,7 +13,7 @@ use crate::codec::CodecError;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::generation::Notice;
+use crate::fence::generation::Notice;
 use crate::ids::{OperatorName, PartitionId};
 use crate::state::ReplicaBase;
 use crate::time::FencedTime;

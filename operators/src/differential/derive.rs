@@ -23,7 +23,7 @@ use super::restored::{Beginning, with_beginning};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::generation::Notice;
+use crate::fence::generation::Notice;
 use crate::ids::OperatorName;
 use crate::time::FencedTime;
 

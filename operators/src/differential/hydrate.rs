@@ -13,10 +13,10 @@ use super::log::Log;
 use super::waiting::Loose;
 use crate::data::Data;
 use crate::fence::HasFence;
-use crate::frames::Frames;
-use crate::protect::Outlet;
-use crate::replicate::commit;
-use crate::route::to_owner;
+use crate::protected::outlet::Outlet;
+use crate::protected::route::to_owner;
+use crate::rounds::frames::Frames;
+use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, passed};
 
 /// Keeps the contents of a collection, and after a failure begins with them: as of the resume epoch, at that

@@ -15,11 +15,13 @@ use crate::codec::{Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::frames::Frames;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::pieces::send_frames;
-use crate::protect::{FRAME_BYTES, Outlet, Seal, complete};
-use crate::route::KeyRoute;
+use crate::protected::outlet::{Outlet, Seal};
+use crate::protected::partitions::FRAME_BYTES;
+use crate::protected::route::KeyRoute;
+use crate::protected::turns::complete;
+use crate::rounds::frames::Frames;
+use crate::rounds::pieces::send_frames;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
 

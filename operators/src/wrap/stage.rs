@@ -18,7 +18,8 @@ use super::port::Gate;
 use super::state::Store;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protect::{Outlet, complete};
+use crate::protected::outlet::Outlet;
+use crate::protected::turns::complete;
 use crate::time::{FencedTime, passed, reached};
 
 /// The frame around the closures of a wrapped operator.

@@ -20,7 +20,8 @@ use crate::data::{Data, Key, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protect::{Outlet, Partitions};
+use crate::protected::outlet::Outlet;
+use crate::protected::partitions::Partitions;
 use crate::time::FencedTime;
 
 /// How many keys of an opened replica are decoded at each activation while there are some left.
