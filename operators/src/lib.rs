@@ -29,6 +29,8 @@ pub mod fence;
 pub mod hash;
 pub mod ids;
 mod paths;
+#[cfg(not(feature = "planted"))]
+mod planted;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod prelude;

@@ -315,9 +315,10 @@ impl Trial {
             Arc::new(Gauges::default()),
         ));
         let refill = Hooks::default().refill;
-        let builders = match view.0.is_multiple_of(2) {
-            true => ProcessBuilder::new_bytes_vector(workers, refill, None),
-            false => ProcessBuilder::new_typed_vector(workers, refill, None),
+        let builders = if view.0.is_multiple_of(2) {
+            ProcessBuilder::new_bytes_vector(workers, refill, None)
+        } else {
+            ProcessBuilder::new_typed_vector(workers, refill, None)
         };
         let builders = builders.into_iter().map(AllocatorBuilder::Process).collect();
         let inner = Arc::clone(&generation);

@@ -126,9 +126,10 @@ impl FencedWorker {
                 let whereabouts = guard.fence().whereabouts();
                 let message = message_of(payload.as_ref());
                 WorkerEnd::Panicked(WorkerPanic {
-                    message: match guard.fence().is_built() {
-                        true => message,
-                        false => format!("while the dataflows were built: {message}"),
+                    message: if guard.fence().is_built() {
+                        message
+                    } else {
+                        format!("while the dataflows were built: {message}")
                     },
                     location: panics::location(),
                     spot: whereabouts.spot(),

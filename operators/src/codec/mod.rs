@@ -326,12 +326,11 @@ impl<V: Serialize + DeserializeOwned + 'static> Codec<V> for Postcard {
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         let mut rest = bytes;
         let value = Postcard::take(&mut rest)?;
-        match rest.is_empty() {
-            true => Ok(value),
-            false => Err(CodecError::Trailing {
-                type_name: std::any::type_name::<V>(),
-                remaining: rest.len(),
-            }),
+        if rest.is_empty() {
+            Ok(value)
+        } else {
+            let type_name = std::any::type_name::<V>();
+            Err(CodecError::Trailing { type_name, remaining: rest.len() })
         }
     }
 }

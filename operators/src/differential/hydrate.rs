@@ -13,6 +13,7 @@ use super::log::Log;
 use super::waiting::Loose;
 use crate::data::Data;
 use crate::fence::HasFence;
+use crate::planted::{self, Planted};
 use crate::protected::outlet::Outlet;
 use crate::protected::route::to_owner;
 use crate::rounds::frames::Frames;
@@ -52,8 +53,7 @@ where
         if let (Some(held), Some(resume)) = (&mut beginning, fence.generation().resume) {
             held.downgrade(&T::from_epoch(resume));
         }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::ContentsLoggedAgain) {
+        if planted::is(Planted::ContentsLoggedAgain) {
             for (data, _, diff) in &restored {
                 log.waiting().add((data.clone(), T::from_epoch(fence.first_epoch()), diff.clone()));
             }

@@ -13,6 +13,7 @@ use super::collection::{FencedCollection, Joined};
 use super::hydrate::hydrate;
 use crate::data::Data;
 use crate::fence::HasFence;
+use crate::planted::{self, Planted};
 use crate::time::{EpochTime, FencedTime};
 
 /// A collection that follows from protected edges alone ([`FencedCollection::fenced`]).
@@ -101,10 +102,10 @@ where
     /// ```
     pub fn into_fenced(self) -> FencedCollection<'scope, T, D, R> {
         let first = self.updates.inner.fence().first_epoch();
-        #[cfg(feature = "planted")]
-        let first = match crate::planted::is(crate::planted::Planted::ReleasedEpochPasses) {
-            true => crate::ids::Epoch(first.0.saturating_sub(1)),
-            false => first,
+        let first = if planted::is(Planted::ReleasedEpochPasses) {
+            crate::ids::Epoch(first.0.saturating_sub(1))
+        } else {
+            first
         };
         let new = self.updates.inner.filter(move |(_, time, _)| time.epoch() >= first);
         FencedCollection::of(new.as_collection())

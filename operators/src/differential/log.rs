@@ -16,6 +16,7 @@ use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::planted::{self, Planted};
 use crate::protected::outlet::{Outlet, Seal};
 use crate::protected::partitions::FRAME_BYTES;
 use crate::protected::route::KeyRoute;
@@ -98,8 +99,7 @@ impl<W: Waiting> Log<W> {
                 bases.push((partition, replica.base));
                 vault.close_replica(view, id, partition);
             }
-            #[cfg(feature = "planted")]
-            if crate::planted::is(crate::planted::Planted::LackingForgotten) {
+            if planted::is(Planted::LackingForgotten) {
                 lacking.clear();
             }
             slot.filling = is_filling.then_some(lacking);
@@ -137,21 +137,13 @@ impl<W: Waiting> Log<W> {
             && Some(epoch) <= through
         {
             self.fence.leave_if_stopping();
-            if let Some(time) = outlet.due(Epoch::before(Some(epoch))) {
-                outlet.seal(&time, self);
-            }
-            if !outlet.begin(epoch) {
+            if !outlet.turn_to(epoch, self) {
                 break;
             }
             self.fence.whereabouts().set_epoch(epoch);
             self.encode(epoch);
         }
-        let done = complete(through, self.waiting.first());
-        if let Some(time) = outlet.due(done) {
-            outlet.seal(&time, self);
-        }
-        outlet.fill(done, self);
-        outlet.advance(done);
+        outlet.pass(complete(through, self.waiting.first()), self);
     }
 
     /// Encodes the updates of an epoch, each for its partition.
@@ -189,8 +181,7 @@ impl<W: Waiting> Log<W> {
     /// Makes the updates of each epoch begin a chunk of its own: chunks are sorted, and the places of keys
     /// and values are counted anew.
     fn begin_chunks(&mut self) {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::PlacesKept) {
+        if planted::is(Planted::PlacesKept) {
             return;
         }
         for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
@@ -219,10 +210,7 @@ impl<W: Waiting> Seal for Log<W> {
         let routes = &generation.routes;
         let workers_per_node = generation.settings.workers_per_node.max(1);
         let here = self.fence.worker();
-        let mut allowance = match last {
-            true => u64::MAX,
-            false => generation.refill_allowance(),
-        };
+        let mut allowance = if last { u64::MAX } else { generation.refill_allowance() };
         for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
             let partition = slot.partition;
             let fills = slot.filling.is_some() && allowance > 0;
@@ -233,8 +221,7 @@ impl<W: Waiting> Seal for Log<W> {
             // One that its own node backs up is stored there once.
             let is_here = |worker: &usize| worker / workers_per_node == here / workers_per_node;
             let owner = (!backups.iter().any(is_here)).then_some(here);
-            #[cfg(feature = "planted")]
-            let owner = owner.filter(|_| !crate::planted::is(crate::planted::Planted::OwnerNotFed));
+            let owner = owner.filter(|_| !planted::is(Planted::OwnerNotFed));
             let mut targets = owner.into_iter().chain(backups.iter().copied());
             let Some(first) = targets.next() else { continue };
             let buffer = self.buffers.entry(first).or_default();

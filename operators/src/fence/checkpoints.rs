@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use timely::scheduling::Activator;
 
 use crate::ids::Epoch;
+use crate::planted::{self, Planted};
 
 /// One worker's knowledge of which epochs are checkpoints.
 ///
@@ -50,8 +51,7 @@ impl Checkpoints {
         if epoch <= self.begun.get() || known.borrow().last() >= Some(&epoch) {
             return true;
         }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::BeginWhileChoosing) {
+        if planted::is(Planted::BeginWhileChoosing) {
             return true;
         }
         if self.answered > self.learnt {

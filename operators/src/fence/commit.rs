@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use timely::scheduling::Activator;
 
 use crate::ids::Epoch;
+use crate::planted::{self, Planted};
 
 impl Epoch {
     /// "All epochs": how far a dataflow that has ended is complete.
@@ -123,8 +124,7 @@ impl Commit {
                 sleeper.activate();
             }
         }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::RecordPerOperator) {
+        if planted::is(Planted::RecordPerOperator) {
             return (through > self.recorded.get()).then_some(through).flatten();
         }
         let least = self.places.borrow().iter().map(|place| place.stored).min().flatten();

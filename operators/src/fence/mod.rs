@@ -645,9 +645,10 @@ impl Fence {
 
     /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
     pub(crate) fn wake_after(&self, activator: &Activator, delay: Duration) {
-        match self.inner.generation.clock.is_virtual() {
-            true => activator.activate(),
-            false => activator.activate_after(delay),
+        if self.inner.generation.clock.is_virtual() {
+            activator.activate()
+        } else {
+            activator.activate_after(delay)
         }
     }
 
@@ -683,9 +684,10 @@ impl Fence {
             now
         });
         // After a failure the first epoch is a short one, so that what is replayed is soon committed.
-        let lead = match self.is_first_view() {
-            true => Duration::ZERO,
-            false => interval.saturating_sub(FIRST_EPOCH_AFTER_FAILURE),
+        let lead = if self.is_first_view() {
+            Duration::ZERO
+        } else {
+            interval.saturating_sub(FIRST_EPOCH_AFTER_FAILURE)
         };
         let elapsed = now.saturating_sub(since) + lead;
         let ticks = elapsed.as_nanos() / interval.as_nanos().max(1);

@@ -20,10 +20,23 @@ pub(crate) trait Seal {
     fn wants_seal(&mut self, epoch: Epoch) -> bool;
 }
 
+/// All that an operator seals at a checkpoint: one state, or several.
+pub(crate) trait Seals {
+    /// Calls `seal` with each state, in the same order each time.
+    fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal));
+}
+
+impl<S: Seal> Seals for S {
+    fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal)) {
+        seal(self);
+    }
+}
+
 /// The way out of a protected operator for its snapshots, and what decides when it seals them.
 ///
-/// An operator asks [`begin`](Outlet::begin) before it acts on an epoch, and seals whenever something is
-/// [`due`](Outlet::due). Where every epoch is a checkpoint, that is before it acts on the next one.
+/// An operator asks [`turn_to`](Outlet::turn_to) before it acts on an epoch, which seals what is to be sealed
+/// before, and ends each activation with [`pass`](Outlet::pass). Where every epoch is a checkpoint, each is
+/// sealed before the operator acts on the next one.
 ///
 /// INVARIANT: the held capability is at or below the first change that is not sealed, and at most one epoch
 /// beyond the last checkpoint that the operator's input has passed: so nothing counts as stored that
@@ -71,17 +84,43 @@ impl<T: FencedTime> Outlet<T> {
         self.fence.checkpoints().at_or_after(self.unsealed?.first)
     }
 
+    /// Seals what is to be sealed before the operator acts on `epoch`, and says whether it may act on it now,
+    /// as [`begin`](Outlet::begin) does. All epochs before it are [`complete`](super::turns::complete).
+    pub(crate) fn turn_to(&mut self, epoch: Epoch, states: &mut impl Seals) -> bool {
+        self.seal_due(Epoch::before(Some(epoch)), states);
+        self.begin(epoch)
+    }
+
+    /// Seals what is to be sealed, goes on with the filling of copies and lets go of what is sealed, where
+    /// all epochs through `through` are complete. To be called at the end of each activation.
+    pub(crate) fn pass(&mut self, through: Option<Epoch>, states: &mut impl Seals) {
+        self.seal_due(through, states);
+        states.each(&mut |state| self.fill(through, state));
+        self.advance(through);
+    }
+
+    /// Seals `states` if all epochs through `through` are complete and with them a checkpoint at which the
+    /// operator has something to seal; returns the epoch of the seal. Afterwards nothing counts as not sealed.
+    pub(crate) fn seal_due(
+        &mut self,
+        through: Option<Epoch>,
+        states: &mut impl Seals,
+    ) -> Option<Epoch> {
+        let time = self.due(through)?;
+        states.each(&mut |state| self.seal(&time, state));
+        Some(time.epoch())
+    }
+
     /// The time at which the operator has to [`seal`](Outlet::seal) all its state now, if it has: all
-    /// epochs through `through` are [`complete`], and with them a checkpoint that it has not sealed.
+    /// epochs through `through` are complete, and with them a checkpoint that it has not sealed.
     ///
     /// Afterwards nothing counts as not sealed.
     pub(crate) fn due(&mut self, through: Option<Epoch>) -> Option<T> {
         let boundary = self.boundary().filter(|boundary| Some(*boundary) <= through)?;
         let unsealed = self.unsealed.take()?;
         // With a bug on purpose the simulator is to see what comes of it.
-        #[cfg(not(feature = "planted"))]
         assert!(
-            unsealed.last <= boundary,
+            cfg!(feature = "planted") || unsealed.last <= boundary,
             "a checkpoint at epoch {boundary} would hold changes of epoch {}",
             unsealed.last
         );
@@ -91,19 +130,19 @@ impl<T: FencedTime> Outlet<T> {
     }
 
     /// Seals `state` at the end of `time` and sends what changed on its way.
-    pub(crate) fn seal(&mut self, time: &T, state: &mut impl Seal) {
+    pub(crate) fn seal(&mut self, time: &T, state: &mut dyn Seal) {
         self.send(time, state, false);
     }
 
     /// As [`seal`](Outlet::seal), where no later one will come: all that is to be filled is.
-    pub(crate) fn seal_last(&mut self, time: &T, state: &mut impl Seal) {
+    pub(crate) fn seal_last(&mut self, time: &T, state: &mut dyn Seal) {
         self.unsealed = None;
         self.send(time, state, true);
     }
 
     /// Goes on with the filling of copies, at the last checkpoint at or before `through`, where nothing
     /// else makes `state` be sealed. To be called when all epochs through `through` are complete.
-    pub(crate) fn fill(&mut self, through: Option<Epoch>, state: &mut impl Seal) {
+    fn fill(&mut self, through: Option<Epoch>, state: &mut dyn Seal) {
         let Some(epoch) = through.filter(|through| *through < Epoch::END) else { return };
         let Some(epoch) = self.fence.checkpoints().at_or_before(epoch) else { return };
         let Some(capability) = &self.capability else { return };
@@ -112,7 +151,7 @@ impl<T: FencedTime> Outlet<T> {
         }
     }
 
-    fn send(&mut self, time: &T, state: &mut impl Seal, last: bool) {
+    fn send(&mut self, time: &T, state: &mut dyn Seal, last: bool) {
         let Some(capability) = &self.capability else { return };
         let capability = capability.delayed(time);
         let mut output = self.output.activate();
@@ -121,7 +160,7 @@ impl<T: FencedTime> Outlet<T> {
     }
 
     /// Lets go of what is sealed, where all epochs through `through` are complete.
-    pub(crate) fn advance(&mut self, through: Option<Epoch>) {
+    fn advance(&mut self, through: Option<Epoch>) {
         let sealed = through.and_then(|through| self.fence.checkpoints().at_or_before(through));
         let next = match sealed {
             None => return,

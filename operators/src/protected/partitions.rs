@@ -9,6 +9,7 @@ use crate::error::JobError;
 use crate::fence::Fence;
 use crate::fence::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::planted::{self, Planted};
 use crate::protected::outlet::Seal;
 use crate::rounds::frames::Frames;
 use crate::rounds::pieces::send_frames;
@@ -181,10 +182,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             return filled;
         }
         let generation = self.fence.generation();
-        let mut keys_left = match all {
-            true => u64::MAX,
-            false => generation.refill_allowance() / *key_bytes,
-        };
+        let mut keys_left = if all { u64::MAX } else { generation.refill_allowance() / *key_bytes };
         open.retain_mut(|(partition, from)| {
             let Some(table) = &mut self.tables[partition.0 as usize] else { return false };
             if keys_left == 0 {
@@ -230,11 +228,8 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
         let filled = self.fill_some(last);
         let (mut sealed_bytes, mut sealed_keys) = (0, 0);
         let recorded = self.fence.commit().recorded();
-        #[cfg(feature = "planted")]
-        let recorded = match crate::planted::is(crate::planted::Planted::PruneAtSeal) {
-            true => Epoch::before(Some(epoch)),
-            false => recorded,
-        };
+        let recorded =
+            if planted::is(Planted::PruneAtSeal) { Epoch::before(Some(epoch)) } else { recorded };
         let routes = &self.fence.generation().routes;
         for &partition in &self.owned {
             let Some(table) = &mut self.tables[partition.0 as usize] else { continue };
@@ -246,9 +241,10 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
             let buffer = self.buffers.entry(first).or_default();
             let begin = buffer.len();
             let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
-            let sealed = match filled.contains(&partition) {
-                true => table.seal_filled(epoch, subject, buffer).map(Some),
-                false => table.seal(epoch, subject, buffer),
+            let sealed = if filled.contains(&partition) {
+                table.seal_filled(epoch, subject, buffer).map(Some)
+            } else {
+                table.seal(epoch, subject, buffer)
             };
             match sealed {
                 Ok(None) => continue,

@@ -50,10 +50,7 @@ pub(crate) fn to_somebody<'scope, T: Timestamp, D: Data>(
         return records;
     }
     let (here, owners) = (fence.worker(), &fence.generation().routes.owners);
-    let target = match fence.owned().is_empty() {
-        true => owners[here % owners.len()],
-        false => here,
-    };
+    let target = if fence.owned().is_empty() { owners[here % owners.len()] } else { here };
     records.exchange(move |_record| target as u64)
 }
 

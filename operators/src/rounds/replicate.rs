@@ -15,6 +15,7 @@ use crate::fence::Fence;
 use crate::fence::dropped::{DropWatch, numbers_of};
 use crate::fence::generation::Notice;
 use crate::ids::{Epoch, OperatorName};
+use crate::planted::{self, Planted};
 use crate::rounds::frames::{Frames, ToTarget};
 use crate::rounds::pieces::Assembly;
 use crate::time::{FencedTime, passed};
@@ -123,8 +124,7 @@ fn record<'scope, T: FencedTime>(
             let _kept = &watch;
             let _active = fence.check(&name);
             input.for_each(|_capability, _nothing| {});
-            #[cfg(feature = "planted")]
-            if crate::planted::is(crate::planted::Planted::OneRound) {
+            if planted::is(Planted::OneRound) {
                 held = None;
             }
             let commit = fence.commit();

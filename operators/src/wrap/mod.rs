@@ -406,10 +406,11 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
     ) -> Self {
         let name = fence.admit("wrapped operator", name, scope);
         let builder = OperatorBuilder::new(name.to_string(), scope);
-        let partitions: Rc<[PartitionId]> = match is_local {
+        let partitions: Rc<[PartitionId]> = if is_local {
             // Each worker needs one for the records that stay there.
-            true => (0..fence.generation().routes.partitions()).map(PartitionId).collect(),
-            false => fence.partitions_of_operator().into(),
+            (0..fence.generation().routes.partitions()).map(PartitionId).collect()
+        } else {
+            fence.partitions_of_operator().into()
         };
         if is_local {
             fence.require_partitions(&name, "records of a `Pipeline` input stay at their worker");

@@ -34,10 +34,8 @@ where
     F: Fn(Scope<'_, u64>, Collected<D>) + Send + Sync + 'static,
 {
     let trial = Trial::new(3).epoch(Duration::from_millis(1));
-    let trial = match seed.is_multiple_of(2) {
-        true => trial,
-        false => trial.checkpoint(Duration::from_millis(6)),
-    };
+    let trial =
+        if seed.is_multiple_of(2) { trial } else { trial.checkpoint(Duration::from_millis(6)) };
     trial.run_interrupted(&interruptions(seed), move |worker, sink| {
         worker.dataflow(|scope| job(scope, sink));
     })
@@ -159,9 +157,10 @@ fn a_map_whose_codec_has_changed_is_refused() {
     let stops = [(Duration::from_millis(20), Stop)];
     let job = std::panic::AssertUnwindSafe(|| {
         testing::run_interrupted(2, &stops, |scope, output| {
-            match scope.fence().is_first_view() {
-                true => tally::<1>(scope).sink_fenced("out", output),
-                false => tally::<2>(scope).sink_fenced("out", output),
+            if scope.fence().is_first_view() {
+                tally::<1>(scope).sink_fenced("out", output)
+            } else {
+                tally::<2>(scope).sink_fenced("out", output)
             };
         })
     });

@@ -69,10 +69,8 @@ fn ask<'scope>(
         let mut output = OutputBuilder::<u64, Builder<Order>>::from(output);
         let mut held = capabilities.into_iter().next().filter(|_| fence.worker() == LEADER);
         let begun = fence.generation().clock.elapsed();
-        let first = match fence.is_first_view() {
-            true => interval,
-            false => interval.min(FIRST_AFTER_FAILURE),
-        };
+        let first =
+            if fence.is_first_view() { interval } else { interval.min(FIRST_AFTER_FAILURE) };
         let mut due = begun + first;
         let mut alarm = Alarm::new(activator.clone());
         move |_frontiers| {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rapidhash::v3::rapidhash_v3;
 
 use crate::fence::Fence;
+use crate::planted::{self, Planted};
 use crate::rounds::frames::Frames;
 use crate::snapshot::{SnapshotError, read_u32, read_u64, write};
 
@@ -120,8 +121,7 @@ pub(crate) struct Assembly {
 impl Assembly {
     /// Begins an activation of the operator that holds this.
     pub(crate) fn begin(&mut self) {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::PiecesForgotten) {
+        if planted::is(Planted::PiecesForgotten) {
             self.open.clear();
         }
     }
@@ -140,8 +140,7 @@ impl Assembly {
         let (expected, there) = self.open.entry(sender).or_insert_with(|| (total, Vec::new()));
         let (at, end) = (there.len() as u64, begin.saturating_add(piece.len() as u64));
         let follows = begin == at && total == *expected && end <= total && !piece.is_empty();
-        #[cfg(feature = "planted")]
-        if !follows && crate::planted::is(crate::planted::Planted::PiecesForgotten) {
+        if !follows && planted::is(Planted::PiecesForgotten) {
             self.open.remove(&sender);
             return Ok(());
         }

@@ -692,9 +692,10 @@ impl Cluster {
             let copies = self.nodes[node].vault.inventory().partitions.get(&P0).copied();
             let copies = copies.unwrap_or_default();
             let spans = copies.replica.is_some_and(|span| {
-                let through = match self.fed[node] {
-                    true => span.through.max(recorded.map(Epoch)),
-                    false => span.through,
+                let through = if self.fed[node] {
+                    span.through.max(recorded.map(Epoch))
+                } else {
+                    span.through
                 };
                 span.from <= resume.map(Epoch) && through >= resume.map(Epoch)
             });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::VaultError;
 use crate::hash::partition_of_shard;
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::planted::{self, Planted};
 use crate::snapshot::journal::{JournalMark, JournalPart, JournalRef, JournalSubject};
 use crate::snapshot::operator_id;
 
@@ -112,8 +113,7 @@ impl Journals {
             kept.coming.clear();
             kept.replaces = false;
             kept.replaced = false;
-            #[cfg(feature = "planted")]
-            if crate::planted::is(crate::planted::Planted::JournalCutAtResume)
+            if planted::is(Planted::JournalCutAtResume)
                 && kept.journal.next > resume.map(Epoch::next)
             {
                 kept.journal.entries.clear();
@@ -208,9 +208,7 @@ impl Journals {
         }
         let kept = self.kept.entry((operator, share)).or_default();
         match frame.part() {
-            #[cfg(feature = "planted")]
-            JournalPart::Begin
-                if crate::planted::is(crate::planted::Planted::JournalNotReconciled) => {}
+            JournalPart::Begin if planted::is(Planted::JournalNotReconciled) => {}
             JournalPart::Begin => {
                 self.bytes -= bytes_of(&kept.coming);
                 kept.coming.clear();
@@ -266,8 +264,7 @@ impl Kept {
         let Journal { next: expected, closed, .. } = self.journal;
         let follows = self.replaces
             || (mark.previous == expected && !closed && mark.next >= expected.unwrap_or_default());
-        #[cfg(feature = "planted")]
-        let follows = follows || crate::planted::is(crate::planted::Planted::JournalNotReconciled);
+        let follows = follows || planted::is(Planted::JournalNotReconciled);
         if !follows || mark.entries != self.coming.len() as u64 {
             return Err(VaultError::JournalGap {
                 operator: input.name.clone(),

@@ -22,6 +22,7 @@ use super::chunks::{Merged, without_filling};
 use super::journals::{JOURNAL_BYTES_MAX, Journal, Journals};
 use super::{Copies, Inventory, Live, Opened, Role, Span, Usage, Vault, VaultError};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::planted::{self, Planted};
 use crate::snapshot::journal::journal_frames;
 use crate::snapshot::{DeltaRef, Subject, frames, operator_id};
 use crate::state::{ChunkMerger, Replica, ReplicaBase};
@@ -180,17 +181,15 @@ impl MemoryVault {
             return Ok(false);
         }
         let expected = Subject { fingerprint: operator.fingerprint, ..subject };
-        let empty = || match is_fed {
-            true => Replica::new(expected),
-            false => Replica::filling(expected, delta.header().previous),
+        let empty = || {
+            if is_fed {
+                Replica::new(expected)
+            } else {
+                Replica::filling(expected, delta.header().previous)
+            }
         };
-        let rewritten = match is_chunks {
-            true => without_filling(delta, view.resume, is_fed)?,
-            false => None,
-        };
-        #[cfg(feature = "planted")]
-        let rewritten =
-            rewritten.filter(|_| !crate::planted::is(crate::planted::Planted::FillingTakenTwice));
+        let rewritten = if is_chunks { without_filling(delta, view.resume, is_fed)? } else { None };
+        let rewritten = rewritten.filter(|_| !planted::is(Planted::FillingTakenTwice));
         let rewritten = rewritten.as_deref().map(DeltaRef::parse).transpose()?;
         let delta = rewritten.as_ref().map_or(delta, |(delta, _)| delta);
         let cell = self.cell_or_new(subject.operator, subject.partition);
@@ -302,10 +301,7 @@ impl Vault for MemoryVault {
                     Some(deposit.rewind_to.map_or(resume, |least| least.min(resume)));
             }
             cell.count(&self.pending_bytes, |replica| match replica {
-                #[cfg(feature = "planted")]
-                Some(_)
-                    if replica_kept
-                        && crate::planted::is(crate::planted::Planted::KeepAboveResume) => {}
+                Some(_) if replica_kept && planted::is(Planted::KeepAboveResume) => {}
                 Some(copy) if replica_kept => {
                     let truncated = copy.truncate_above(resume);
                     debug_assert_eq!(truncated, Ok(()));
@@ -348,8 +344,7 @@ impl Vault for MemoryVault {
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
         let open = state.check(view);
-        #[cfg(feature = "planted")]
-        let open = crate::planted::late_is_taken(crate::planted::Planted::StoreAfterClose, open);
+        let open = planted::late_is_taken(Planted::StoreAfterClose, open);
         open?;
         let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
         let mut stored = 0;
@@ -362,8 +357,7 @@ impl Vault for MemoryVault {
     fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
         let open = state.check(view);
-        #[cfg(feature = "planted")]
-        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        let open = planted::late_is_taken(Planted::RecordAfterClose, open);
         open?;
         let operator =
             state.operators.get_mut(&operator).ok_or(VaultError::UnknownOperator(operator))?;
@@ -374,8 +368,7 @@ impl Vault for MemoryVault {
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
         let open = state.check(view);
-        #[cfg(feature = "planted")]
-        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        let open = planted::late_is_taken(Planted::RecordAfterClose, open);
         open?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
@@ -553,10 +546,12 @@ impl Vault for MemoryVault {
                         .map(|filled| (Some(*filled), complete)),
                     _ => None,
                 };
-                let span = match only_journals {
-                    true if !whole[index] => None,
-                    true => span.or(Some((None, None))),
-                    false => span,
+                let span = if !only_journals {
+                    span
+                } else if whole[index] {
+                    span.or(Some((None, None)))
+                } else {
+                    None
                 };
                 Copies { replica: span.map(|(from, through)| Span { from, through }), live: false }
             })
@@ -661,11 +656,7 @@ impl Vault for MemoryVault {
                 .filter_map(|(number, o)| Some((*number, Arc::clone(o.merger.as_ref()?))))
                 .collect()
         };
-        #[cfg(feature = "planted")]
-        let recorded = match crate::planted::is(crate::planted::Planted::FoldStored) {
-            true => Epoch::END,
-            false => recorded,
-        };
+        let recorded = if planted::is(Planted::FoldStored) { Epoch::END } else { recorded };
         let mut next = lock(&self.next);
         let (first, last): (Vec<_>, Vec<_>) = {
             let cells = read(&self.cells);

@@ -25,6 +25,7 @@ use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
 use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::planted::{self, Planted};
 use crate::protected::outlet::Outlet;
 use crate::protected::partitions::Partitions;
 use crate::protected::route::KeyRoute;
@@ -212,8 +213,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
 
     /// Notes records that come back at `back`.
     fn note(&mut self, came: Epoch, back: &T, records: &C) {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::TurnsLeftOut) {
+        if planted::is(Planted::TurnsLeftOut) {
             return;
         }
         let checkpoints = self.fence.checkpoints();
@@ -246,9 +246,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             self.cut(time.epoch());
             outlet.seal(&time, &mut self.states);
         };
-        let done = complete(through, waits);
-        outlet.fill(done, &mut self.states);
-        outlet.advance(done);
+        outlet.pass(complete(through, waits), &mut self.states);
     }
 
     /// Makes the state what it is to be at `checkpoint`.

@@ -24,10 +24,8 @@ fn what_is_on_its_way_round_a_loop_comes_back_once() {
             })
             .collect();
         let trial = Trial::new(3).epoch(Duration::from_millis(1));
-        let trial = match seed.is_multiple_of(2) {
-            true => trial,
-            false => trial.checkpoint(Duration::from_millis(5)),
-        };
+        let trial =
+            if seed.is_multiple_of(2) { trial } else { trial.checkpoint(Duration::from_millis(5)) };
         let mut rows = trial.run_interrupted(&stops, |worker, output| {
             worker.dataflow::<u64, _, _>(|scope| {
                 let (handle, again) = scope.feedback_fenced(1);

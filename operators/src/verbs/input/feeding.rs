@@ -35,6 +35,7 @@ use crate::error::JobError;
 use crate::fence::Fence;
 use crate::fence::generation::Notice;
 use crate::ids::OperatorName;
+use crate::planted::{self, Planted};
 use crate::protected::outlet::advance;
 use crate::rounds::frames::{Frames, ToTarget};
 use crate::rounds::pieces::{Assembly, send_frames};
@@ -115,10 +116,10 @@ impl Sending {
         }
         let node_of = |worker: usize| worker / generation.settings.workers_per_node.max(1);
         let backups = &generation.routes.backups[piece.partition.0 as usize];
-        #[cfg(feature = "planted")]
-        let backups = match crate::planted::is(crate::planted::Planted::JournalFirstBackupOnly) {
-            true => &backups[..backups.len().min(1)],
-            false => &backups[..],
+        let backups = if planted::is(Planted::JournalFirstBackupOnly) {
+            &backups[..backups.len().min(1)]
+        } else {
+            &backups[..]
         };
         for &backup in backups {
             // This node's journal is the owner's and the backup's in one.
@@ -227,10 +228,10 @@ fn admit<'scope, T: EpochTime, D: Data>(
                 }
             }
             let frontier = frontiers[0].frontier().iter().next().cloned();
-            #[cfg(feature = "planted")]
-            let frontier = match crate::planted::is(crate::planted::Planted::AdmittedAtOnce) {
-                true => feed.journaled_to().map(T::from_epoch),
-                false => frontier,
+            let frontier = if planted::is(Planted::AdmittedAtOnce) {
+                feed.journaled_to().map(T::from_epoch)
+            } else {
+                frontier
             };
             let next = frontier.into_iter().chain(feed.first_waiting().cloned()).min();
             match next {
@@ -248,8 +249,7 @@ fn admit<'scope, T: EpochTime, D: Data>(
 
 /// What holds back the records' frontier: that of `store`, whatever `admit` itself holds.
 fn acknowledgement<S: Default + PartialOrder>() -> Vec<(usize, Antichain<S>)> {
-    #[cfg(feature = "planted")]
-    if crate::planted::is(crate::planted::Planted::AdmittedAtOnce) {
+    if planted::is(Planted::AdmittedAtOnce) {
         return Vec::new();
     }
     vec![(0, Antichain::from_elem(S::default()))]
@@ -257,8 +257,7 @@ fn acknowledgement<S: Default + PartialOrder>() -> Vec<(usize, Antichain<S>)> {
 
 /// Whether every backup of every worker has `time`.
 fn is_stored<T: EpochTime>(frontier: &MutableAntichain<T>, time: &T) -> bool {
-    #[cfg(feature = "planted")]
-    if crate::planted::is(crate::planted::Planted::AdmittedAtOnce) {
+    if planted::is(Planted::AdmittedAtOnce) {
         return true;
     }
     !frontier.less_equal(time)

@@ -302,10 +302,7 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
                 let Some(outlet) = &mut outlet else { return };
                 while let Some(epoch) = turns.complete_epoch(through) {
                     fence.leave_if_stopping();
-                    if let Some(time) = outlet.due(Epoch::before(Some(epoch))) {
-                        outlet.seal(&time, &mut writing.shards);
-                    }
-                    if !outlet.begin(epoch) {
+                    if !outlet.turn_to(epoch, &mut writing.shards) {
                         break;
                     }
                     fence.whereabouts().set_epoch(epoch);
@@ -313,11 +310,7 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
                 }
                 let waits = turns.first_epoch();
                 let done = complete(through, waits);
-                if let Some(time) = outlet.due(done) {
-                    outlet.seal(&time, &mut writing.shards);
-                }
-                outlet.fill(done, &mut writing.shards);
-                outlet.advance(done);
+                outlet.pass(done, &mut writing.shards);
                 if let Some(pause) = writing.release(fence.commit().committed()) {
                     fence.wake_after(&activator, pause);
                 }

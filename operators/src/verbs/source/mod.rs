@@ -292,11 +292,7 @@ pub trait ToStreamFenced: Source + Sized {
                 if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
                     // It was through with the last epoch when it chose to begin another one.
                     let through = Epoch::before(Some(clock.epoch));
-                    if let Some(time) = outlet.due(through) {
-                        outlet.seal(&time, reading.states());
-                    }
-                    outlet.fill(through, reading.states());
-                    outlet.advance(through);
+                    outlet.pass(through, reading.states());
                     current = clock.epoch;
                     begin(current);
                     advance(&mut held, Some(current));

@@ -2,7 +2,6 @@
 
 mod timers;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -20,7 +19,7 @@ use crate::fence::careful::Careful;
 use crate::fence::{Fence, HasFence};
 use crate::hash::partition_of;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protected::outlet::{Outlet, advance};
+use crate::protected::outlet::{Outlet, Seal, Seals, advance};
 use crate::protected::partitions::Partitions;
 use crate::protected::route::{KeyRoute, to_owner};
 use crate::protected::turns::{Turns, complete, time_of};
@@ -216,13 +215,13 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
         R: Data,
     {
         keyed(self, "stateful_fenced", name, key, move |fence, name| {
-            WithTimers::restore(fence, name, Rc::new(RefCell::new(logic)))
+            WithTimers::restore(fence, name, logic)
         })
     }
 }
 
 /// What a keyed operator does at its partitions; the frame around it is the same for all.
-trait Keyed<T: FencedTime, D, K, R>: 'static {
+trait Keyed<T: FencedTime, D, K, R>: Seals + 'static {
     /// Applies a record of `key`.
     fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
     /// Applies a record of `key` to a copy of its state, which counts only if that does not panic.
@@ -237,10 +236,6 @@ trait Keyed<T: FencedTime, D, K, R>: 'static {
     fn next_timer(&self) -> Option<T>;
     /// Fires the timers of a complete time.
     fn fire(&mut self, time: &T, out: &mut Give<'_, R>);
-    /// Seals a complete time.
-    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>);
-    /// Goes on filling copies when all epochs through `through` are complete.
-    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>);
     /// Decodes some keys of opened replicas; returns whether all are decoded.
     fn decode_some(&mut self) -> bool;
     /// The identities of its state in the vault.
@@ -334,10 +329,7 @@ where
                     (Some(timer), None) => timer.clone(),
                     (None, None) => break,
                 };
-                if let Some(time) = outlet.due(Epoch::before(Some(time.epoch()))) {
-                    operator.seal(&time, &mut outlet);
-                }
-                if !outlet.begin(time.epoch()) {
+                if !outlet.turn_to(time.epoch(), &mut *operator) {
                     break;
                 }
                 let turn = turns.take(&time);
@@ -403,11 +395,7 @@ where
             let timer = operator.next_timer().map(|time| time.epoch());
             let waits = turns.first_epoch().into_iter().chain(timer).min();
             let done = complete(through, waits);
-            if let Some(time) = outlet.due(done) {
-                operator.seal(&time, &mut outlet);
-            }
-            operator.fill(done, &mut outlet);
-            outlet.advance(done);
+            outlet.pass(done, &mut *operator);
             // Without timers nothing is held: what comes back round a loop would wait for it for ever.
             advance(&mut held, timer);
             let next = reached(frontier).into_iter().chain(waits).min();
@@ -478,6 +466,12 @@ struct Fold<K: Data + Eq, S: Data, F> {
     fold: F,
 }
 
+impl<K: Data + Eq, S: Data, F> Seals for Fold<K, S, F> {
+    fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal)) {
+        seal(&mut self.states);
+    }
+}
+
 impl<T, D, K, S, R, F> Keyed<T, D, K, R> for Fold<K, S, F>
 where
     T: FencedTime,
@@ -512,14 +506,6 @@ where
     }
 
     fn fire(&mut self, _time: &T, _out: &mut Give<'_, R>) {}
-
-    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
-        outlet.seal(time, &mut self.states);
-    }
-
-    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        outlet.fill(through, &mut self.states);
-    }
 
     fn decode_some(&mut self) -> bool {
         self.states.decode_some(DECODE_KEYS)

@@ -1,15 +1,13 @@
 //! Timers: keyed state whose keys ask to be called again once a time is complete.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 use super::{At, DECODE_KEYS, Event, Give, Keyed, Place};
 use crate::data::Data;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName};
-use crate::protected::outlet::Outlet;
+use crate::protected::outlet::{Seal, Seals};
 use crate::protected::partitions::Partitions;
 use crate::protected::route::KeyRoute;
 use crate::time::{EpochTime, FencedTime};
@@ -23,11 +21,11 @@ pub(super) struct WithTimers<K: Data + Eq, S: Data, L> {
     timer_route: KeyRoute<(u64, K)>,
     /// The same timers in the order in which they fire.
     due: BTreeMap<u64, Vec<Place<K>>>,
-    logic: Rc<RefCell<L>>,
+    logic: L,
 }
 
 impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
-    pub(super) fn restore(fence: &Fence, name: &OperatorName, logic: Rc<RefCell<L>>) -> Self {
+    pub(super) fn restore(fence: &Fence, name: &OperatorName, logic: L) -> Self {
         let hasher = fence.generation().settings.hasher;
         let states = Partitions::restore(fence, name, &mut |_| {});
         let timers_name = OperatorName::new(&format!("{name}.timers"));
@@ -61,14 +59,14 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>),
     {
         let (mut wake, mut remove) = (BTreeSet::new(), false);
-        let logic = &self.logic;
+        let logic = &mut self.logic;
         let key = at.key.clone();
         let is_timer = matches!(event, Event::Timer);
         let table = self.states.table(at.partition);
         table.update(at.hash, key, S::default, |state| {
             let (wake, remove) = (&mut wake, &mut remove);
             let mut here = At { key: &at.key, state, time, wake, remove, is_timer };
-            (logic.borrow_mut())(&mut here, event, out);
+            logic(&mut here, event, out);
         });
         self.settle(at, wake, remove);
     }
@@ -95,6 +93,13 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
     }
 }
 
+impl<K: Data + Eq, S: Data, L> Seals for WithTimers<K, S, L> {
+    fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal)) {
+        seal(&mut self.states);
+        seal(&mut self.timers);
+    }
+}
+
 impl<T, D, K, S, R, L> Keyed<T, D, K, R> for WithTimers<K, S, L>
 where
     T: FencedTime,
@@ -116,11 +121,11 @@ where
         let (mut wake, mut remove) = (BTreeSet::new(), false);
         let table = self.states.table(at.partition);
         let mut state = table.get(at.hash, &at.key).cloned().unwrap_or_default();
-        let logic = &self.logic;
+        let logic = &mut self.logic;
         catch_unwind(AssertUnwindSafe(|| {
             let (state, wake, remove) = (&mut state, &mut wake, &mut remove);
             let mut here = At { key: &at.key, state, time, wake, remove, is_timer: false };
-            (logic.borrow_mut())(&mut here, Event::Record(record), out);
+            logic(&mut here, Event::Record(record), out);
         }))?;
         table.insert(at.hash, at.key.clone(), state);
         self.settle(at, wake, remove);
@@ -143,16 +148,6 @@ where
             self.timers.table(at.partition).remove(hash, &timer);
             self.call(time, at, Event::Timer, out);
         }
-    }
-
-    fn seal(&mut self, time: &T, outlet: &mut Outlet<T>) {
-        outlet.seal(time, &mut self.states);
-        outlet.seal(time, &mut self.timers);
-    }
-
-    fn fill(&mut self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        outlet.fill(through, &mut self.states);
-        outlet.fill(through, &mut self.timers);
     }
 
     fn decode_some(&mut self) -> bool {
