@@ -30,6 +30,7 @@ pub mod hash;
 pub mod ids;
 mod paths;
 #[cfg(not(feature = "planted"))]
+#[allow(unreachable_pub, reason = "public where bugs are planted")]
 mod planted;
 #[cfg(feature = "planted")]
 pub mod planted;

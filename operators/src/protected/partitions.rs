@@ -1,6 +1,5 @@
 //! Partitions: the keyed state of a protected operator, from restore through seals to leave.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::codec::{Codec, Postcard, encoding_of, fingerprint_of};
@@ -12,12 +11,9 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::planted::{self, Planted};
 use crate::protected::outlet::Seal;
 use crate::rounds::frames::Frames;
-use crate::rounds::pieces::send_frames;
+use crate::rounds::outbox::Outbox;
 use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
-
-/// Frames are sent once a buffer holds this much.
-pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
 /// The keyed state of one protected operator at one worker: a table for each partition it runs, with
 /// values in the encoding of `C`.
@@ -33,7 +29,7 @@ pub(crate) struct Partitions<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     owned: Vec<PartitionId>,
     /// The lowest partition that may still have keys to decode.
     undecoded: usize,
-    buffers: BTreeMap<usize, Vec<u8>>,
+    outbox: Outbox,
     filling: Filling,
 }
 
@@ -83,7 +79,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             tables,
             owned,
             undecoded: 0,
-            buffers: BTreeMap::new(),
+            outbox: Outbox::new(fence),
             filling,
         };
         let (mut rewound, mut opened, mut bytes_opened, mut keys_rewound) = (0, 0, 0, 0);
@@ -236,47 +232,26 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
             if let Some(recorded) = recorded {
                 table.prune(recorded);
             }
-            let backups = &routes.backups[partition.0 as usize];
-            let Some(&first) = backups.first() else { continue };
-            let buffer = self.buffers.entry(first).or_default();
-            let begin = buffer.len();
             let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
-            let sealed = if filled.contains(&partition) {
-                table.seal_filled(epoch, subject, buffer).map(Some)
-            } else {
-                table.seal(epoch, subject, buffer)
-            };
-            match sealed {
-                Ok(None) => continue,
-                Ok(Some(entries)) => {
-                    sealed_keys += entries;
-                    sealed_bytes += (buffer.len() - begin) as u64;
-                }
+            let targets = routes.backups[partition.0 as usize].iter().copied();
+            let written = self.outbox.put(targets, send, |buffer| {
+                let sealed = if filled.contains(&partition) {
+                    table.seal_filled(epoch, subject, buffer).map(Some)
+                } else {
+                    table.seal(epoch, subject, buffer)
+                };
+                sealed.map(|entries| sealed_keys += entries.unwrap_or_default())
+            });
+            match written {
+                Ok(written) => sealed_bytes += written as u64,
                 Err(error) => self.fence.fail(JobError::State {
                     operator: self.name.clone(),
                     partition,
                     what: error.to_string(),
                 }),
             }
-            if backups.len() > 1 {
-                let frame = buffer[begin..].to_vec();
-                for &other in &backups[1..] {
-                    self.buffers.entry(other).or_default().extend_from_slice(&frame);
-                }
-            }
-            for &backup in backups {
-                if let Some(buffer) = self.buffers.get_mut(&backup)
-                    && buffer.len() >= FRAME_BYTES
-                {
-                    send_frames(&self.fence, backup, std::mem::take(buffer), send);
-                }
-            }
         }
-        for (&target, buffer) in &mut self.buffers {
-            if !buffer.is_empty() {
-                send_frames(&self.fence, target, std::mem::take(buffer), send);
-            }
-        }
+        self.outbox.flush(send);
         if let Some(key_bytes) = sealed_bytes.checked_div(sealed_keys) {
             self.filling.key_bytes = key_bytes.max(1);
         }

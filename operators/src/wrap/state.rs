@@ -19,7 +19,7 @@ use crate::codec::Codec;
 use crate::data::{Data, Key, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{OperatorName, PartitionId};
 use crate::protected::outlet::{Seal, Seals};
 use crate::protected::partitions::Partitions;
 use crate::time::FencedTime;

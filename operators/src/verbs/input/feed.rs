@@ -16,7 +16,7 @@ use crate::time::EpochTime;
 use crate::vault::JournalEntry;
 
 /// An entry of a journal ends once it has this many bytes, and frames are sent in such pieces.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// How many records are sent on at once.
 const BATCH: usize = 1024;

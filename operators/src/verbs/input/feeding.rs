@@ -14,7 +14,7 @@
 //! all backups of the view.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -29,7 +29,7 @@ use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::Activator;
 
-use super::feed::{Batch, CHUNK_BYTES, Feed, Piece};
+use super::feed::{Batch, Feed, Piece};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
@@ -38,7 +38,8 @@ use crate::ids::OperatorName;
 use crate::planted::{self, Planted};
 use crate::protected::outlet::advance;
 use crate::rounds::frames::{Frames, ToTarget};
-use crate::rounds::pieces::{Assembly, send_frames};
+use crate::rounds::outbox::Outbox;
+use crate::rounds::pieces::Assembly;
 use crate::rounds::replicate::{commit_stored, not_stored};
 use crate::snapshot::journal::JournalRef;
 use crate::time::{EpochTime, FencedTime};
@@ -77,7 +78,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
         let mut output = OutputBuilder::<T, NoopBuilder<Frames>>::from(output);
         // The first view has nothing to agree on.
         let mut are_replaced = fence.is_first_view();
-        let mut sending = Sending { fence: fence.clone(), name, buffers: BTreeMap::new() };
+        let mut sending = Sending { fence: fence.clone(), name, outbox: Outbox::new(&fence) };
         move |_frontiers| {
             let _active = fence.check(&sending.name);
             let Some(capability) = &held else { return };
@@ -90,7 +91,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
                 feed.replace_journals(|piece| sending.take(&piece, &mut send));
             }
             feed.continue_journals(|piece| sending.take(&piece, &mut send));
-            sending.flush(&mut send);
+            sending.outbox.flush(&mut send);
             drop(session);
             drop(output);
             advance(&mut held, feed.journaled_to());
@@ -103,7 +104,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
 struct Sending {
     fence: Fence,
     name: OperatorName,
-    buffers: BTreeMap<usize, Vec<u8>>,
+    outbox: Outbox,
 }
 
 impl Sending {
@@ -121,25 +122,13 @@ impl Sending {
         } else {
             &backups[..]
         };
-        for &backup in backups {
-            // This node's journal is the owner's and the backup's in one.
-            if node_of(backup) == node_of(self.fence.worker()) {
-                continue;
-            }
-            let buffer = self.buffers.entry(backup).or_default();
+        // This node's journal is the owner's and the backup's in one.
+        let here = node_of(self.fence.worker());
+        let others = backups.iter().copied().filter(|&backup| node_of(backup) != here);
+        let Ok(_) = self.outbox.put(others, send, |buffer| {
             buffer.extend_from_slice(piece.frames);
-            if buffer.len() >= CHUNK_BYTES {
-                send_frames(&self.fence, backup, std::mem::take(buffer), send);
-            }
-        }
-    }
-
-    fn flush(&mut self, send: &mut impl FnMut(Frames)) {
-        for (&target, buffer) in &mut self.buffers {
-            if !buffer.is_empty() {
-                send_frames(&self.fence, target, std::mem::take(buffer), send);
-            }
-        }
+            Ok::<_, Infallible>(())
+        });
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::{JobError, Leave};
 use crate::fence::careful::Careful;
 use crate::fence::{Fence, HasFence};
 use crate::hash::partition_of;
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{OperatorName, PartitionId};
 use crate::protected::outlet::{Outlet, Seal, Seals, advance};
 use crate::protected::partitions::Partitions;
 use crate::protected::route::{KeyRoute, to_owner};
