@@ -12,6 +12,19 @@
 //! The collections have types of their own, so that state that nothing protects cannot be built by
 //! mistake: a verb that would keep any is missing from a [`FencedCollection`], and the two kinds do not mix.
 
+//! # How an arrangement survives
+//!
+//! | room | step |
+//! | --- | --- |
+//! | `log` | an arrangement's updates, on their way to the replicas |
+//! | `waiting` | those of epochs that are not begun |
+//! | `chunk` | an epoch's updates encoded, sorted by key: what replicas keep, and the vault merges |
+//! | `contents`, `merge` | after a failure: what the chunks hold, as one sorted sequence |
+//! | `layout` | that sequence as a batch of a trace, written as it lies in memory |
+//! | `restored` | a trace that begins with that batch, and shows what follows only what is new |
+//! | `derive` | a verb that goes on from its restored output in place of computing it anew |
+//! | `hydrate` | the other way: an edge whose contents come again |
+
 mod arrange;
 mod arranged;
 mod chunk;

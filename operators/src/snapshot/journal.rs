@@ -1,14 +1,17 @@
 //! Journal: the encoded form of what a program has fed by hand, share by share.
 //!
-//! A journal is a sequence of frames, each with a header of its own and a checksum, so that any flipped
-//! bit and any truncation is refused. Entries hold the records of one epoch, in order; a mark says that
-//! everything before it is closed up to an epoch, and only with its mark do entries count. A beginning
-//! makes the next mark replace the whole journal. Bytes are little endian.
+//! A journal is a sequence of frames, each in an [envelope](super::envelope) of its own. Entries hold the
+//! records of one epoch, in order; a mark says that everything before it is closed up to an epoch, and only
+//! with its mark do entries count. A beginning makes the next mark replace the whole journal.
+//!
+//! ```text
+//! 6      7       8          16            20      24      32         40      48        56
+//! | kind | flags | operator | fingerprint | share | epoch | previous | count | records | payload bytes, ..
+//! ```
 //!
 //! Records stand back to back: a length as a varint, and as many bytes.
 
-use rapidhash::v3::rapidhash_v3;
-
+use super::envelope::{Envelope, back_to_back};
 use crate::codec::{Codec, CodecError, Postcard};
 use crate::data::Data;
 use crate::ids::Epoch;
@@ -17,9 +20,11 @@ use crate::snapshot::{SnapshotError, read_u32, read_u64, take_bytes, with_length
 /// The length of a frame's header.
 pub const JOURNAL_HEADER_BYTES: usize = 72;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"RFjn");
-const VERSION: u16 = 1;
-const CHECKSUM_AT: usize = 64;
+const ENVELOPE: Envelope = Envelope {
+    magic: u32::from_le_bytes(*b"RFjn"),
+    version: 1,
+    header_bytes: JOURNAL_HEADER_BYTES,
+};
 const BEGIN: u8 = 1;
 const ENTRY: u8 = 2;
 const MARK: u8 = 3;
@@ -76,38 +81,11 @@ pub struct JournalRef<'a> {
     frame: &'a [u8],
 }
 
-/// The checksum of a frame: of everything but the checksum itself.
-fn checksum(header: &[u8], payload: &[u8]) -> u64 {
-    let mut both = [0; 16];
-    write(&mut both, 0, &rapidhash_v3(&header[..CHECKSUM_AT]).to_le_bytes());
-    write(&mut both, 8, &rapidhash_v3(payload).to_le_bytes());
-    rapidhash_v3(&both)
-}
-
 impl<'a> JournalRef<'a> {
     /// Reads and checks the frame at the start of `bytes`, and returns it with what follows.
     pub fn parse(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), SnapshotError> {
-        let short =
-            |expected: u64| SnapshotError::Truncated { expected, actual: bytes.len() as u64 };
-        if bytes.len() < JOURNAL_HEADER_BYTES {
-            return Err(short(JOURNAL_HEADER_BYTES as u64));
-        }
-        let magic = read_u32(bytes, 0);
-        if magic != MAGIC {
-            return Err(SnapshotError::Magic { expected: MAGIC, actual: magic });
-        }
-        let version = read_u32(bytes, 4) as u16;
-        if version != VERSION {
-            return Err(SnapshotError::Version { expected: VERSION, actual: version });
-        }
-        let length = read_u64(bytes, 56).saturating_add(JOURNAL_HEADER_BYTES as u64);
-        let split = usize::try_from(length).ok().and_then(|at| bytes.split_at_checked(at));
-        let (frame, rest) = split.ok_or_else(|| short(length))?;
-        let (head, payload) = frame.split_at(JOURNAL_HEADER_BYTES);
-        let (expected, actual) = (read_u64(head, CHECKSUM_AT), checksum(head, payload));
-        if expected != actual {
-            return Err(SnapshotError::Checksum { expected, actual });
-        }
+        let (frame, rest) = ENVELOPE.split(bytes)?;
+        let head = &frame[..JOURNAL_HEADER_BYTES];
         let subject = JournalSubject {
             operator: read_u64(head, 8),
             fingerprint: read_u32(head, 16),
@@ -164,28 +142,9 @@ impl<'a> JournalRef<'a> {
     }
 }
 
-/// The frames that stand back to back in a buffer. Ends after the first error.
-#[derive(Clone, Debug)]
-pub struct JournalFrames<'a> {
-    rest: &'a [u8],
-}
-
-/// Returns the frames that stand back to back in `bytes`, each checked.
-pub fn journal_frames(bytes: &[u8]) -> JournalFrames<'_> {
-    JournalFrames { rest: bytes }
-}
-
-impl<'a> Iterator for JournalFrames<'a> {
-    type Item = Result<JournalRef<'a>, SnapshotError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let parsed = JournalRef::parse(self.rest);
-        self.rest = parsed.as_ref().map_or(&[], |(_, rest)| rest);
-        Some(parsed.map(|(frame, _)| frame))
-    }
+/// Returns the frames that stand back to back in `bytes`, each checked. Ends after the first error.
+pub fn journal_frames(bytes: &[u8]) -> impl Iterator<Item = Result<JournalRef<'_>, SnapshotError>> {
+    back_to_back(bytes, JournalRef::parse)
 }
 
 /// Writes a frame without records at the end of `bytes`.
@@ -197,7 +156,6 @@ pub fn write_frame(bytes: &mut Vec<u8>, subject: JournalSubject, part: JournalPa
 
 /// Writes the header of a frame whose payload is there.
 fn finish(frame: &mut [u8], subject: JournalSubject, part: JournalPart) {
-    let (head, payload) = frame.split_at_mut(JOURNAL_HEADER_BYTES);
     let (kind, flags, epoch, previous, count, records) = match part {
         JournalPart::Begin => (BEGIN, 0, 0, 0, 0, 0),
         JournalPart::Entry { epoch, records } => (ENTRY, 0, epoch.0, 0, records, 0),
@@ -208,19 +166,15 @@ fn finish(frame: &mut [u8], subject: JournalSubject, part: JournalPart) {
             (MARK, flags, mark.next.0, previous, mark.entries, mark.records)
         }
     };
-    write(head, 0, &MAGIC.to_le_bytes());
-    write(head, 4, &VERSION.to_le_bytes());
-    write(head, 6, &[kind, flags]);
-    write(head, 8, &subject.operator.to_le_bytes());
-    write(head, 16, &subject.fingerprint.to_le_bytes());
-    write(head, 20, &subject.share.to_le_bytes());
-    write(head, 24, &epoch.to_le_bytes());
-    write(head, 32, &previous.to_le_bytes());
-    write(head, 40, &count.to_le_bytes());
-    write(head, 48, &records.to_le_bytes());
-    write(head, 56, &(payload.len() as u64).to_le_bytes());
-    let sum = checksum(head, payload);
-    write(head, CHECKSUM_AT, &sum.to_le_bytes());
+    write(frame, 6, &[kind, flags]);
+    write(frame, 8, &subject.operator.to_le_bytes());
+    write(frame, 16, &subject.fingerprint.to_le_bytes());
+    write(frame, 20, &subject.share.to_le_bytes());
+    write(frame, 24, &epoch.to_le_bytes());
+    write(frame, 32, &previous.to_le_bytes());
+    write(frame, 40, &count.to_le_bytes());
+    write(frame, 48, &records.to_le_bytes());
+    ENVELOPE.close(frame);
 }
 
 /// An entry that is being written, record by record.

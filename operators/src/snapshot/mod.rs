@@ -12,10 +12,11 @@ use crate::ids::{Epoch, PartitionId};
 mod base;
 mod delta;
 mod entry;
+mod envelope;
 pub mod journal;
 
 pub use base::{BASE_HEADER_BYTES, BaseHeader, BaseRef, BaseWriter};
-pub use delta::{DELTA_HEADER_BYTES, DeltaHeader, DeltaRef, DeltaWriter, Frames, frames};
+pub use delta::{DELTA_HEADER_BYTES, DeltaHeader, DeltaRef, DeltaWriter, frames};
 pub use entry::{Entries, Entry};
 pub(crate) use entry::{push_bytes, take_bytes, with_length};
 

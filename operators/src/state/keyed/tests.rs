@@ -265,7 +265,11 @@ proptest! {
         let mut live = KeyedTable::<u64, u64>::new(KeyHasher::Rapid);
         for (key, removes) in before {
             let hash = live.hash_of(&key).unwrap();
-            if removes { drop(live.remove(hash, &key)) } else { drop(count(&mut live, key)) }
+            if removes {
+                live.remove(hash, &key);
+            } else {
+                count(&mut live, key);
+            }
         }
         live.seal(Epoch(1), subject, &mut Vec::new()).unwrap();
 
@@ -288,7 +292,11 @@ proptest! {
                 from = live.touch_some(from, keys_max);
                 from == FILLED
             });
-            if is_filled && !was_filled { drop(live.seal_filled(Epoch(epoch), subject, &mut bytes).unwrap()) } else { drop(live.seal(Epoch(epoch), subject, &mut bytes).unwrap()) }
+            if is_filled && !was_filled {
+                live.seal_filled(Epoch(epoch), subject, &mut bytes).unwrap();
+            } else {
+                live.seal(Epoch(epoch), subject, &mut bytes).unwrap();
+            }
             if !bytes.is_empty() {
                 let (delta, _) = DeltaRef::parse(&bytes).unwrap();
                 prop_assert_eq!(delta.header().completes, is_filled && !was_filled);
