@@ -1,6 +1,6 @@
 //! Bugs put in on purpose, inside the operators, for the simulator to find.
 //!
-//! No bug is ever at work without the feature `planted`, which no product turns on: then [`is`] is a
+//! No bug is ever at work without the feature `planted`, which no product turns on: then `is` is a
 //! constant. Which bug is at work is told for each thread, since a simulated cluster is one thread.
 
 use std::cell::Cell;

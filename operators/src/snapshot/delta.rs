@@ -1,4 +1,4 @@
-//! Delta: what changed in one partition between two epochs, in an [envelope](super::envelope).
+//! Delta: what changed in one partition between two epochs, in an envelope (`envelope.rs`).
 //!
 //! ```text
 //! 6       8          16            20          24      32         40        48

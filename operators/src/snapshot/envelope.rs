@@ -1,4 +1,5 @@
-//! Envelope: what deltas and journals have around them, so that any flipped bit and any truncation is refused.
+//! Envelope: what deltas and journals have around them, so that any flipped bit and any truncation is
+//! refused.
 //!
 //! ```text
 //! 0       4         6                            h-16      h-8        h
@@ -6,8 +7,8 @@
 //! |       |         |                            | bytes   |          |
 //! ```
 //!
-//! The length h of the header is that of the kind, and so is its magic number. The checksum is of everything but
-//! itself. Frames stand back to back. Bytes are little endian.
+//! Each kind has a magic number and a length h of its header. The checksum is of everything but itself. Frames
+//! stand back to back. Bytes are little endian.
 
 use rapidhash::v3::rapidhash_v3;
 

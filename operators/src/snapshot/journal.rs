@@ -1,6 +1,6 @@
 //! Journal: the encoded form of what a program has fed by hand, share by share.
 //!
-//! A journal is a sequence of frames, each in an [envelope](super::envelope) of its own. Entries hold the
+//! A journal is a sequence of frames, each in an envelope (`envelope.rs`) of its own. Entries hold the
 //! records of one epoch, in order; a mark says that everything before it is closed up to an epoch, and only
 //! with its mark do entries count. A beginning makes the next mark replace the whole journal.
 //!
