@@ -204,4 +204,4 @@ mod tests {
 }
 
 #[cfg(test)]
-mod edges;
+mod edges_tests;
