@@ -45,6 +45,14 @@ pub fn partition_of(hash: u64, partitions: u32) -> PartitionId {
     PartitionId(((u128::from(hash) * u128::from(partitions)) >> 64) as u32)
 }
 
+/// The partition of shard `index` of `count`: evenly spread, and independent of the view.
+pub(crate) fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {
+    let partitions = partitions as usize;
+    let partition =
+        if count >= partitions { index % partitions } else { index * partitions / count };
+    PartitionId(partition as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +96,17 @@ mod tests {
             counts[partition_of(KeyHasher::Rapid.hash(&key.to_le_bytes()), 48).0 as usize] += 1;
         }
         assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
+    }
+
+    #[test]
+    fn shards_are_spread_evenly() {
+        for (count, partitions) in [(3, 256), (256, 256), (1000, 256), (1, 7), (5, 1)] {
+            let mut load = vec![0usize; partitions as usize];
+            for index in 0..count {
+                load[partition_of_shard(index, count, partitions).0 as usize] += 1;
+            }
+            let (least, most) = (load.iter().min().unwrap(), load.iter().max().unwrap());
+            assert!(most - least <= 1, "{count} shards over {partitions}: {least} to {most}");
+        }
     }
 }

@@ -100,6 +100,15 @@ fn write_escaped(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
     to.write_str(rest)
 }
 
+/// One share of a hand-made input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its index, below `count`.
+    pub index: u64,
+    /// The number of shares, fixed for the whole run.
+    pub count: u64,
+}
+
 /// A place in a job, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spot {

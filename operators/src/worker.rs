@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
-use crate::careful::drop_with_care;
-use crate::clock;
 use crate::error::{JobError, Leave};
+use crate::fence::careful::drop_with_care;
+use crate::fence::generation::{Generation, Notice};
+use crate::fence::panics;
 use crate::fence::{Fence, FenceGuard};
-use crate::generation::{Generation, Notice};
 use crate::ids::Spot;
-use crate::panics;
+use crate::rounds::clock;
 use crate::text::cut;
 
 /// How a worker left its generation.
@@ -126,9 +126,10 @@ impl FencedWorker {
                 let whereabouts = guard.fence().whereabouts();
                 let message = message_of(payload.as_ref());
                 WorkerEnd::Panicked(WorkerPanic {
-                    message: match guard.fence().is_built() {
-                        true => message,
-                        false => format!("while the dataflows were built: {message}"),
+                    message: if guard.fence().is_built() {
+                        message
+                    } else {
+                        format!("while the dataflows were built: {message}")
                     },
                     location: panics::location(),
                     spot: whereabouts.spot(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::error::JobError;
-use ringfence_operators::generation::{Clock, Generation};
+use ringfence_operators::fence::generation::{Clock, Generation};
 use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::{WorkerEnd, WorkerPanic};
 use timely::WorkerConfig;

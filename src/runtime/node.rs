@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
-use ringfence_operators::generation::{Gauges, Notice, Observer, WhenDone};
+use ringfence_operators::fence::generation::{Gauges, Notice, Observer, WhenDone};
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 use timely::WorkerConfig;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ringfence_operators::error::JobError;
+use ringfence_operators::fence::whereabouts::Whereabouts;
 use ringfence_operators::ids::{NodeId, Spot, ViewNumber};
-use ringfence_operators::whereabouts::Whereabouts;
 
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation};

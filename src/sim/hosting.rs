@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringfence_operators::generation::{Generation, Notice, Observer, Settings};
+use ringfence_operators::fence::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;

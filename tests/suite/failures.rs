@@ -16,7 +16,7 @@ use crate::support::{of_kind, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence::operators::ids::{NodeId, ViewNumber};
-use ringfence::operators::sink::Release;
+use ringfence::operators::verbs::sink::Release;
 use ringfence::prelude::*;
 use ringfence::report::{Cause, Certainty, Clue, Component, Consequence};
 use ringfence::{Config, Error, Outcome};
@@ -82,11 +82,11 @@ struct Picky {
 impl Sink<(u64, u64)> for Picky {
     type Position = u64;
 
-    fn open(&mut self, start: &ringfence::operators::sink::Start) -> io::Result<()> {
+    fn open(&mut self, start: &ringfence::operators::verbs::sink::Start) -> io::Result<()> {
         Sink::<(u64, u64)>::open(&mut self.files, start)
     }
 
-    fn when_done(&self) -> Option<ringfence::operators::generation::WhenDone> {
+    fn when_done(&self) -> Option<ringfence::operators::fence::generation::WhenDone> {
         Sink::<(u64, u64)>::when_done(&self.files)
     }
 

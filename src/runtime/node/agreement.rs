@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringfence_operators::catalogue::{Item, difference};
 use ringfence_operators::error::JobError;
+use ringfence_operators::fence::catalogue::{Item, difference};
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::Node;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::{Generation, PIECE_BYTES, Settings};
+use ringfence_operators::fence::generation::{Generation, PIECE_BYTES, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use ringfence::operators::sink::Release;
+use ringfence::operators::verbs::sink::Release;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringfence::operators::sink::Release;
+use ringfence::operators::verbs::sink::Release;
 use ringfence::prelude::*;
 use ringfence::{Config, Error};
 use timely::dataflow::ProbeHandle;
