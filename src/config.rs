@@ -7,7 +7,6 @@
 mod flags;
 mod hosts;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use timely::worker::ProgressMode;
 use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
-use crate::report::{FailureReport, counted};
+use crate::report::{FailureReport, OnFailure, counted};
 use flags::{base_name, command, from_clap, from_matches};
 use hosts::check_addresses;
 
@@ -71,16 +70,6 @@ pub enum Mode {
     },
 }
 
-/// What is called with each failure report.
-#[derive(Clone)]
-struct OnFailure(Arc<dyn Fn(&FailureReport) + Send + Sync>);
-
-impl fmt::Debug for OnFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnFailure(..)")
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cluster {
     Single,
@@ -122,7 +111,7 @@ pub struct Config {
     restarts: (u32, Duration),
     views_without_commit: u32,
     quarantine: Option<PathBuf>,
-    on_failure: Option<OnFailure>,
+    pub(crate) on_failure: Option<OnFailure>,
     random_faults: Option<RandomSpec>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
@@ -450,13 +439,6 @@ impl Config {
     /// Where records go that cannot be processed, if they are to be set apart.
     pub fn quarantine_path(&self) -> Option<&Path> {
         self.quarantine.as_deref()
-    }
-
-    /// Tells whoever wants to know of a failure.
-    pub(crate) fn tell_failure(&self, report: &FailureReport) {
-        if let Some(OnFailure(callback)) = &self.on_failure {
-            callback(report);
-        }
     }
 
     /// The random failures that were asked for.

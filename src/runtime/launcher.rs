@@ -27,16 +27,15 @@ use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
 use super::interrupts::Interrupts;
 use super::memory_kills::MemoryKills;
-use super::outlets::Display;
-use super::reporter::Reporter;
+use super::outlets::{Display, ProcessDesk};
 use super::turns::TURN_VARIABLE;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode, NODE_VARIABLE};
 use crate::error::{Error, Kind, Result};
 use crate::network::Held;
 use crate::report::{
-    Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
-    Summary, What, named_nodes, now_ms,
+    Cause, Clue, Component, Event, FailurePlace, FailureReport, Observation, Origin, Summary, What,
+    named_nodes, now_ms,
 };
 use outputs::{Output, start_readers};
 
@@ -72,7 +71,7 @@ pub(crate) fn run_and_report(
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
-    let reporter = Reporter::new(config, Origin::LAUNCHER, FailureLedger::new(), 1)?;
+    let desk = ProcessDesk::start(config, Origin::LAUNCHER, 1)?;
     let register = RegisterDirectory::of(config)?;
     let (sender, inbox) = bounded(INBOX_MAX);
     let interrupted = sender.clone();
@@ -83,16 +82,14 @@ pub(crate) fn run_and_report(
         nodes: Vec::with_capacity(nodes),
         inbox,
         injector: Injector::new(config),
-        reporter,
+        desk,
         memory_kills: MemoryKills::watch(),
         started: false,
         reaped_at: Instant::now(),
     };
     let result = launcher.run(config, turn, nodes, &register, sender);
     launcher.end_all();
-    launcher.reporter.summary.set_faults_unfired(launcher.injector.waiting());
-    let error = result.as_ref().err().map(ToString::to_string);
-    let told = launcher.reporter.finish(error.as_deref());
+    let told = launcher.desk.end(&result, launcher.injector.waiting());
     drop(interrupts);
     match result {
         Ok(()) => Ok(told),
@@ -138,7 +135,7 @@ struct Launcher {
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
     injector: Injector,
-    reporter: Reporter,
+    desk: ProcessDesk,
     memory_kills: MemoryKills,
     started: bool,
     reaped_at: Instant,
@@ -154,7 +151,7 @@ impl Launcher {
         sender: Sender<Inbox>,
     ) -> Result<()> {
         for index in 0..nodes {
-            let (id, display) = (NodeId(index as u64), self.reporter.display());
+            let (id, display) = (NodeId(index as u64), &self.desk.outlets().display);
             self.nodes.push(spawn(config, turn, id, display, &sender)?);
         }
         let deadline = Instant::now() + config.connect_limit();
@@ -173,7 +170,7 @@ impl Launcher {
 
     /// Whether the nodes have begun to work together.
     fn has_formed(&self) -> bool {
-        let summary = &self.reporter.summary;
+        let summary = self.desk.summary();
         summary.view().is_some() || summary.first_commit_ms().is_some()
     }
 
@@ -185,7 +182,7 @@ impl Launcher {
         }
         // What it has told is still on its way here, perhaps.
         self.drain_outputs(|node| node.status.is_some())?;
-        let finished = self.reporter.summary.finished();
+        let finished = self.desk.summary().finished();
         let is_missing = |node: &&Node| node.status.is_some() && !finished.contains(&node.id);
         let missing = self.nodes.iter().filter(is_missing);
         match missing.max_by_key(|node| node.last_error.is_some()) {
@@ -198,7 +195,7 @@ impl Launcher {
 
     /// Waits for something to happen, and does what follows from it.
     fn step(&mut self) -> Result<()> {
-        let wait = self.injector.next_due_in(now_ms(), self.reporter.summary.first_commit_ms());
+        let wait = self.injector.next_due_in(now_ms(), self.desk.summary().first_commit_ms());
         match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -293,12 +290,12 @@ impl Launcher {
     }
 
     fn inject_due(&mut self) -> Result<()> {
-        let members = self.reporter.summary.members();
+        let members = self.desk.summary().members();
         let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
         let standing = Standing {
             now_ms: now_ms(),
-            first_commit_ms: self.reporter.summary.first_commit_ms(),
-            fraction: self.reporter.summary.fraction(),
+            first_commit_ms: self.desk.summary().first_commit_ms(),
+            fraction: self.desk.summary().fraction(),
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             present: self.nodes.iter().filter(lives).map(|node| node.id).collect(),
         };
@@ -386,7 +383,7 @@ impl Launcher {
         };
         if let Some(state @ ('T' | 't')) = process_state(node.child.id()) {
             let seen = Observation {
-                view: self.reporter.summary.view().unwrap_or_default(),
+                view: self.desk.summary().view().unwrap_or_default(),
                 component: Component::Process,
                 place: FailurePlace::node(id),
                 cause: Cause::Hung,
@@ -399,7 +396,7 @@ impl Launcher {
     /// Tells of the ends of processes, once they cannot say anything more themselves.
     fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) {
         let mut ended = Vec::new();
-        let view = self.reporter.summary.view().unwrap_or_default();
+        let view = self.desk.summary().view().unwrap_or_default();
         for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
             node.end_told = node.status.is_some();
             if node.status.is_some_and(|status| !status.success()) {
@@ -427,7 +424,7 @@ impl Launcher {
     fn verdict(&mut self) -> Result<()> {
         // A node that the others went on without is a part of the failure that they survived, whether
         // it has learned that or has ended by something else before.
-        let members = self.reporter.summary.members();
+        let members = self.desk.summary().members();
         let is_left =
             |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
@@ -450,7 +447,7 @@ impl Launcher {
     /// Writes, folds and tells `event`.
     fn publish(&mut self, event: Event) {
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.reporter.publish(event, alive);
+        self.desk.publish(event, alive);
     }
 
     /// Tells a line of the launcher's own.
