@@ -183,9 +183,10 @@ pub fn run(seed: u64) -> Run {
     let plan = Plan::of(seed);
     let faults: u64 = run.faults.values().sum();
     let exact = result.and_then(|()| check_lines(&place.path().join("out"), plan));
-    let enough = match faults as usize >= FAULTS_MIN {
-        true => Ok(()),
-        false => Err(format!("only {faults} faults have happened")),
+    let enough = if faults as usize >= FAULTS_MIN {
+        Ok(())
+    } else {
+        Err(format!("only {faults} faults have happened"))
     };
     if let Err(text) = exact.and(enough) {
         let kept: PathBuf = place.keep();
