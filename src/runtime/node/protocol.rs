@@ -14,7 +14,7 @@ use crate::protocol::ranges::Ranges;
 use crate::report::{Observation, What, named_nodes};
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;
-use crate::runtime::wording::{failure_of, protocol_failed, register_failed};
+use crate::runtime::wording::{protocol_failed, register_failed};
 
 /// A loop that stood still for longer was not merely busy.
 const STALL_LIMIT: Duration = Duration::from_millis(500);
@@ -114,7 +114,8 @@ impl Node {
                 let workers = self.current.as_ref().and_then(|current| current.running.as_ref());
                 let workers = workers.map_or_else(Vec::new, |r| r.shared.whereabouts());
                 let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
-                match (failure_of(here, view, &what), what) {
+                let failure = seen.as_ref().and_then(|seen| witness::conclusion(&what, seen));
+                match (failure, what) {
                     // SUBTLE: survivors that stop close their links, too. A lost link is told only
                     // where nothing else explains it.
                     (Some(failure), Suspicion::LinkLost { .. }) => {

@@ -10,7 +10,6 @@ use ringfence_operators::generation::{Generation, PIECE_BYTES, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker as operators;
 
 use super::closing::Ending;
 use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
@@ -18,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
 use crate::protocol::member::Machine;
-use crate::protocol::message::{Input, Message, WorkerPanic};
+use crate::protocol::message::{Input, Message};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
 use crate::runtime::advice;
@@ -84,7 +83,11 @@ impl Node {
             committed: None,
             agreement: Agreement::new(),
             dropping: Dropping::default(),
-            watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
+            watches: Watches::new(
+                self.setup.hang_limit,
+                self.setup.suspect_limit,
+                refilling,
+            ),
         });
         for (peer, incarnation, address) in lower {
             // What this node was told itself goes before what others say: a host may have another
@@ -264,17 +267,14 @@ impl Node {
         };
         current.ended.insert(ended.worker);
         let view = ended.view;
-        let worker = ended.worker as u32;
         let (mut input, mut seen) = (None, None);
-        match Verdict::from(ended.end) {
+        match ended.verdict() {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
-            Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { mut message, location, spot, record } = panic;
-                if let Some(advice) = advice::on_panic(&message) {
-                    message = format!("{message} ({advice})");
+            Verdict::Panicked(mut panic) => {
+                if let Some(advice) = advice::on_panic(&panic.message) {
+                    panic.message = format!("{} ({advice})", panic.message);
                 }
-                let panic = WorkerPanic { worker, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
             Verdict::Failed(error) => {
