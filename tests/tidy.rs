@@ -37,7 +37,10 @@ fn files(directory: &str, ending: &str) -> Vec<(String, String)> {
 }
 
 fn is_test(name: &str) -> bool {
-    name.starts_with("tests/") || name.ends_with("_tests.rs") || name.ends_with("simulation.rs")
+    name.starts_with("tests/")
+        || name.ends_with("_tests.rs")
+        || name.ends_with("/tests.rs")
+        || name.ends_with("simulation.rs")
 }
 
 /// The lines of a file that are neither comments nor tests.

@@ -33,7 +33,7 @@ impl Host {
         processes: usize,
         events: Events,
     ) -> Result<Self> {
-        let own = config.faults().iter().copied().filter(|fault| fault.node == node);
+        let own = config.faults.iter().copied().filter(|fault| fault.node == node);
         let desk = Some(ProcessDesk::start(config, node, processes)?);
         let state = State { desk, schedule: FaultSchedule::new(own) };
         Ok(Host { node, processes, events, state: Mutex::new(state) })

@@ -154,11 +154,11 @@ impl Launcher {
             let (id, display) = (NodeId(index as u64), &self.desk.outlets().display);
             self.nodes.push(spawn(config, turn, id, display, &sender)?);
         }
-        let deadline = Instant::now() + config.connect_limit();
+        let deadline = Instant::now() + config.connect_limit;
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
             if !self.started {
-                self.try_start(register, deadline, config.connect_limit())?;
+                self.try_start(register, deadline, config.connect_limit)?;
             } else if !self.has_formed() {
                 self.check_all_there()?;
             }
@@ -563,7 +563,7 @@ fn spawn(
     };
     let (channel, theirs) = UnixStream::pair().map_err(cannot)?;
     let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-    match config.node_arguments() {
+    match &config.node_args {
         Some(args) => command.args(args),
         None => command.args(std::env::args_os().skip(1)),
     };
@@ -606,7 +606,7 @@ enum RegisterDirectory {
 
 impl RegisterDirectory {
     fn of(config: &Config) -> Result<Self> {
-        if let Some(path) = config.register_path() {
+        if let Some(path) = &config.register {
             return Ok(RegisterDirectory::Named(path.to_owned()));
         }
         let fresh = tempfile::Builder::new().prefix("ringfence-register-").tempdir();

@@ -54,7 +54,7 @@ pub(super) struct FileAndScreen {
 impl ProcessDesk {
     /// The desk of one of `parts` processes that tell each its own part.
     pub(super) fn start(config: &Config, origin: impl Into<Origin>, parts: usize) -> Result<Self> {
-        let file = config.report_path().map(ReportFile::open).transpose()?;
+        let file = config.report.as_deref().map(ReportFile::open).transpose()?;
         let (display, origin) = (Display::start()?, origin.into());
         let console = Console::new(display.screen.has_bar(), parts, origin.node());
         let recorder = file.map(Recorder::start).transpose()?;

@@ -84,8 +84,8 @@ impl Node {
             agreement: Agreement::new(),
             dropping: Dropping::default(),
             watches: Watches::new(
-                self.setup.hang_limit,
-                self.setup.suspect_limit,
+                self.setup.config.hang_limit,
+                self.setup.config.suspect_limit,
                 refilling,
             ),
         });
@@ -193,7 +193,7 @@ impl Node {
             return Ok(());
         }
         self.recovery.connected(Instant::now());
-        let (view, workers) = (&current.view, self.setup.workers);
+        let (view, workers) = (&current.view, self.setup.config.workers);
         let number = view.number;
         let range = |process: usize| process * workers..(process + 1) * workers;
         let mut links = Vec::new();
@@ -212,13 +212,13 @@ impl Node {
         let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
         let settings = Settings {
             hasher: KeyHasher::default(),
-            epoch_interval: self.setup.epoch_interval,
-            checkpoint_interval: self.setup.checkpoint_interval,
-            in_flight_epochs_max: self.setup.in_flight_epochs_max,
+            epoch_interval: self.setup.config.epoch_interval,
+            checkpoint_interval: self.setup.config.checkpoint_interval,
+            in_flight_epochs_max: u64::from(self.setup.config.in_flight_epochs_max),
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
-            refill_bytes_per_second: self.setup.refill_bytes_per_second,
+            refill_bytes_per_second: self.setup.config.refill_bytes_per_second,
             piece_bytes: PIECE_BYTES,
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
@@ -233,7 +233,7 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+            generation.watching(watched).with_quarantine(self.setup.config.quarantine.clone());
         let generation = Arc::new(match view.members.len() {
             1 => generation,
             _ => generation.awaiting_agreement(),
@@ -244,7 +244,7 @@ impl Node {
             links,
             current.process_index,
             workers,
-            self.setup.worker_config.clone(),
+            self.setup.config.worker_config(),
             Arc::clone(&self.setup.job),
             move |ended| drop(events.send(NodeEvent::Ended(ended))),
         );
@@ -283,8 +283,8 @@ impl Node {
                 seen = Some(witness::of_job_error(self.setup.node, view, &error));
             }
         }
-        let all_ended = current.ended.len() == self.setup.workers;
-        let all_finished = current.finished == self.setup.workers;
+        let all_ended = current.ended.len() == self.setup.config.workers;
+        let all_finished = current.finished == self.setup.config.workers;
         self.observe(seen);
         if let Some(input) = input {
             self.step(input)?;
@@ -322,7 +322,7 @@ impl Node {
             return Ok(());
         };
         let Some(running) = &current.running else { return Ok(()) };
-        let building = current.agreement.still_building(now, self.setup.workers);
+        let building = current.agreement.still_building(now, self.setup.config.workers);
         let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {

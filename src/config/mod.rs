@@ -1,25 +1,24 @@
-//! How a job is run: timely's own flags with timely's meanings, and long flags of our own.
+//! How a job is run.
 //!
 //! A [`Config`] comes from the command line ([`Config::from_args`]) or from the builder
 //! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
-//! contradiction has the same text.
+//! contradiction has the same text. It is handed on as it is: nodes and launcher read its fields.
 
 mod flags;
 mod hosts;
+mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use timely::WorkerConfig;
 use timely::worker::ProgressMode;
 
-use crate::chaos::{Fault, FaultKind, FaultParseError, RandomSpec};
-use crate::error::{Error, Kind, Result};
+use crate::chaos::{Fault, FaultParseError, RandomSpec};
+use crate::error::{Error, Result};
 use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
-use crate::report::{FailureReport, OnFailure, counted};
-use flags::{base_name, command, from_clap, from_matches};
-use hosts::check_addresses;
+use crate::report::{FailureReport, OnFailure};
 
 /// The environment variable by which a launcher tells a child which node it is.
 pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
@@ -95,27 +94,35 @@ enum Cluster {
 #[derive(Clone, Debug)]
 pub struct Config {
     cluster: Cluster,
-    workers: usize,
+    /// Worker threads of each process.
+    pub(crate) workers: usize,
+    /// Copies of each partition besides its owner's, where a number was asked for.
     backups: Option<usize>,
-    epoch: Duration,
-    checkpoint: Option<Duration>,
-    partitions: u32,
-    in_flight_epochs: u32,
-    connect_timeout: Duration,
-    suspect: Duration,
-    hang: Duration,
-    refill_bytes_per_second: u64,
-    register: Option<PathBuf>,
-    report: Option<PathBuf>,
-    faults: Vec<Fault>,
-    restarts: (u32, Duration),
-    views_without_commit: u32,
-    quarantine: Option<PathBuf>,
+    pub(crate) epoch_interval: Duration,
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub(crate) checkpoint_interval: Option<Duration>,
+    pub(crate) partitions: u32,
+    /// How many checkpoints that are not stored yet sources may leave behind.
+    pub(crate) in_flight_epochs_max: u32,
+    pub(crate) connect_limit: Duration,
+    pub(crate) suspect_limit: Duration,
+    pub(crate) hang_limit: Duration,
+    pub(crate) refill_bytes_per_second: u64,
+    pub(crate) register: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) random_faults: Option<RandomSpec>,
+    /// How many views panics may end, and within which time.
+    pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
+    /// Where records go that cannot be processed.
+    pub(crate) quarantine: Option<PathBuf>,
     pub(crate) on_failure: Option<OnFailure>,
-    random_faults: Option<RandomSpec>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
-    node_args: Option<Vec<String>>,
+    /// What node processes are started with, if not the launcher's own arguments.
+    pub(crate) node_args: Option<Vec<String>>,
 }
 
 impl Config {
@@ -124,22 +131,22 @@ impl Config {
             cluster,
             workers: 1,
             backups: None,
-            epoch: Duration::from_millis(100),
-            checkpoint: None,
+            epoch_interval: Duration::from_millis(100),
+            checkpoint_interval: None,
             partitions: 256,
-            in_flight_epochs: 4,
-            connect_timeout: Duration::from_secs(30),
-            suspect: Duration::from_millis(SUSPECT_MS),
-            hang: Duration::from_secs(30),
+            in_flight_epochs_max: 4,
+            connect_limit: Duration::from_secs(30),
+            suspect_limit: Duration::from_millis(SUSPECT_MS),
+            hang_limit: Duration::from_secs(30),
             refill_bytes_per_second: REFILL_MB_PER_SECOND * BYTES_PER_MB,
             register: None,
             report: None,
             faults: Vec::new(),
+            random_faults: None,
             restarts: (10, Duration::from_secs(60)),
-            views_without_commit: VIEWS_WITHOUT_COMMIT_MAX,
+            views_without_commit_max: VIEWS_WITHOUT_COMMIT_MAX,
             quarantine: None,
             on_failure: None,
-            random_faults: None,
             progress_mode: ProgressMode::default(),
             idle_spin: None,
             node_args: None,
@@ -176,7 +183,7 @@ impl Config {
 
     /// Closes an epoch each `interval`.
     pub fn epoch(mut self, interval: Duration) -> Self {
-        self.epoch = interval;
+        self.epoch_interval = interval;
         self
     }
 
@@ -186,7 +193,7 @@ impl Config {
     /// Only at checkpoints is state sealed, replicated and committed, and only what is committed is
     /// released. Longer intervals cost less where epochs are short, and delay results.
     pub fn checkpoint(mut self, interval: Duration) -> Self {
-        self.checkpoint = Some(interval);
+        self.checkpoint_interval = Some(interval);
         self
     }
 
@@ -199,26 +206,26 @@ impl Config {
     /// Lets sources leave at most `epochs` behind that all backups have not stored yet; checkpoints, where
     /// not every epoch is one.
     pub fn in_flight_epochs(mut self, epochs: u32) -> Self {
-        self.in_flight_epochs = epochs;
+        self.in_flight_epochs_max = epochs;
         self
     }
 
     /// Gives the nodes this long to find each other.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.connect_limit = limit;
         self
     }
 
     /// Takes a node that no other has heard for `limit` for failed, one that some still hear after half
     /// as long again, and goes on without it unless it answers within 3/5 of the limit.
     pub fn suspect_after(mut self, limit: Duration) -> Self {
-        self.suspect = limit;
+        self.suspect_limit = limit;
         self
     }
 
     /// Takes a worker for failed that has been in one operator, or in the job's own code, for `limit`.
     pub fn hang_after(mut self, limit: Duration) -> Self {
-        self.hang = limit;
+        self.hang_limit = limit;
         self
     }
 
@@ -264,7 +271,7 @@ impl Config {
     /// Where every view ends before anything was committed in it, the reason is in the job or around it,
     /// and the error says why the last one ended.
     pub fn views_without_commit(mut self, views: u32) -> Self {
-        self.views_without_commit = views;
+        self.views_without_commit_max = views;
         self
     }
 
@@ -367,92 +374,12 @@ impl Config {
 
     /// The number of backups of each partition, clipped to what the cluster has if it was not
     /// asked for explicitly.
-    pub fn backup_count(&self) -> usize {
+    pub(crate) fn backup_count(&self) -> usize {
         self.backups.unwrap_or_else(|| self.backups_max().min(1))
     }
 
-    /// The length of an epoch.
-    pub fn epoch_interval(&self) -> Duration {
-        self.epoch
-    }
-
-    /// The number of partitions.
-    pub fn partition_count(&self) -> u32 {
-        self.partitions
-    }
-
-    /// How often a checkpoint is chosen; `None` where every epoch is one.
-    pub fn checkpoint_interval(&self) -> Option<Duration> {
-        self.checkpoint
-    }
-
-    /// How many epochs, or checkpoints, sources may leave behind that are not stored yet.
-    pub fn in_flight_epochs_max(&self) -> u32 {
-        self.in_flight_epochs
-    }
-
-    /// How long the nodes may take to find each other.
-    pub fn connect_limit(&self) -> Duration {
-        self.connect_timeout
-    }
-
-    /// How long a node may be silent.
-    pub fn suspect_limit(&self) -> Duration {
-        self.suspect
-    }
-
-    /// How long a worker may stay away from its dataflow.
-    pub fn hang_limit(&self) -> Duration {
-        self.hang
-    }
-
-    /// How many bytes a second each node may send to rebuild copies that were lost.
-    pub fn refill_rate(&self) -> u64 {
-        self.refill_bytes_per_second
-    }
-
-    /// The register directory, if one was named.
-    pub fn register_path(&self) -> Option<&Path> {
-        self.register.as_deref()
-    }
-
-    /// The report file, if one was named.
-    pub fn report_path(&self) -> Option<&Path> {
-        self.report.as_deref()
-    }
-
-    /// The failures that were asked for.
-    pub fn faults(&self) -> &[Fault] {
-        &self.faults
-    }
-
-    /// How many views panics of workers may end, and within which time.
-    pub fn restart_budget(&self) -> (u32, Duration) {
-        self.restarts
-    }
-
-    /// How many views may follow each other without a commit in between.
-    pub fn views_without_commit_max(&self) -> u32 {
-        self.views_without_commit
-    }
-
-    /// Where records go that cannot be processed, if they are to be set apart.
-    pub fn quarantine_path(&self) -> Option<&Path> {
-        self.quarantine.as_deref()
-    }
-
-    /// The random failures that were asked for.
-    pub fn random_faults(&self) -> Option<RandomSpec> {
-        self.random_faults
-    }
-
-    /// The arguments that node processes are started with, if not the launcher's own.
-    pub fn node_arguments(&self) -> Option<&[String]> {
-        self.node_args.as_deref()
-    }
-
     /// Timely's configuration of a worker.
-    pub fn worker_config(&self) -> WorkerConfig {
+    pub(crate) fn worker_config(&self) -> WorkerConfig {
         let config = WorkerConfig::default().progress_mode(self.progress_mode);
         match self.idle_spin {
             Some(limit) => config.idle_spin(limit),
@@ -468,193 +395,7 @@ impl Config {
             nodes => nodes - 1,
         }
     }
-
-    /// Refuses settings that contradict each other.
-    pub fn validate(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::config(text));
-        match &self.cluster {
-            Cluster::Local(nodes) if !(1..=LOCAL_NODES_MAX).contains(nodes) => {
-                return wrong(format!("--local {nodes}: expected 1 to {LOCAL_NODES_MAX} nodes"));
-            }
-            Cluster::Member { process, addresses } => {
-                if *process >= addresses.len() {
-                    let n = addresses.len();
-                    return wrong(format!(
-                        "process {process} is not one of {n}: -p counts from 0 to {}",
-                        n.saturating_sub(1)
-                    ));
-                }
-                if addresses.len() > PROCESSES_MAX {
-                    let n = addresses.len();
-                    return wrong(format!("-n {n}: expected at most {PROCESSES_MAX} processes"));
-                }
-                check_addresses(addresses)?;
-            }
-            _ => {}
-        }
-        if self.workers == 0 {
-            return wrong("-w 0: a process needs at least one worker".to_owned());
-        }
-        if self.workers > WORKERS_MAX {
-            let workers = self.workers;
-            return wrong(format!("-w {workers}: expected at most {WORKERS_MAX} workers"));
-        }
-        self.validate_times()?;
-        if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
-            let partitions = self.partitions;
-            return wrong(format!("--partitions {partitions}: expected 1 to {PARTITIONS_MAX}"));
-        }
-        if self.refill_bytes_per_second == 0 {
-            return wrong(
-                "--refill-mb-per-second 0: lost copies would never be rebuilt".to_owned(),
-            );
-        }
-        if self.in_flight_epochs == 0 {
-            return wrong("--in-flight-epochs 0: at least one epoch must be in flight".to_owned());
-        }
-        self.validate_backups()?;
-        if let Some(random) = self.random_faults.filter(|_| !self.has_launcher()) {
-            return wrong(format!(
-                "--fault {random}: only the launcher makes other processes fail, so this needs --local"
-            ));
-        }
-        self.faults.iter().try_for_each(|fault| self.validate_fault(fault))
-    }
-
-    fn validate_times(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::config(text));
-        let times = [
-            ("--epoch-ms", Some(self.epoch)),
-            ("--checkpoint-ms", self.checkpoint),
-            ("--connect-timeout-ms", Some(self.connect_timeout)),
-            ("--suspect-ms", Some(self.suspect)),
-            ("--hang-ms", Some(self.hang)),
-            ("--restarts", Some(self.restarts.1)),
-            ("--idle-spin", self.idle_spin),
-        ];
-        let is_long = |(_, time): &&(&str, Option<Duration>)| time.is_some_and(|t| t > TIME_MAX);
-        if let Some((flag, _)) = times.iter().find(is_long) {
-            let days = TIME_MAX.as_secs() / (24 * 60 * 60);
-            return wrong(format!("{flag}: expected at most {days} days"));
-        }
-        if self.epoch.is_zero() {
-            return wrong("--epoch-ms 0: an epoch takes at least one millisecond".to_owned());
-        }
-        if self.checkpoint.is_some_and(|interval| interval.is_zero()) {
-            return wrong(
-                "--checkpoint-ms 0: expected at least one millisecond; leave it out to make every \
-                 epoch a checkpoint"
-                    .to_owned(),
-            );
-        }
-        if let Some(interval) = self.checkpoint.filter(|interval| *interval < self.epoch) {
-            let (checkpoint_ms, epoch_ms) = (interval.as_millis(), self.epoch.as_millis());
-            return wrong(format!(
-                "--checkpoint-ms {checkpoint_ms}: expected at least --epoch-ms, which is {epoch_ms}: a \
-                 checkpoint is the end of an epoch, so lower --epoch-ms too"
-            ));
-        }
-        if self.suspect < SUSPECT_MIN {
-            let (suspect_ms, min_ms) = (self.suspect.as_millis(), SUSPECT_MIN.as_millis());
-            return wrong(format!("--suspect-ms {suspect_ms}: expected at least {min_ms}"));
-        }
-        if self.hang < self.suspect {
-            let (hang_ms, suspect_ms) = (self.hang.as_millis(), self.suspect.as_millis());
-            return wrong(format!(
-                "--hang-ms {hang_ms}: expected at least --suspect-ms, which is {suspect_ms}"
-            ));
-        }
-        if self.restarts.1.is_zero() {
-            return wrong("--restarts: its time must be at least one second".to_owned());
-        }
-        Ok(())
-    }
-
-    fn has_launcher(&self) -> bool {
-        matches!(self.cluster, Cluster::Local(_))
-    }
-
-    fn validate_backups(&self) -> Result<()> {
-        let (wanted, max) = (self.backup_count(), self.backups_max());
-        if wanted <= max {
-            return Ok(());
-        }
-        let has = match self.node_count() {
-            1 => {
-                let workers = counted(self.workers as u64, "worker");
-                format!("one node with {workers} has room for {max}")
-            }
-            nodes => format!("{nodes} nodes have room for {max}"),
-        };
-        Err(Error::config(format!("--backups {wanted}: {has}, as each lies elsewhere")))
-    }
-
-    fn validate_fault(&self, fault: &Fault) -> Result<()> {
-        let nodes = self.node_count();
-        if fault.node.0 >= nodes as u64 {
-            let (node, last) = (fault.node, nodes.saturating_sub(1));
-            return Err(Error::config(format!(
-                "--fault {fault}: there is no node {node}, only 0 to {last}"
-            )));
-        }
-        let what = match fault.kind {
-            FaultKind::Panic => return Ok(()),
-            FaultKind::Kill => "kills processes",
-            FaultKind::Stop => "stops processes",
-            FaultKind::Cut | FaultKind::Slow => "stands between nodes",
-        };
-        if !self.has_launcher() {
-            return Err(Error::config(format!(
-                "--fault {fault}: only the launcher {what}, so this needs --local"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Reads the flags among `args`, and returns what is left: the arguments that are no flags, and all
-    /// that stand behind a bare `--`.
-    ///
-    /// The first element is the program's name, unless it begins with `-`: timely's programs give
-    /// `std::env::args()` or, behind arguments of their own, `std::env::args().skip(n)`, where the
-    /// name is gone and a flag may come first.
-    ///
-    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error is
-    /// of [`Kind::Help`] and its text is what was asked for.
-    ///
-    /// ```
-    /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
-    /// let (config, free) = ringfence::Config::from_args(args.map(String::from))?;
-    /// assert_eq!(config.worker_count(), 2);
-    /// assert_eq!(free, ["in.txt", "-x"]);
-    /// let (config, _) = ringfence::Config::from_args(["-w", "2"].map(String::from))?;
-    /// assert_eq!(config.worker_count(), 2);
-    /// # Ok::<(), ringfence::Error>(())
-    /// ```
-    pub fn from_args(args: impl IntoIterator<Item = String>) -> Result<(Self, Vec<String>)> {
-        let mut args: Vec<String> = args.into_iter().collect();
-        let has_name = args.first().is_some_and(|first| !first.starts_with('-'));
-        let program = if has_name { args.remove(0) } else { "job".to_owned() };
-        let matches = command(&program).try_get_matches_from(args).map_err(from_clap)?;
-        if matches.get_flag("help") {
-            return Err(Error::new(Kind::Help, Config::help(&program, "")));
-        }
-        if matches.get_flag("version") {
-            let text =
-                format!("{} with ringfence {}", base_name(&program), env!("CARGO_PKG_VERSION"));
-            return Err(Error::new(Kind::Help, text));
-        }
-        let config = from_matches(&matches)?;
-        config.validate()?;
-        let free = matches.get_many::<String>("free").into_iter().flatten().cloned().collect();
-        Ok((config, free))
-    }
-
-    /// The text of `--help` for `program`, with `extra_lines` of the program's own at its end.
-    pub fn help(program: &str, extra_lines: &str) -> String {
-        command(program).after_help(extra_lines.to_owned()).render_help().to_string()
-    }
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;
