@@ -1,10 +1,14 @@
 //! Launchers whose nodes behave in all kinds of ways.
 
+use std::thread;
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use ringfence_operators::ids::{Epoch, ViewNumber};
+
 use super::super::channel::{FromLauncher, Supervision};
 use super::*;
 use crate::report::Event;
-use ringfence_operators::ids::Epoch;
-use std::thread;
 
 /// What a node of these tests does; it stands as an argument that the test harness takes for
 /// the name of one more test.
