@@ -59,6 +59,13 @@ fn jobs_with_two_inputs_or_two_steps() {
 }
 
 #[test]
+fn jobs_whose_keys_are_hashed_with_sha_1() {
+    let own = format!("{} ", UNION_FIND.short);
+    survives_with("--key-hash sha1", &UNION_FIND, &SHORT, &own, None);
+    survives_with("--key-hash sha1", &HASH_JOIN, &SHORT, HASH_JOIN.short, None);
+}
+
+#[test]
 fn jobs_with_loops() {
     survives_briefly(&BFS);
     survives_briefly(&PAGERANK);

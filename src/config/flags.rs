@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use ringfence_operators::hash::KeyHasher;
 
 use super::hosts::{default_hosts, read_hosts};
 use super::{BYTES_PER_MB, Cluster, Config, PARTITIONS_MAX, PROCESSES_MAX};
@@ -92,6 +93,7 @@ pub(super) fn command(program: &str) -> Command {
         .arg(millis("checkpoint-ms", "Time between checkpoints, the unit of commit [default: every epoch]"))
         .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs, or checkpoints, that may be in flight before sources wait [default: 4]"))
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
+        .arg(Arg::new("key-hash").long("key-hash").value_name("HASH").value_parser(["rapid", "sha1"]).hide_possible_values(true).help("How keys are hashed, on all nodes: rapid or sha1 [default: rapid]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
@@ -127,6 +129,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     }
     if let Some(partitions) = matches.get_one::<u32>("partitions") {
         config.partitions = *partitions;
+    }
+    if matches.get_one::<String>("key-hash").is_some_and(|name| name == "sha1") {
+        config.key_hash = KeyHasher::Sha1;
     }
     if let Some(megabytes) = matches.get_one::<u64>("refill-mb-per-second") {
         config.refill_bytes_per_second = megabytes * BYTES_PER_MB;

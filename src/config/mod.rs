@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfence_operators::hash::KeyHasher;
 use timely::WorkerConfig;
 use timely::worker::ProgressMode;
 
@@ -102,6 +103,8 @@ pub struct Config {
     /// How often a checkpoint is chosen; `None` where every epoch is one.
     pub(crate) checkpoint_interval: Option<Duration>,
     pub(crate) partitions: u32,
+    /// How keys are hashed; the same in all processes.
+    pub(crate) key_hash: KeyHasher,
     /// How many checkpoints that are not stored yet sources may leave behind.
     pub(crate) in_flight_epochs_max: u32,
     pub(crate) connect_limit: Duration,
@@ -134,6 +137,7 @@ impl Config {
             epoch_interval: Duration::from_millis(100),
             checkpoint_interval: None,
             partitions: 256,
+            key_hash: KeyHasher::default(),
             in_flight_epochs_max: 4,
             connect_limit: Duration::from_secs(30),
             suspect_limit: Duration::from_millis(SUSPECT_MS),
@@ -200,6 +204,21 @@ impl Config {
     /// Cuts the key space into `partitions`.
     pub fn partitions(mut self, partitions: u32) -> Self {
         self.partitions = partitions;
+        self
+    }
+
+    /// Hashes keys with `hasher`, which decides the partition of each key. Processes of one job that
+    /// were given different ones refuse each other.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    /// use ringfence::operators::hash::KeyHasher;
+    ///
+    /// let config = Config::local(3).key_hash(KeyHasher::Sha1);
+    /// # config.validate().unwrap();
+    /// ```
+    pub fn key_hash(mut self, hasher: KeyHasher) -> Self {
+        self.key_hash = hasher;
         self
     }
 

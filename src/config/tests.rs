@@ -76,7 +76,7 @@ fn all_our_own_flags_are_read() {
         "--local 3 --backups 2 --epoch-ms 20 --checkpoint-ms 500 --register /r --report=/e.jsonl --fault kill:1@2s \
          --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
          --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
-         --refill-mb-per-second 3 --restarts 3/9 --quarantine /q",
+         --refill-mb-per-second 3 --restarts 3/9 --quarantine /q --key-hash sha1",
     );
     assert_eq!(config.mode_given(None), Mode::Local(3));
     assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
@@ -89,6 +89,7 @@ fn all_our_own_flags_are_read() {
     assert_eq!(config.in_flight_epochs_max, 9);
     assert_eq!(config.checkpoint_interval, Some(Duration::from_millis(500)));
     assert_eq!(config.restarts, (3, Duration::from_secs(9)));
+    assert_eq!((config.key_hash, parsed("").key_hash), (KeyHasher::Sha1, KeyHasher::Rapid));
     assert_eq!(config.quarantine.as_deref(), Some(Path::new("/q")));
     assert_eq!(config.suspect_limit, Duration::from_millis(900));
     assert_eq!(config.hang_limit, Duration::from_secs(1));

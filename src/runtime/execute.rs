@@ -227,7 +227,7 @@ fn setup(
         node,
         nodes,
         listener: None,
-        job_hash: this_job()?,
+        job_hash: this_job(config)?,
         round,
         strangers: Strangers::default(),
         run,
@@ -237,8 +237,8 @@ fn setup(
     })
 }
 
-fn this_job() -> Result<String> {
-    job_hash(std::env::args_os())
+fn this_job(config: &Config) -> Result<String> {
+    job_hash(std::env::args_os(), config.key_hash)
         .map_err(|error| Error::internal("cannot read this program's own file").because(error))
 }
 
@@ -416,7 +416,7 @@ fn open_run(
 ) -> Result<Run> {
     let record = RunRecord {
         run: id.to_owned(),
-        job: this_job()?,
+        job: this_job(config)?,
         cluster: ClusterShape {
             nodes: config.node_count() as u32,
             workers_per_node: config.workers as u32,

@@ -253,6 +253,7 @@ impl Node {
             process_id: std::process::id(),
             workers: self.setup.config.workers,
             address,
+            key_hash: self.setup.config.key_hash,
         });
         let result = self.open().and_then(|()| self.serve());
         let result = match result {

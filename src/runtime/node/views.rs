@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::generation::{Generation, PIECE_BYTES, Settings};
-use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 
@@ -211,7 +210,7 @@ impl Node {
         }
         let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
         let settings = Settings {
-            hasher: KeyHasher::default(),
+            hasher: self.setup.config.key_hash,
             epoch_interval: self.setup.config.epoch_interval,
             checkpoint_interval: self.setup.config.checkpoint_interval,
             in_flight_epochs_max: u64::from(self.setup.config.in_flight_epochs_max),
