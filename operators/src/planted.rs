@@ -58,6 +58,8 @@ pub enum Planted {
     PiecesForgotten,
     /// What is stored after a view was closed is taken.
     StoreAfterClose,
+    /// What is recorded after a view was closed is taken.
+    RecordAfterClose,
 }
 
 thread_local! {
@@ -80,7 +82,7 @@ pub(crate) fn late_is_taken(
     open: Result<(), crate::vault::VaultError>,
 ) -> Result<(), crate::vault::VaultError> {
     match open {
-        Err(crate::vault::VaultError::Closed { .. }) if is(bug) => Ok(()),
+        Err(error) if error.is_late() && is(bug) => Ok(()),
         open => open,
     }
 }

@@ -351,8 +351,8 @@ impl Config {
     }
 
     /// Starts node processes with these arguments, the program's name not among them, instead of
-    /// with those of the launcher. Where a program runs several jobs of one closure with arguments of their
-    /// own, each must lead a node to its job first.
+    /// with those of the launcher. They must lead a node to the same call of `execute`, with the same closure,
+    /// and to no other job of that closure before.
     pub fn node_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.node_args = Some(args.into_iter().collect());
         self

@@ -485,7 +485,9 @@ impl World {
             return self.stop_later(id, view, delay_us);
         }
         self.close_links(id, view);
-        let is_deaf = self.faults && self.chance.one_in(4);
+        let is_hung = self.alive(id)?.worker_hung_until_us > self.now_us;
+        // One that hangs has a full queue, which is where coming late does harm.
+        let is_deaf = self.faults && self.chance.one_in(if is_hung { 2 } else { 4 });
         let hand_over_us = self.shape.hand_over_us;
         let process = self.alive(id)?;
         let current = process.current(view)?;
@@ -512,15 +514,18 @@ impl World {
     /// anywhere before that, and go on when its generation has long been closed. This one goes on with all
     /// that had come in when it was to leave.
     fn stop_deaf(&mut self, id: ProcessId, view: ViewNumber) {
+        let now_us = self.now_us;
+        let Some(process) = self.alive(id) else { return };
+        let hangs_us = process.worker_hung_until_us.saturating_sub(now_us);
         let still_us = match self.chance.one_in(4) {
-            true => 0,
-            false => self.shape.hand_over_us + self.chance.below(500_000),
+            true => hangs_us,
+            false => hangs_us.max(self.shape.hand_over_us + self.chance.below(500_000)),
         };
         let deaf_us = still_us + self.chance.between(1_000, 2_000_000);
         self.fired(Fault::DeafWorker, Some(id.node), || format!("for {} ms", deaf_us / 1_000));
         self.after(deaf_us, id, Happening::StopLate { view });
         // Whatever it was to do before.
-        let at_us = self.now_us + still_us;
+        let at_us = now_us + still_us;
         if let Some(current) = self.alive(id).and_then(|process| process.current(view)) {
             current.step_at_us = Some(at_us);
             self.at(at_us, id, Happening::Step { view });

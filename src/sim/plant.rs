@@ -113,6 +113,8 @@ plants! {
     AwaitingFirst, "awaiting-first", 400, false;
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 250, true;
+    /// A vault takes what a late worker records after its view was closed.
+    RecordAfterClose, "record-after-close", 200, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -153,6 +155,7 @@ impl Plant {
             Plant::PlacesKept => Some(Planted::PlacesKept),
             Plant::PiecesForgotten => Some(Planted::PiecesForgotten),
             Plant::StoreAfterClose => Some(Planted::StoreAfterClose),
+            Plant::RecordAfterClose => Some(Planted::RecordAfterClose),
             _ => None,
         }
     }

@@ -393,21 +393,93 @@ impl<S: Source> Reading<S> {
         }
     }
 
-    /// Lets the others have their turns: those that are open before those that wait to be, unless this one
-    /// has nothing to say or was read for long.
+    /// Lets the others have their turns: those that are behind before all, and those that are open before those
+    /// that wait to be, unless this one has nothing to say or was read for long.
     fn put_back(&mut self, mut open: OpenShard<S>) {
-        let is_crowded = self.queue.len() >= OPEN_MAX;
-        if is_crowded && (open.rest.is_some() || open.batches >= BATCHES_MAX) {
-            open.reader = None;
-            open.batches = 0;
-            self.queue.push_back(open);
+        let is_behind = |open: &OpenShard<S>| self.behind.contains_key(&open.shard);
+        let behind = if self.behind.is_empty() {
+            0
         } else {
-            self.queue.insert(self.queue.len().min(OPEN_MAX - 1), open);
+            self.queue.iter().take_while(|other| is_behind(other)).count()
+        };
+        let makes_room =
+            self.queue.len() >= OPEN_MAX && (open.rest.is_some() || open.batches >= BATCHES_MAX);
+        let place = place_in_line(self.queue.len(), behind, is_behind(&open), makes_room);
+        if makes_room || place >= OPEN_MAX {
+            open.close();
         }
-        // Who was pushed back beyond the first makes room.
+        self.queue.insert(place, open);
+        // Whoever was pushed back beyond the first makes room.
         if let Some(beyond) = self.queue.get_mut(OPEN_MAX) {
-            beyond.reader = None;
-            beyond.batches = 0;
+            beyond.close();
+        }
+    }
+}
+
+impl<S: Source> OpenShard<S> {
+    fn close(&mut self) {
+        self.reader = None;
+        self.batches = 0;
+    }
+}
+
+/// Where a shard that had its turn waits for the next one: `waiting` others do, of which the first `behind` have
+/// not reached where they were before a failure. Those are read first, in turns among themselves.
+fn place_in_line(waiting: usize, behind: usize, is_behind: bool, makes_room: bool) -> usize {
+    match (is_behind, makes_room) {
+        (true, true) => behind,
+        (true, false) => behind.min(OPEN_MAX - 1),
+        (false, true) => waiting,
+        (false, false) => waiting.min(OPEN_MAX - 1).max(behind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets shards be read in turns; returns who was read, in order. The first `behind` have so many batches
+    /// to go until they are where they were.
+    fn turns(shards: usize, behind: usize, batches: u32, count: usize) -> Vec<usize> {
+        let mut left: Vec<u32> =
+            (0..shards).map(|n| if n < behind { batches } else { 0 }).collect();
+        let mut read = vec![0u32; shards];
+        let mut line: VecDeque<usize> = (0..shards).collect();
+        let mut order = Vec::new();
+        for _ in 0..count {
+            let next = line.pop_front().unwrap();
+            order.push(next);
+            left[next] = left[next].saturating_sub(1);
+            read[next] += 1;
+            let makes_room = line.len() >= OPEN_MAX && read[next] >= BATCHES_MAX;
+            if makes_room {
+                read[next] = 0;
+            }
+            let before = line.iter().take_while(|other| left[**other] > 0).count();
+            line.insert(place_in_line(line.len(), before, left[next] > 0, makes_room), next);
+        }
+        order
+    }
+
+    #[test]
+    fn what_was_read_before_a_failure_is_read_before_anything_else() {
+        for (shards, behind) in [(4, 2), (40, 3), (40, 16), (40, 30), (17, 17)] {
+            for batches in [1, 5, 3 * BATCHES_MAX] {
+                let count = behind * batches as usize;
+                let order = turns(shards, behind, batches, count);
+                assert!(order.iter().all(|shard| *shard < behind), "{shards} {behind} {batches}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_shard_has_its_turns() {
+        for (shards, behind) in [(3, 0), (16, 2), (17, 0), (40, 0), (40, 30)] {
+            let order = turns(shards, behind, 70, 8_000 + behind * 70);
+            let count = |shard| order.iter().filter(|other| **other == shard).count();
+            let counts: Vec<usize> = (behind..shards).map(count).collect();
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(least > Some(&50), "{shards} {behind}: {least:?} to {most:?}");
         }
     }
 }

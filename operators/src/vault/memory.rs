@@ -407,7 +407,10 @@ impl Vault for MemoryVault {
 
     fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        open?;
         let operator =
             state.operators.get_mut(&operator).ok_or(VaultError::UnknownOperator(operator))?;
         operator.through = operator.through.max(Some(through));
@@ -416,7 +419,10 @@ impl Vault for MemoryVault {
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        state.check(view)?;
+        let open = state.check(view);
+        #[cfg(feature = "planted")]
+        let open = crate::planted::late_is_taken(crate::planted::Planted::RecordAfterClose, open);
+        open?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
         Ok(())

@@ -234,8 +234,14 @@ impl Launcher {
     ) -> Result<()> {
         if let Some(index) = self.nodes.iter().position(|node| node.status.is_some()) {
             self.drain_outputs(|node| node.status.is_some())?;
-            let how = self.nodes[index].ending();
-            return Err(Error::job(format!("{how} before all nodes were up")));
+            let ended = &self.nodes[index];
+            let advice = if ended.status.is_some_and(|status| status.success()) {
+                ": its program came to an end without this job; its arguments must lead it to the same call \
+                 of execute, with the same closure"
+            } else {
+                ""
+            };
+            return Err(Error::job(format!("{} before all nodes were up{advice}", ended.ending())));
         }
         let missing: Vec<_> = self.nodes.iter().filter(|node| node.address.is_none()).collect();
         if missing.is_empty() {

@@ -33,6 +33,9 @@ fn a_node() {
         eprintln!("no such file: a.txt");
         std::process::exit(3);
     }
+    if behaviour == "elsewhere" && node.0 == 1 {
+        std::process::exit(0);
+    }
     let (sender, told) = bounded(16);
     supervision.listen(move |told| drop(sender.send(told))).unwrap();
     supervision.hello(format!("127.0.0.1:{}", 9000 + node.0)).unwrap();
@@ -134,6 +137,9 @@ fn a_node_that_ends_before_the_start_ends_the_run() {
     let error = run(&config("early")).unwrap_err().to_string();
     assert!(error.contains("node 1 ended with exit code 3: no such file: a.txt"), "{error}");
     assert!(error.contains("before all nodes were up"), "{error}");
+    // A program that comes to another job, or to none, ends well.
+    let error = run(&config("elsewhere")).unwrap_err().to_string();
+    assert!(error.contains("its arguments must lead it to the same call of execute"), "{error}");
 }
 
 #[test]
