@@ -342,12 +342,7 @@ mod tests {
     #[test]
     fn every_line_has_event_time_and_node_and_is_read_back() {
         let all = [
-            What::Started {
-                process_id: 7,
-                workers: 2,
-                address: None,
-                key_hash: KeyHasher::Sha1,
-            },
+            What::Started { process_id: 7, workers: 2, address: None, key_hash: KeyHasher::Sha1 },
             What::Fault { kind: FaultKind::Kill, target: NodeId(1), until_ms: None },
             What::Fault { kind: FaultKind::Stop, target: NodeId(1), until_ms: Some(12.5) },
             What::Commit { view: ViewNumber(1), epoch: Epoch(2) },
