@@ -10,7 +10,7 @@ use ringfence_operators::fence::generation::{Generation, Notice, Observer, Setti
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker::{self as operators, FencedWorker, WorkerEnd};
+use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
 
 use super::faults::Fault;
@@ -450,10 +450,7 @@ impl World {
                 let panic = WorkerPanic { message, ..WorkerPanic::default() };
                 Some(Input::WorkerPanicked { view, panic })
             }
-            WorkerEnd::Panicked(operators::WorkerPanic { message, location, spot, record }) => {
-                let panic = WorkerPanic { worker: 0, message, location, spot, record };
-                Some(Input::WorkerPanicked { view, panic })
-            }
+            WorkerEnd::Panicked(panic) => Some(Input::WorkerPanicked { view, panic }),
             WorkerEnd::Failed(error) => {
                 self.violate(format!("the job of node {} failed: {error}", id.node));
                 None

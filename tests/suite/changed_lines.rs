@@ -104,9 +104,10 @@ fn changed(bare: &[(String, Part)], fenced: &[(String, Part)]) -> Changed {
     let mut common = vec![vec![0usize; fenced.len() + 1]; bare.len() + 1];
     for i in (0..bare.len()).rev() {
         for j in (0..fenced.len()).rev() {
-            common[i][j] = match bare[i].0 == fenced[j].0 {
-                true => common[i + 1][j + 1] + 1,
-                false => common[i + 1][j].max(common[i][j + 1]),
+            common[i][j] = if bare[i].0 == fenced[j].0 {
+                common[i + 1][j + 1] + 1
+            } else {
+                common[i + 1][j].max(common[i][j + 1])
             };
         }
     }

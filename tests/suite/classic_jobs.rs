@@ -6,8 +6,8 @@
 use crate::support::data;
 use crate::support::trials::{Job, Trial, survives};
 
-const SHORT: Trial = Trial { runs: 2, latest_ms: 300, must_hit: false };
-const LONG: Trial = Trial { runs: 30, latest_ms: 1500, must_hit: true };
+const SHORT: Trial = Trial { runs: 2, latest_ms: 300, flags: "", must_hit: false };
+const LONG: Trial = Trial { runs: 30, latest_ms: 1500, flags: "", must_hit: true };
 
 const BY_HAND: Job = Job {
     name: "word_count_by_hand",
@@ -54,6 +54,13 @@ fn jobs_fed_by_hand() {
 fn jobs_with_two_inputs_or_two_steps() {
     survives_briefly(&HASH_JOIN);
     survives_briefly(&UNION_FIND);
+}
+
+#[test]
+fn jobs_whose_keys_are_hashed_with_sha_1() {
+    let trial = Trial { flags: " --key-hash sha1", ..SHORT };
+    survives(&UNION_FIND, &trial, UNION_FIND.short, None);
+    survives(&HASH_JOIN, &trial, HASH_JOIN.short, None);
 }
 
 #[test]

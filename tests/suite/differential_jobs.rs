@@ -7,8 +7,8 @@
 use crate::support::data;
 use crate::support::trials::{Job, Trial, survives};
 
-const SHORT: Trial = Trial { runs: 2, latest_ms: 150, must_hit: false };
-const LONG: Trial = Trial { runs: 30, latest_ms: 1500, must_hit: true };
+const SHORT: Trial = Trial { runs: 2, latest_ms: 150, flags: "", must_hit: false };
+const LONG: Trial = Trial { runs: 30, latest_ms: 1500, flags: "", must_hit: true };
 
 const COMPONENTS: Job = Job {
     name: "dd_components",

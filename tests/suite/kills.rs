@@ -35,6 +35,15 @@ fn nodes_may_have_several_workers() {
     survives("--local 3 -w 2 --fault kill:1@40%", 5);
 }
 
+#[test]
+fn keys_may_be_hashed_with_sha_1() {
+    let place = Place::new(BYTES, 17);
+    survives_in(&place, "--local 3 --key-hash sha1 --fault kill:1@40%", PASSES);
+    let events = place.events();
+    let mut hashes = of_kind(&events, "started").map(|event| event["key_hash"].as_str());
+    assert!(hashes.all(|hash| hash == Some("sha1")));
+}
+
 /// Between two checkpoints many epochs pass, and all of them are undone.
 #[test]
 fn a_node_may_die_between_checkpoints() {

@@ -85,7 +85,7 @@ impl Node {
         let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
             return Ok(());
         };
-        current.agreement.built.insert(worker % self.setup.workers.max(1));
+        current.agreement.built.insert(worker % self.setup.config.workers.max(1));
         let Some(running) = &current.running else { return Ok(()) };
         if current.agreement.own.is_some() {
             return Ok(());

@@ -85,7 +85,7 @@ impl Node {
             return Ok(());
         };
         current.joined = true;
-        if current.finished == self.setup.workers || current.ending.is_closed_early() {
+        if current.finished == self.setup.config.workers || current.ending.is_closed_early() {
             return Ok(());
         }
         let evidence = self.close_vault(view);
@@ -95,11 +95,11 @@ impl Node {
     /// Closes the present generation if its workers take too long to leave, and waits no longer for late
     /// ones than for any that hangs.
     pub(super) fn close_if_due(&mut self, now: Instant) -> Result<()> {
-        let hang_limit = self.setup.hang_limit;
+        let hang_limit = self.setup.config.hang_limit;
         let is_room = self.abandoned.len() < ABANDONED_MAX;
         let Some(current) = &mut self.current else { return Ok(()) };
         let view = current.view.number;
-        let all_ended = current.ended.len() == self.setup.workers;
+        let all_ended = current.ended.len() == self.setup.config.workers;
         let Some(asked) = current.ending.asked.filter(|_| current.running.is_some() && !all_ended)
         else {
             return Ok(());
@@ -124,7 +124,7 @@ impl Node {
     /// A worker has left after its generation was closed: whatever it says of itself, only the state that
     /// it handed over counts.
     pub(super) fn on_ended_late(&mut self, ended: &WorkerEnded) -> Result<()> {
-        let (view, workers, events) = (ended.view, self.setup.workers, self.events.clone());
+        let (view, workers, events) = (ended.view, self.setup.config.workers, self.events.clone());
         let join = |running: &mut Running| {
             running.join(move || drop(events.send(NodeEvent::Joined { view })));
         };

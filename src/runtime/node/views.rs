@@ -7,10 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::fence::generation::{Generation, PIECE_BYTES, Settings};
-use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker as operators;
 
 use super::closing::Ending;
 use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
@@ -18,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
 use crate::protocol::member::Machine;
-use crate::protocol::message::{Input, Message, WorkerPanic};
+use crate::protocol::message::{Input, Message};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
 use crate::runtime::advice;
@@ -84,7 +82,11 @@ impl Node {
             committed: None,
             agreement: Agreement::new(),
             dropping: Dropping::default(),
-            watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
+            watches: Watches::new(
+                self.setup.config.hang_limit,
+                self.setup.config.suspect_limit,
+                refilling,
+            ),
         });
         for (peer, incarnation, address) in lower {
             // What this node was told itself goes before what others say: a host may have another
@@ -190,7 +192,7 @@ impl Node {
             return Ok(());
         }
         self.recovery.connected(Instant::now());
-        let (view, workers) = (&current.view, self.setup.workers);
+        let (view, workers) = (&current.view, self.setup.config.workers);
         let number = view.number;
         let range = |process: usize| process * workers..(process + 1) * workers;
         let mut links = Vec::new();
@@ -208,14 +210,14 @@ impl Node {
         }
         let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
         let settings = Settings {
-            hasher: KeyHasher::default(),
-            epoch_interval: self.setup.epoch_interval,
-            checkpoint_interval: self.setup.checkpoint_interval,
-            in_flight_epochs_max: self.setup.in_flight_epochs_max,
+            hasher: self.setup.config.key_hash,
+            epoch_interval: self.setup.config.epoch_interval,
+            checkpoint_interval: self.setup.config.checkpoint_interval,
+            in_flight_epochs_max: u64::from(self.setup.config.in_flight_epochs_max),
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
-            refill_bytes_per_second: self.setup.refill_bytes_per_second,
+            refill_bytes_per_second: self.setup.config.refill_bytes_per_second,
             piece_bytes: PIECE_BYTES,
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
@@ -230,7 +232,7 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+            generation.watching(watched).with_quarantine(self.setup.config.quarantine.clone());
         let generation = Arc::new(match view.members.len() {
             1 => generation,
             _ => generation.awaiting_agreement(),
@@ -241,7 +243,7 @@ impl Node {
             links,
             current.process_index,
             workers,
-            self.setup.worker_config.clone(),
+            self.setup.config.worker_config(),
             Arc::clone(&self.setup.job),
             move |ended| drop(events.send(NodeEvent::Ended(ended))),
         );
@@ -264,17 +266,14 @@ impl Node {
         };
         current.ended.insert(ended.worker);
         let view = ended.view;
-        let worker = ended.worker as u32;
         let (mut input, mut seen) = (None, None);
-        match Verdict::from(ended.end) {
+        match ended.verdict() {
             Verdict::Finished => current.finished += 1,
             Verdict::Stopped => {}
-            Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { mut message, location, spot, record } = panic;
-                if let Some(advice) = advice::on_panic(&message) {
-                    message = format!("{message} ({advice})");
+            Verdict::Panicked(mut panic) => {
+                if let Some(advice) = advice::on_panic(&panic.message) {
+                    panic.message = format!("{} ({advice})", panic.message);
                 }
-                let panic = WorkerPanic { worker, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
             Verdict::Failed(error) => {
@@ -283,8 +282,8 @@ impl Node {
                 seen = Some(witness::of_job_error(self.setup.node, view, &error));
             }
         }
-        let all_ended = current.ended.len() == self.setup.workers;
-        let all_finished = current.finished == self.setup.workers;
+        let all_ended = current.ended.len() == self.setup.config.workers;
+        let all_finished = current.finished == self.setup.config.workers;
         self.observe(seen);
         if let Some(input) = input {
             self.step(input)?;
@@ -322,7 +321,7 @@ impl Node {
             return Ok(());
         };
         let Some(running) = &current.running else { return Ok(()) };
-        let building = current.agreement.still_building(now, self.setup.workers);
+        let building = current.agreement.still_building(now, self.setup.config.workers);
         let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {

@@ -340,9 +340,10 @@ impl Sink<(u64, u64)> for Wordy {
     type Position = u64;
 
     fn prepare(&mut self, _at: &mut u64, _rows: &[(u64, u64)]) -> io::Result<Vec<u8>> {
-        match self.words.is_empty() {
-            true => Ok(Vec::new()),
-            false => Err(io::Error::other(self.words.clone())),
+        if self.words.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(io::Error::other(self.words.clone()))
         }
     }
 

@@ -9,36 +9,31 @@
 //! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
 
 mod outputs;
+mod process;
+mod register;
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use nix::sys::signal::Signal;
+use ringfence_operators::ids::NodeId;
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, Standing};
 use super::interrupts::Interrupts;
 use super::memory_kills::MemoryKills;
-use super::outlets::Display;
-use super::reporter::Reporter;
-use super::turns::TURN_VARIABLE;
+use super::outlets::ProcessDesk;
 use crate::chaos::{Fault, FaultKind};
-use crate::config::{Config, Mode, NODE_VARIABLE};
+use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::network::Held;
 use crate::report::{
-    Cause, Clue, Component, Event, FailureLedger, FailurePlace, FailureReport, Observation, Origin,
-    Summary, What, named_nodes, now_ms,
+    Cause, Clue, Component, Event, FailurePlace, FailureReport, Observation, Origin, Summary, What,
+    named_nodes, now_ms,
 };
-use outputs::{Output, start_readers};
+use process::Node;
+use register::RegisterDirectory;
 
 /// How long the end of a process may go unnoticed where its channel does not tell of it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -72,7 +67,7 @@ pub(crate) fn run_and_report(
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };
-    let reporter = Reporter::new(config, Origin::LAUNCHER, FailureLedger::new(), 1)?;
+    let desk = ProcessDesk::start(config, Origin::LAUNCHER, 1)?;
     let register = RegisterDirectory::of(config)?;
     let (sender, inbox) = bounded(INBOX_MAX);
     let interrupted = sender.clone();
@@ -83,16 +78,14 @@ pub(crate) fn run_and_report(
         nodes: Vec::with_capacity(nodes),
         inbox,
         injector: Injector::new(config),
-        reporter,
+        desk,
         memory_kills: MemoryKills::watch(),
         started: false,
         reaped_at: Instant::now(),
     };
     let result = launcher.run(config, turn, nodes, &register, sender);
-    launcher.end_all();
-    launcher.reporter.summary.set_faults_unfired(launcher.injector.waiting());
-    let error = result.as_ref().err().map(ToString::to_string);
-    let told = launcher.reporter.finish(error.as_deref());
+    launcher.nodes.iter_mut().for_each(Node::end);
+    let told = launcher.desk.end(&result, launcher.injector.waiting());
     drop(interrupts);
     match result {
         Ok(()) => Ok(told),
@@ -100,29 +93,6 @@ pub(crate) fn run_and_report(
         Err(error) if error.kind() == Kind::Interrupted => Err(error),
         Err(error) => Err(register.keep(error)),
     }
-}
-
-/// One node process.
-struct Node {
-    id: NodeId,
-    child: Child,
-    channel: UnixStream,
-    address: Option<String>,
-    status: Option<ExitStatus>,
-    /// Whether it was killed on purpose.
-    is_killed: bool,
-    /// The last that it said about itself: an error event, or else a line on standard error.
-    last_error: Option<String>,
-    last_line: Arc<Mutex<String>>,
-    /// The error that it has told, for those who read its output.
-    told_error: Arc<Mutex<Option<String>>>,
-    /// Whether it has said that the others went on without it.
-    excluded: bool,
-    /// What it may still be heard through: two outputs and its channel.
-    outputs_open: usize,
-    /// Whether all that it had to tell is told.
-    channel_ended: bool,
-    end_told: bool,
 }
 
 /// What reaches the launcher's loop.
@@ -138,7 +108,7 @@ struct Launcher {
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
     injector: Injector,
-    reporter: Reporter,
+    desk: ProcessDesk,
     memory_kills: MemoryKills,
     started: bool,
     reaped_at: Instant,
@@ -154,14 +124,14 @@ impl Launcher {
         sender: Sender<Inbox>,
     ) -> Result<()> {
         for index in 0..nodes {
-            let (id, display) = (NodeId(index as u64), self.reporter.display());
-            self.nodes.push(spawn(config, turn, id, display, &sender)?);
+            let (id, display) = (NodeId(index as u64), &self.desk.outlets().display);
+            self.nodes.push(Node::spawn(config, turn, id, display, &sender)?);
         }
-        let deadline = Instant::now() + config.connect_limit();
+        let deadline = Instant::now() + config.connect_limit;
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
             if !self.started {
-                self.try_start(register, deadline, config.connect_limit())?;
+                self.try_start(register, deadline, config.connect_limit)?;
             } else if !self.has_formed() {
                 self.check_all_there()?;
             }
@@ -173,7 +143,7 @@ impl Launcher {
 
     /// Whether the nodes have begun to work together.
     fn has_formed(&self) -> bool {
-        let summary = &self.reporter.summary;
+        let summary = self.desk.summary();
         summary.view().is_some() || summary.first_commit_ms().is_some()
     }
 
@@ -185,7 +155,7 @@ impl Launcher {
         }
         // What it has told is still on its way here, perhaps.
         self.drain_outputs(|node| node.status.is_some())?;
-        let finished = self.reporter.summary.finished();
+        let finished = self.desk.summary().finished();
         let is_missing = |node: &&Node| node.status.is_some() && !finished.contains(&node.id);
         let missing = self.nodes.iter().filter(is_missing);
         match missing.max_by_key(|node| node.last_error.is_some()) {
@@ -198,7 +168,7 @@ impl Launcher {
 
     /// Waits for something to happen, and does what follows from it.
     fn step(&mut self) -> Result<()> {
-        let wait = self.injector.next_due_in(now_ms(), self.reporter.summary.first_commit_ms());
+        let wait = self.injector.next_due_in(now_ms(), self.desk.summary().first_commit_ms());
         match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -299,12 +269,12 @@ impl Launcher {
     }
 
     fn inject_due(&mut self) -> Result<()> {
-        let members = self.reporter.summary.members();
+        let members = self.desk.summary().members();
         let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
         let standing = Standing {
             now_ms: now_ms(),
-            first_commit_ms: self.reporter.summary.first_commit_ms(),
-            fraction: self.reporter.summary.fraction(),
+            first_commit_ms: self.desk.summary().first_commit_ms(),
+            fraction: self.desk.summary().fraction(),
             nodes: self.nodes.iter().map(|node| node.id).collect(),
             present: self.nodes.iter().filter(lives).map(|node| node.id).collect(),
         };
@@ -375,10 +345,8 @@ impl Launcher {
     /// Looks whether processes have ended: all, or one whose channel says that it is about to.
     fn reap(&mut self, only: Option<NodeId>) -> Result<()> {
         for node in &mut self.nodes {
-            if node.status.is_none() && only.is_none_or(|id| id == node.id) {
-                node.status = node.child.try_wait().map_err(|error| {
-                    Error::internal(format!("cannot wait for node {}", node.id)).because(error)
-                })?;
+            if only.is_none_or(|id| id == node.id) {
+                node.reap()?;
             }
         }
         self.tell_ends(|node| node.channel_ended);
@@ -390,9 +358,9 @@ impl Launcher {
         let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
             return;
         };
-        if let Some(state @ ('T' | 't')) = process_state(node.child.id()) {
+        if let Some(state @ ('T' | 't')) = node.state() {
             let seen = Observation {
-                view: self.reporter.summary.view().unwrap_or_default(),
+                view: self.desk.summary().view().unwrap_or_default(),
                 component: Component::Process,
                 place: FailurePlace::node(id),
                 cause: Cause::Hung,
@@ -405,7 +373,7 @@ impl Launcher {
     /// Tells of the ends of processes, once they cannot say anything more themselves.
     fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) {
         let mut ended = Vec::new();
-        let view = self.reporter.summary.view().unwrap_or_default();
+        let view = self.desk.summary().view().unwrap_or_default();
         for node in self.nodes.iter_mut().filter(|node| is_due(node) && !node.end_told) {
             node.end_told = node.status.is_some();
             if node.status.is_some_and(|status| !status.success()) {
@@ -433,7 +401,7 @@ impl Launcher {
     fn verdict(&mut self) -> Result<()> {
         // A node that the others went on without is a part of the failure that they survived, whether
         // it has learned that or has ended by something else before.
-        let members = self.reporter.summary.members();
+        let members = self.desk.summary().members();
         let is_left =
             |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
@@ -456,7 +424,7 @@ impl Launcher {
     /// Writes, folds and tells `event`.
     fn publish(&mut self, event: Event) {
         let alive = self.nodes.iter().filter(|node| node.status.is_none()).count();
-        self.reporter.publish(event, alive);
+        self.desk.publish(event, alive);
     }
 
     /// Tells a line of the launcher's own.
@@ -464,187 +432,10 @@ impl Launcher {
         self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
     }
 
-    fn end_all(&mut self) {
-        for node in &mut self.nodes {
-            if node.status.is_none() {
-                // Either fails only where the process is gone already.
-                let _ = node.child.kill();
-                let _ = node.child.wait();
-            }
-        }
-    }
-
     fn node(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[id.0 as usize]
     }
 }
 
-impl Node {
-    /// What its status shows of a failure.
-    ///
-    /// An exit code before the first view is an error of the start, which speaks for itself.
-    fn observed_end(
-        &self,
-        view: ViewNumber,
-        memory_kills: &mut MemoryKills,
-    ) -> Option<Observation> {
-        let status = self.status?;
-        let mut evidence = Vec::new();
-        let cause = match (status.code(), status.signal()) {
-            (Some(_), _) if view == ViewNumber(0) => return None,
-            (Some(code), _) => {
-                evidence.push(Clue::ExitCode { code });
-                evidence.extend(self.last_error.clone().map(|text| Clue::Error { text }));
-                Cause::Exited
-            }
-            (None, Some(number)) => {
-                let name = Signal::try_from(number).map_or_else(
-                    |_| format!("signal {number}"),
-                    |signal| signal.as_str().to_owned(),
-                );
-                evidence.push(Clue::Signal { number, name });
-                let kills = memory_kills.since_last();
-                match kills.filter(|_| number == Signal::SIGKILL as i32 && !self.is_killed) {
-                    Some((kills, counted_by)) => {
-                        let counted_by = counted_by.to_owned();
-                        evidence.push(Clue::OutOfMemoryKills { kills, counted_by });
-                        Cause::OutOfMemory
-                    }
-                    None => Cause::Killed,
-                }
-            }
-            (None, None) => Cause::Exited,
-        };
-        Some(Observation {
-            view,
-            component: Component::Process,
-            place: FailurePlace::node(self.id),
-            cause,
-            evidence,
-        })
-    }
-
-    /// Sends `signal` to the process, which must not have been reaped.
-    fn signal(&self, signal: Signal) -> std::io::Result<()> {
-        Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
-    }
-
-    /// How it ended, and the last that it said.
-    fn ending(&self) -> String {
-        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let said = self.last_error.clone().unwrap_or(line);
-        let said = if said.is_empty() { said } else { format!(": {said}") };
-        format!("{}{said}", self.how_it_ended())
-    }
-
-    fn how_it_ended(&self) -> String {
-        let how = match self.status {
-            None => "is still running".to_owned(),
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => format!("ended with exit code {code}"),
-                (None, Some(signal)) => match Signal::try_from(signal) {
-                    Ok(signal) => format!("was ended by {signal}"),
-                    Err(_) => format!("was ended by signal {signal}"),
-                },
-                (None, None) => format!("ended: {status}"),
-            },
-        };
-        format!("node {} {how}", self.id)
-    }
-}
-
-/// The one-letter state of a process, where the system has a `/proc`.
-fn process_state(process_id: u32) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
-    // The name before it stands in parentheses and may hold anything, parentheses too.
-    text.rsplit_once(") ")?.1.chars().next()
-}
-
-fn spawn(
-    config: &Config,
-    turn: Option<&str>,
-    id: NodeId,
-    display: &Display,
-    sender: &Sender<Inbox>,
-) -> Result<Node> {
-    let cannot = |error: std::io::Error| {
-        Error::internal(format!("cannot start the process of node {id}")).because(error)
-    };
-    let (channel, theirs) = UnixStream::pair().map_err(cannot)?;
-    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-    match config.node_arguments() {
-        Some(args) => command.args(args),
-        None => command.args(std::env::args_os().skip(1)),
-    };
-    if let Some(turn) = turn {
-        command.env(TURN_VARIABLE, turn);
-    }
-    let mut child = command
-        .env(NODE_VARIABLE, id.to_string())
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let last_line = Arc::default();
-    let node = Node {
-        id,
-        child,
-        channel,
-        address: None,
-        status: None,
-        is_killed: false,
-        last_error: None,
-        last_line: Arc::clone(&last_line),
-        told_error: Arc::default(),
-        excluded: false,
-        outputs_open: 3,
-        channel_ended: false,
-        end_told: false,
-    };
-    let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
-    start_readers(&node, forward, display, sender).map(|()| node).map_err(cannot)
-}
-
-/// Where the views of a run are kept.
-enum RegisterDirectory {
-    Named(PathBuf),
-    Fresh(tempfile::TempDir),
-}
-
-impl RegisterDirectory {
-    fn of(config: &Config) -> Result<Self> {
-        if let Some(path) = config.register_path() {
-            return Ok(RegisterDirectory::Named(path.to_owned()));
-        }
-        let fresh = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
-        fresh.map(RegisterDirectory::Fresh).map_err(|error| {
-            let text = "cannot create a directory for the register";
-            Error::new(Kind::Register, text).because(error)
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        match self {
-            RegisterDirectory::Named(path) => path.clone(),
-            RegisterDirectory::Fresh(fresh) => fresh.path().to_owned(),
-        }
-    }
-
-    /// Keeps a register that holds something for whoever looks into `error`.
-    fn keep(self, error: Error) -> Error {
-        let used = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_some());
-        match self {
-            RegisterDirectory::Fresh(fresh) if used => {
-                let path = fresh.keep();
-                error.noting(&format!("the register is kept in {}", path.display()))
-            }
-            _ => error,
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "launcher_tests.rs"]
 mod tests;

@@ -1,10 +1,15 @@
 //! Launchers whose nodes behave in all kinds of ways.
 
+use std::thread;
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use ringfence_operators::hash::KeyHasher;
+use ringfence_operators::ids::{Epoch, ViewNumber};
+
 use super::super::channel::{FromLauncher, Supervision};
 use super::*;
 use crate::report::Event;
-use ringfence_operators::ids::Epoch;
-use std::thread;
 
 /// What a node of these tests does; it stands as an argument that the test harness takes for
 /// the name of one more test.
@@ -39,7 +44,12 @@ fn a_node() {
     };
     assert_eq!(start.peers[1], (NodeId(1), "127.0.0.1:9001".to_owned()));
     assert!(start.register.is_dir());
-    let started = What::Started { process_id: std::process::id(), workers: 1, address: None };
+    let started = What::Started {
+        process_id: std::process::id(),
+        workers: 1,
+        address: None,
+        key_hash: KeyHasher::default(),
+    };
     tell(started);
     match (behaviour.as_str(), node.0) {
         ("finish", _) => println!("out of {node}"),

@@ -1,6 +1,10 @@
 //! Flags and settings, right and wrong ones.
 
+use std::path::Path;
+
+use super::flags::command;
 use super::*;
+use crate::error::Kind;
 
 fn parse(line: &str) -> Result<(Config, Vec<String>)> {
     Config::from_args(std::iter::once("job").chain(line.split_whitespace()).map(String::from))
@@ -15,9 +19,9 @@ fn no_flags_is_one_process_with_one_worker() {
     let config = parsed("");
     assert_eq!(config.mode(), Mode::Single);
     assert_eq!((config.worker_count(), config.backup_count()), (1, 1));
-    assert_eq!((config.partition_count(), config.in_flight_epochs_max()), (256, 4));
-    assert_eq!(config.epoch_interval(), Duration::from_millis(100));
-    assert_eq!(config.connect_limit(), Duration::from_secs(30));
+    assert_eq!((config.partitions, config.in_flight_epochs_max), (256, 4));
+    assert_eq!(config.epoch_interval, Duration::from_millis(100));
+    assert_eq!(config.connect_limit, Duration::from_secs(30));
 }
 
 #[test]
@@ -72,23 +76,24 @@ fn all_our_own_flags_are_read() {
         "--local 3 --backups 2 --epoch-ms 20 --checkpoint-ms 500 --register /r --report=/e.jsonl --fault kill:1@2s \
          --fault panic:0@40% --fault cut:1@2s+1s --fault random:7@1s --partitions 7 \
          --in-flight-epochs 9 --connect-timeout-ms 5 --suspect-ms 900 --hang-ms 1000 \
-         --refill-mb-per-second 3 --restarts 3/9 --quarantine /q",
+         --refill-mb-per-second 3 --restarts 3/9 --quarantine /q --key-hash sha1",
     );
     assert_eq!(config.mode_given(None), Mode::Local(3));
     assert_eq!(config.mode_given(Some("2")), Mode::Child { node: 2, nodes: 3 });
     assert_eq!(config.mode_given(Some("3")), Mode::Local(3));
-    assert_eq!((config.backup_count(), config.partition_count()), (2, 7));
-    assert_eq!(config.register_path(), Some(Path::new("/r")));
-    assert_eq!(config.report_path(), Some(Path::new("/e.jsonl")));
-    assert_eq!(config.faults().len(), 3);
-    assert_eq!(config.random_faults().map(|random| random.seed), Some(7));
-    assert_eq!(config.in_flight_epochs_max(), 9);
-    assert_eq!(config.checkpoint_interval(), Some(Duration::from_millis(500)));
-    assert_eq!(config.restart_budget(), (3, Duration::from_secs(9)));
-    assert_eq!(config.quarantine_path(), Some(Path::new("/q")));
-    assert_eq!(config.suspect_limit(), Duration::from_millis(900));
-    assert_eq!(config.hang_limit(), Duration::from_secs(1));
-    assert_eq!(config.refill_rate(), 3_000_000);
+    assert_eq!((config.backup_count(), config.partitions), (2, 7));
+    assert_eq!(config.register.as_deref(), Some(Path::new("/r")));
+    assert_eq!(config.report.as_deref(), Some(Path::new("/e.jsonl")));
+    assert_eq!(config.faults.len(), 3);
+    assert_eq!(config.random_faults.map(|random| random.seed), Some(7));
+    assert_eq!(config.in_flight_epochs_max, 9);
+    assert_eq!(config.checkpoint_interval, Some(Duration::from_millis(500)));
+    assert_eq!(config.restarts, (3, Duration::from_secs(9)));
+    assert_eq!((config.key_hash, parsed("").key_hash), (KeyHasher::Sha1, KeyHasher::Rapid));
+    assert_eq!(config.quarantine.as_deref(), Some(Path::new("/q")));
+    assert_eq!(config.suspect_limit, Duration::from_millis(900));
+    assert_eq!(config.hang_limit, Duration::from_secs(1));
+    assert_eq!(config.refill_bytes_per_second, 3_000_000);
 }
 
 #[test]
