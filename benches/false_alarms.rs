@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringfence::Config;
 use ringfence::prelude::*;
+use ringfence::{Config, Outcome};
 use serde_json::Value;
 use support::steady::{SHARDS, Steady};
 use support::{Spread, has, mix, write_json};
@@ -33,22 +33,26 @@ fn number(flag: &str, default: u64) -> u64 {
     after.nth(1).and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
+/// Runs the job, as its launcher or as one of its nodes.
+fn execute(config: Config, records: u64) -> ringfence::Result<Outcome<()>> {
+    ringfence::execute(config, move |worker: &mut Worker| {
+        worker.dataflow::<u64, _, _>(|scope| {
+            let steady = Steady { keys: KEYS, records, rate: RATE };
+            steady.to_stream_fenced(scope, "steady").fold_fenced(
+                "counts",
+                |key: &u64| *key,
+                0_u64,
+                |count, _key, _out: &mut Give<'_, ()>| *count += 1,
+            );
+        });
+    })
+}
+
 fn main() {
     let node = std::env::args().find_map(|arg| arg.strip_prefix("records=")?.parse().ok());
     if let Some(records) = node {
         let suspect = Duration::from_millis(number("--suspect-ms", 500));
-        ringfence::execute(Config::local(3).suspect_after(suspect), move |worker: &mut Worker| {
-            worker.dataflow::<u64, _, _>(|scope| {
-                let steady = Steady { keys: KEYS, records, rate: RATE };
-                steady.to_stream_fenced(scope, "steady").fold_fenced(
-                    "counts",
-                    |key: &u64| *key,
-                    0_u64,
-                    |count, _key, _out: &mut Give<'_, ()>| *count += 1,
-                );
-            });
-        })
-        .expect("the node ends well");
+        execute(Config::local(3).suspect_after(suspect), records).expect("the node ends well");
         return;
     }
     // `cargo test` starts benches too, without this flag; there it is enough that they start.
@@ -74,7 +78,7 @@ fn main() {
         })
         .collect();
     let config = Config::local(3).report(&report).node_args(args);
-    let outcome = ringfence::execute(config, |_: &mut Worker| ()).expect("the run ends well");
+    let outcome = execute(config, records).expect("the run ends well");
     over.store(true, Ordering::Relaxed);
     burners.into_iter().for_each(|burner| burner.join().expect("a burner ends"));
 

@@ -378,9 +378,12 @@ where
     let mut scratch = Vec::new();
     let hasher = std::collections::hash_map::RandomState::new();
     let default = run.variant == Variant::BareHashMap && run.processes == 1;
-    let pact = Exchange::new(move |key: &K| match default {
-        true => std::hash::BuildHasher::hash_one(&hasher, key),
-        false => hash(key, &mut scratch) >> 32,
+    let pact = Exchange::new(move |key: &K| {
+        if default {
+            std::hash::BuildHasher::hash_one(&hasher, key)
+        } else {
+            hash(key, &mut scratch) >> 32
+        }
     });
     keys.unary::<CapacityContainerBuilder<Vec<(K, u64)>>, _, _, _>(pact, "counts", move |_, _| {
         let mut counts = Counts::of(run.variant);

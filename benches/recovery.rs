@@ -16,11 +16,11 @@
 mod support;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringfence::Config;
 use ringfence::prelude::*;
+use ringfence::{Config, Outcome};
 use serde_json::Value;
 use support::steady::{SHARDS, Steady};
 use support::{Spread, has, mix, write_json};
@@ -81,18 +81,23 @@ fn job(worker: &mut Worker, case: Case, out: &Path) {
     });
 }
 
+/// Runs the case, as its launcher or, by its arguments, as one of its nodes.
+fn execute(config: Config, case: Case, out: PathBuf) -> ringfence::Result<Outcome<()>> {
+    let config = config.epoch(Duration::from_millis(case.epoch_ms));
+    ringfence::execute(config, move |worker| job(worker, case, &out))
+}
+
 fn main() {
-    let out_arg = |arg: String| arg.strip_prefix("out=").map(str::to_owned);
+    let out_arg = |arg: String| arg.strip_prefix("out=").map(PathBuf::from);
     if let Some(case) = std::env::args().find_map(|arg| Case::parse(&arg)) {
         let out = std::env::args().find_map(out_arg).expect("a node is told where to write");
-        let config = Config::local(3).epoch(Duration::from_millis(case.epoch_ms));
-        ringfence::execute(config, move |worker| job(worker, case, Path::new(&out)))
-            .expect("the node ends well");
+        execute(Config::local(3), case, out).expect("the node ends well");
         return;
     }
-    // `cargo test` starts benches too, without this flag; there it is enough that they start.
+    // `cargo test` starts benches too, without this flag: one small case shows that they run.
     if !has("--bench") {
-        return;
+        let case = Case { keys: 1_000, steady_seconds: 1, epoch_ms: 100, lines: true };
+        return run(case, 1, 50, &mut Times::default());
     }
     let number = |flag: &str| -> Option<u64> {
         std::env::args().skip_while(|arg| arg != flag).nth(1)?.parse().ok()
@@ -129,12 +134,11 @@ fn run(case: Case, node: u64, percent: u64, times: &mut Times) {
     let (out, report) = (place.path().join("out"), place.path().join("report.json"));
     let args = [case.arg(), format!("out={}", out.display())];
     let config = Config::local(3)
-        .epoch(Duration::from_millis(case.epoch_ms))
         .report(&report)
         .fault(&format!("kill:{node}@{percent}%"))
         .expect("a fault")
         .node_args(args);
-    let outcome = ringfence::execute(config, |_: &mut Worker| ()).expect("the run survives");
+    let outcome = execute(config, case, out.clone()).expect("the run survives");
     let records = outcome.summary.map_or(0, |summary| summary.records());
     assert_eq!(records, case.keys + case.steady_records(), "records were lost or doubled");
     if case.lines {

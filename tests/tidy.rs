@@ -37,7 +37,10 @@ fn files(directory: &str, ending: &str) -> Vec<(String, String)> {
 }
 
 fn is_test(name: &str) -> bool {
-    name.starts_with("tests/") || name.ends_with("_tests.rs") || name.ends_with("simulation.rs")
+    name.starts_with("tests/")
+        || name.ends_with("_tests.rs")
+        || name.ends_with("/tests.rs")
+        || name.ends_with("simulation.rs")
 }
 
 /// The lines of a file that are neither comments nor tests.
@@ -146,8 +149,8 @@ fn nothing_is_left_half_done() {
 }
 
 #[test]
-fn the_readme_lists_every_example() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("there is a README.md");
+fn the_docs_list_every_example() {
+    let list = fs::read_to_string(root().join("docs/examples.md")).expect("there is a list");
     let examples: Vec<PathBuf> = fs::read_dir(root().join("examples"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -156,6 +159,6 @@ fn the_readme_lists_every_example() {
     assert!(!examples.is_empty());
     for example in examples {
         let name = example.file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(readme.contains(&format!("`{name}`")), "README.md does not list {name}");
+        assert!(list.contains(&format!("`{name}`")), "docs/examples.md does not list {name}");
     }
 }

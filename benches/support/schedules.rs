@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ringfence::Config;
 use ringfence::prelude::*;
+use ringfence::protocol::member::SUSPECT_MS;
 use serde_json::Value;
 
 use super::support::{mix, rate};
@@ -183,9 +184,10 @@ pub fn run(seed: u64) -> Run {
     let plan = Plan::of(seed);
     let faults: u64 = run.faults.values().sum();
     let exact = result.and_then(|()| check_lines(&place.path().join("out"), plan));
-    let enough = match faults as usize >= FAULTS_MIN {
-        true => Ok(()),
-        false => Err(format!("only {faults} faults have happened")),
+    let enough = if faults as usize >= FAULTS_MIN {
+        Ok(())
+    } else {
+        Err(format!("only {faults} faults have happened"))
     };
     if let Err(text) = exact.and(enough) {
         let kept: PathBuf = place.keep();
@@ -271,7 +273,7 @@ impl Run {
     fn of(events: &[Value]) -> Run {
         let of = |kind: &'static str| events.iter().filter(move |event| event["event"] == kind);
         let at = |event: &Value| event["at_ms"].as_f64().unwrap_or(0.0);
-        let suspect = Config::local(1).suspect_limit();
+        let suspect = Duration::from_millis(SUSPECT_MS);
         let harmless_ms = suspect.as_secs_f64() * 1e3 / 3.0;
         let mut run = Run::default();
         for fault in of("fault") {

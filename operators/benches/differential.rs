@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use differential_dataflow::collection::AsCollection;
-use ringfence_operators::generation::{
+use ringfence_operators::fence::generation::{
     Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use ringfence_operators::hash::KeyHasher;

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::{
+use ringfence_operators::fence::generation::{
     Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use ringfence_operators::hash::KeyHasher;

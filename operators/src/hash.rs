@@ -13,12 +13,13 @@ use crate::ids::PartitionId;
 
 /// How encoded keys are hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeyHasher {
     /// rapidhash v3, whose output is guaranteed stable: 2 to 4 ns for a short key.
     #[default]
     Rapid,
-    /// The first eight bytes of SHA-1, big endian: for keys that an adversary picks; about 40 times
-    /// slower.
+    /// The first eight bytes of SHA-1, big endian: about 40 times slower. Keys that collide are harder to
+    /// find, but not impossible to find, since SHA-1 is broken and has no secret here.
     Sha1,
 }
 
@@ -43,6 +44,14 @@ impl KeyHasher {
 pub fn partition_of(hash: u64, partitions: u32) -> PartitionId {
     assert!(partitions > 0, "a key space needs at least one partition");
     PartitionId(((u128::from(hash) * u128::from(partitions)) >> 64) as u32)
+}
+
+/// The partition of shard `index` of `count`: evenly spread, and independent of the view.
+pub(crate) fn partition_of_shard(index: usize, count: usize, partitions: u32) -> PartitionId {
+    let partitions = partitions as usize;
+    let partition =
+        if count >= partitions { index % partitions } else { index * partitions / count };
+    PartitionId(partition as u32)
 }
 
 #[cfg(test)]
@@ -88,5 +97,17 @@ mod tests {
             counts[partition_of(KeyHasher::Rapid.hash(&key.to_le_bytes()), 48).0 as usize] += 1;
         }
         assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
+    }
+
+    #[test]
+    fn shards_are_spread_evenly() {
+        for (count, partitions) in [(3, 256), (256, 256), (1000, 256), (1, 7), (5, 1)] {
+            let mut load = vec![0usize; partitions as usize];
+            for index in 0..count {
+                load[partition_of_shard(index, count, partitions).0 as usize] += 1;
+            }
+            let (least, most) = (load.iter().min().unwrap(), load.iter().max().unwrap());
+            assert!(most - least <= 1, "{count} shards over {partitions}: {least} to {most}");
+        }
     }
 }

@@ -100,6 +100,15 @@ fn write_escaped(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
     to.write_str(rest)
 }
 
+/// One share of a hand-made input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its index, below `count`.
+    pub index: u64,
+    /// The number of shares, fixed for the whole run.
+    pub count: u64,
+}
+
 /// A place in a job, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spot {
@@ -112,4 +121,43 @@ pub struct Spot {
     /// The epoch that was being worked on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+}
+
+/// What is known of the panic of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerPanic {
+    /// The index of the worker within its node.
+    pub worker: u32,
+    /// What the panic said; a long message is cut, see [`crate::text`].
+    pub message: String,
+    /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
+    pub location: Option<String>,
+    /// Where in the job it happened.
+    pub spot: Spot,
+    /// The record that could not be processed, as text. It is kept only in partitions that are being
+    /// watched, since one of their records made a worker panic before.
+    pub record: Option<String>,
+}
+
+impl fmt::Display for WorkerPanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} panicked", self.worker)?;
+        if let Some(operator) = &self.spot.operator {
+            write!(f, " in operator \"{operator}\"")?;
+        }
+        if let Some(partition) = self.spot.partition {
+            write!(f, ", partition {partition}")?;
+        }
+        if let Some(epoch) = self.spot.epoch {
+            write!(f, ", epoch {epoch}")?;
+        }
+        if let Some(location) = &self.location {
+            write!(f, ", at {location}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(record) = &self.record {
+            write!(f, "; the record was {record}")?;
+        }
+        Ok(())
+    }
 }

@@ -1,9 +1,11 @@
 //! Bugs put in on purpose, inside the operators, for the simulator to find.
 //!
-//! Only the feature `planted` compiles this file, and no product turns it on. Which bug is at work is
-//! told for each thread, since a simulated cluster is one thread.
+//! No bug is ever at work without the feature `planted`, which no product turns on: then `is` is a
+//! constant. Which bug is at work is told for each thread, since a simulated cluster is one thread.
 
 use std::cell::Cell;
+
+use crate::vault::VaultError;
 
 /// A bug inside the operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub enum Planted {
     PiecesForgotten,
     /// What is stored after a view was closed is taken.
     StoreAfterClose,
+    /// What is recorded after a view was closed is taken.
+    RecordAfterClose,
 }
 
 thread_local! {
@@ -65,22 +69,21 @@ thread_local! {
 }
 
 /// Puts a bug into the operators of this thread, or takes it out.
+#[cfg(feature = "planted")]
 pub fn plant(bug: Option<Planted>) {
     PLANTED.set(bug);
 }
 
 /// Whether this bug is at work on this thread.
+#[inline]
 pub(crate) fn is(bug: Planted) -> bool {
-    PLANTED.get() == Some(bug)
+    cfg!(feature = "planted") && PLANTED.get() == Some(bug)
 }
 
 /// Lets a call of a closed view through if `bug` is at work.
-pub(crate) fn late_is_taken(
-    bug: Planted,
-    open: Result<(), crate::vault::VaultError>,
-) -> Result<(), crate::vault::VaultError> {
+pub(crate) fn late_is_taken(bug: Planted, open: Result<(), VaultError>) -> Result<(), VaultError> {
     match open {
-        Err(crate::vault::VaultError::Closed { .. }) if is(bug) => Ok(()),
+        Err(error) if error.is_late() && is(bug) => Ok(()),
         open => open,
     }
 }

@@ -12,14 +12,15 @@ use timely::worker::{Config, Worker};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
-use crate::generation::{
+use crate::fence::generation::{
     Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use crate::hash::KeyHasher;
+use crate::ids::Share;
 use crate::ids::{OperatorName, ViewNumber};
-use crate::sink::{Release, Sink};
-use crate::source::{Reader, Share, Source};
 use crate::vault::{MemoryVault, Role, Vault};
+use crate::verbs::sink::{Release, Sink};
+use crate::verbs::source::{Reader, Source};
 use crate::worker::{WorkerEnd, run_worker};
 
 /// How many partitions a trial has.
@@ -314,9 +315,10 @@ impl Trial {
             Arc::new(Gauges::default()),
         ));
         let refill = Hooks::default().refill;
-        let builders = match view.0.is_multiple_of(2) {
-            true => ProcessBuilder::new_bytes_vector(workers, refill, None),
-            false => ProcessBuilder::new_typed_vector(workers, refill, None),
+        let builders = if view.0.is_multiple_of(2) {
+            ProcessBuilder::new_bytes_vector(workers, refill, None)
+        } else {
+            ProcessBuilder::new_typed_vector(workers, refill, None)
         };
         let builders = builders.into_iter().map(AllocatorBuilder::Process).collect();
         let inner = Arc::clone(&generation);
@@ -347,7 +349,7 @@ impl Trial {
     }
 }
 
-/// A source like [`per_share`](crate::source::per_share) that gives few items at a time, with a pause before
+/// A source like [`per_share`](crate::verbs::source::per_share) that gives few items at a time, with a pause before
 /// each few, so that a small input lasts for many epochs.
 ///
 /// ```

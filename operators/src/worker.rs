@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use timely::communication::Allocator;
 use timely::worker::{Config, Worker};
 
-use crate::careful::drop_with_care;
-use crate::clock;
 use crate::error::{JobError, Leave};
+use crate::fence::careful::drop_with_care;
+use crate::fence::generation::{Generation, Notice};
+use crate::fence::panics;
 use crate::fence::{Fence, FenceGuard};
-use crate::generation::{Generation, Notice};
-use crate::ids::Spot;
-use crate::panics;
+use crate::ids::WorkerPanic;
+use crate::rounds::clock;
 use crate::text::cut;
 
 /// How a worker left its generation.
@@ -30,20 +30,6 @@ pub enum WorkerEnd<R> {
     Damaged(JobError),
     /// It panicked; none of its state was kept.
     Panicked(WorkerPanic),
-}
-
-/// What is known of the panic of a worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerPanic {
-    /// What the panic said; a long message is cut, see [`crate::text`].
-    pub message: String,
-    /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
-    pub location: Option<String>,
-    /// Where in the job it happened.
-    pub spot: Spot,
-    /// The record that could not be processed, as text. It is kept only in partitions that are being
-    /// watched, since one of their records made a worker panic before.
-    pub record: Option<String>,
 }
 
 /// A worker of one generation, built and stepped from outside.
@@ -115,7 +101,7 @@ impl FencedWorker {
         &mut self,
         part: impl FnOnce(&mut Worker, &Fence) -> R,
     ) -> Result<R, WorkerEnd<R>> {
-        let FencedWorker { worker, guard, .. } = self;
+        let FencedWorker { worker, guard, generation } = self;
         let ended = catch_unwind(AssertUnwindSafe(|| part(worker, guard.fence())));
         ended.map_err(|payload| match Leave::from_payload(payload) {
             Ok(Leave::Stopped) => WorkerEnd::Stopped,
@@ -124,12 +110,13 @@ impl FencedWorker {
             Err(payload) => {
                 guard.taint();
                 let whereabouts = guard.fence().whereabouts();
-                let message = message_of(payload.as_ref());
+                let mut message = message_of(payload.as_ref());
+                if !guard.fence().is_built() {
+                    message = format!("while the dataflows were built: {message}");
+                }
                 WorkerEnd::Panicked(WorkerPanic {
-                    message: match guard.fence().is_built() {
-                        true => message,
-                        false => format!("while the dataflows were built: {message}"),
-                    },
+                    worker: generation.index_in_process(worker.index()) as u32,
+                    message,
                     location: panics::location(),
                     spot: whereabouts.spot(),
                     record: whereabouts.record(),

@@ -1,18 +1,64 @@
-//! The flags: what a command line may say, and what is made of it.
+//! The command line: what its flags may say, and what is made of them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use ringfence_operators::hash::KeyHasher;
 
 use super::hosts::{default_hosts, read_hosts};
 use super::{BYTES_PER_MB, Cluster, Config, PARTITIONS_MAX, PROCESSES_MAX};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::report::counted;
 
+impl Config {
+    /// Reads the flags among `args`, and returns what is left: the arguments that are no flags, and all
+    /// that stand behind a bare `--`.
+    ///
+    /// The first element is the program's name, unless it begins with `-`: timely's programs give
+    /// `std::env::args()` or, behind arguments of their own, `std::env::args().skip(n)`, where the
+    /// name is gone and a flag may come first.
+    ///
+    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error is
+    /// of [`Kind::Help`] and its text is what was asked for.
+    ///
+    /// ```
+    /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
+    /// let (config, free) = ringfence::Config::from_args(args.map(String::from))?;
+    /// assert_eq!(config.worker_count(), 2);
+    /// assert_eq!(free, ["in.txt", "-x"]);
+    /// let (config, _) = ringfence::Config::from_args(["-w", "2"].map(String::from))?;
+    /// assert_eq!(config.worker_count(), 2);
+    /// # Ok::<(), ringfence::Error>(())
+    /// ```
+    pub fn from_args(args: impl IntoIterator<Item = String>) -> Result<(Self, Vec<String>)> {
+        let mut args: Vec<String> = args.into_iter().collect();
+        let has_name = args.first().is_some_and(|first| !first.starts_with('-'));
+        let program = if has_name { args.remove(0) } else { "job".to_owned() };
+        let matches = command(&program).try_get_matches_from(args).map_err(from_clap)?;
+        if matches.get_flag("help") {
+            return Err(Error::new(Kind::Help, Config::help(&program, "")));
+        }
+        if matches.get_flag("version") {
+            let text =
+                format!("{} with ringfence {}", base_name(&program), env!("CARGO_PKG_VERSION"));
+            return Err(Error::new(Kind::Help, text));
+        }
+        let config = from_matches(&matches)?;
+        config.validate()?;
+        let free = matches.get_many::<String>("free").into_iter().flatten().cloned().collect();
+        Ok((config, free))
+    }
+
+    /// The text of `--help` for `program`, with `extra_lines` of the program's own at its end.
+    pub fn help(program: &str, extra_lines: &str) -> String {
+        command(program).after_help(extra_lines.to_owned()).render_help().to_string()
+    }
+}
+
 /// The name of a program without the directories before it.
-pub(super) fn base_name(program: &str) -> String {
+fn base_name(program: &str) -> String {
     let name = Path::new(program).file_name();
     name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
 }
@@ -47,6 +93,7 @@ pub(super) fn command(program: &str) -> Command {
         .arg(millis("checkpoint-ms", "Time between checkpoints, the unit of commit [default: every epoch]"))
         .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs, or checkpoints, that may be in flight before sources wait [default: 4]"))
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
+        .arg(Arg::new("key-hash").long("key-hash").value_name("HASH").value_parser(["rapid", "sha1"]).hide_possible_values(true).help("How keys are hashed, on all nodes: rapid or sha1 [default: rapid]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
@@ -64,7 +111,7 @@ pub(super) fn command(program: &str) -> Command {
         .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("What the job itself reads"))
 }
 
-pub(super) fn from_matches(matches: &ArgMatches) -> Result<Config> {
+fn from_matches(matches: &ArgMatches) -> Result<Config> {
     let number = |id: &str| matches.get_one::<usize>(id).copied();
     let millis = |id: &str| matches.get_one::<u64>(id).map(|ms| Duration::from_millis(*ms));
     let path = |id: &str| matches.get_one::<PathBuf>(id).cloned();
@@ -72,16 +119,19 @@ pub(super) fn from_matches(matches: &ArgMatches) -> Result<Config> {
     let mut config = Config::of(cluster(matches)?);
     config.workers = number("threads").unwrap_or(config.workers);
     config.backups = number("backups");
-    config.epoch = millis("epoch-ms").unwrap_or(config.epoch);
-    config.checkpoint = millis("checkpoint-ms");
-    config.connect_timeout = millis("connect-timeout-ms").unwrap_or(config.connect_timeout);
-    config.suspect = millis("suspect-ms").unwrap_or(config.suspect);
-    config.hang = millis("hang-ms").unwrap_or(config.hang);
+    config.epoch_interval = millis("epoch-ms").unwrap_or(config.epoch_interval);
+    config.checkpoint_interval = millis("checkpoint-ms");
+    config.connect_limit = millis("connect-timeout-ms").unwrap_or(config.connect_limit);
+    config.suspect_limit = millis("suspect-ms").unwrap_or(config.suspect_limit);
+    config.hang_limit = millis("hang-ms").unwrap_or(config.hang_limit);
     if let Some(epochs) = matches.get_one::<u32>("in-flight-epochs") {
-        config.in_flight_epochs = *epochs;
+        config.in_flight_epochs_max = *epochs;
     }
     if let Some(partitions) = matches.get_one::<u32>("partitions") {
         config.partitions = *partitions;
+    }
+    if matches.get_one::<String>("key-hash").is_some_and(|name| name == "sha1") {
+        config.key_hash = KeyHasher::Sha1;
     }
     if let Some(megabytes) = matches.get_one::<u64>("refill-mb-per-second") {
         config.refill_bytes_per_second = megabytes * BYTES_PER_MB;
@@ -93,7 +143,7 @@ pub(super) fn from_matches(matches: &ArgMatches) -> Result<Config> {
         config.add_fault(spec)?;
     }
     if let Some(&views) = matches.get_one::<u32>("views-without-commit") {
-        config.views_without_commit = views;
+        config.views_without_commit_max = views;
     }
     if let Some(budget) = matches.get_one::<String>("restarts") {
         config.restarts = parse_restarts(budget)?;
@@ -162,7 +212,7 @@ fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
 }
 
 /// Keeps clap's sentence, and says where the rest is to be found.
-pub(super) fn from_clap(error: clap::Error) -> Error {
+fn from_clap(error: clap::Error) -> Error {
     debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
     let is_of_hosts = |value: &ContextValue| value.to_string().contains("--hostfile");
     if error.get(ContextKind::InvalidArg).is_some_and(is_of_hosts)

@@ -370,10 +370,8 @@ fn link_cost() {
             out.flush().unwrap();
         });
         let started = cpu_seconds();
-        let total = match wrapped {
-            true => drain(Link::new(near, NodeId(1), ends(), |_| ())),
-            false => drain(near),
-        };
+        let total =
+            if wrapped { drain(Link::new(near, NodeId(1), ends(), |_| ())) } else { drain(near) };
         let seconds = cpu_seconds() - started;
         sender.join().unwrap();
         total as f64 / seconds / 1e6
@@ -398,13 +396,13 @@ fn link_cost() {
         }
         let started = std::time::Instant::now();
         let wrap = |stream| Link::new(stream, NodeId(1), ends(), |_| ());
-        let other = thread::spawn(move || match wrapped {
-            true => pong(wrap(far), rounds, false),
-            false => pong(far, rounds, false),
+        let other = thread::spawn(move || {
+            if wrapped { pong(wrap(far), rounds, false) } else { pong(far, rounds, false) }
         });
-        match wrapped {
-            true => pong(wrap(near), rounds, true),
-            false => pong(near, rounds, true),
+        if wrapped {
+            pong(wrap(near), rounds, true)
+        } else {
+            pong(near, rounds, true)
         }
         other.join().unwrap();
         started.elapsed().as_secs_f64() * 1e6 / rounds as f64

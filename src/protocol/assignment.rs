@@ -271,9 +271,10 @@ impl Assignment {
         let mut load = Load::default();
         let mut orphans = Vec::new();
         for ((partition, place), copies) in self.iter().zip(copies) {
-            match copies.live {
-                true => load.add(place.owner),
-                false => orphans.push(partition),
+            if copies.live {
+                load.add(place.owner);
+            } else {
+                orphans.push(partition);
             }
         }
         // Those with the least choice choose first; the sort is stable, so ties keep their order.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, Spot, ViewNumber};
+pub use ringfence_operators::ids::WorkerPanic;
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
 use super::plan::PlanError;
@@ -104,44 +105,6 @@ impl From<&Suspicion> for StopReason {
             _ => {}
         }
         reason
-    }
-}
-
-/// What is known of the panic of a worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerPanic {
-    /// The index of the worker within its node.
-    pub worker: u32,
-    /// What it said.
-    pub message: String,
-    /// Where in the source it began, if a hook saw it.
-    pub location: Option<String>,
-    /// Where in the job it happened.
-    pub spot: Spot,
-    /// The record that was being processed, where it was kept.
-    pub record: Option<String>,
-}
-
-impl fmt::Display for WorkerPanic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} panicked", self.worker)?;
-        if let Some(operator) = &self.spot.operator {
-            write!(f, " in operator \"{operator}\"")?;
-        }
-        if let Some(partition) = self.spot.partition {
-            write!(f, ", partition {partition}")?;
-        }
-        if let Some(epoch) = self.spot.epoch {
-            write!(f, ", epoch {epoch}")?;
-        }
-        if let Some(location) = &self.location {
-            write!(f, ", at {location}")?;
-        }
-        write!(f, ": {}", self.message)?;
-        if let Some(record) = &self.record {
-            write!(f, "; the record was {record}")?;
-        }
-        Ok(())
     }
 }
 

@@ -347,8 +347,8 @@ impl<C, L> Present<C, L> {
     pub fn start(&mut self) -> Option<Vec<Option<L>>> {
         let current = self.current.as_mut()?;
         let linked = current.links.as_ref()?.len();
-        let is_linked = linked + 1 == current.view.members.len()
-            || planted::is(Planted::StartBeforeLinked);
+        let is_linked =
+            linked + 1 == current.view.members.len() || planted::is(Planted::StartBeforeLinked);
         if !is_linked || current.asked_ms.is_some() {
             return None;
         }
@@ -408,7 +408,9 @@ impl<C, L> Present<C, L> {
         let asked_ms = current.asked_ms.filter(|_| current.ended.len() < self.workers)?;
         match current.closed_ms {
             None if is_room => Some((asked_ms + self.limits.hand_over_ms, Due::CloseEarly)),
-            Some(closed_ms) if current.awaits => Some((closed_ms + self.limits.await_ms, Due::Grow)),
+            Some(closed_ms) if current.awaits => {
+                Some((closed_ms + self.limits.await_ms, Due::Grow))
+            }
             _ => None,
         }
     }

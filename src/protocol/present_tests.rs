@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use ringfence_operators::ids::{Incarnation, NodeId, PartitionId, ViewNumber};
 
 use super::message::Input;
-use super::present::{
-    ABANDONED_MAX, Answer, Caller, Due, Present, PresentLimits, Standing, Why,
-};
+use super::present::{ABANDONED_MAX, Answer, Caller, Due, Present, PresentLimits, Standing, Why};
 use super::view::{ClusterShape, CopyEvidence, Evidence, Member, View};
 
 const WORKERS: usize = 2;
@@ -16,7 +14,12 @@ const WORKERS: usize = 2;
 type Tested = Present<u32, u32>;
 
 fn member(node: u64) -> Member {
-    Member { node: NodeId(node), incarnation: Incarnation(1), address: String::new(), evidence: None }
+    Member {
+        node: NodeId(node),
+        incarnation: Incarnation(1),
+        address: String::new(),
+        evidence: None,
+    }
 }
 
 /// A view of nodes 0 to 2.
@@ -86,7 +89,7 @@ fn owned(number: u64, worker: u32) -> BTreeSet<PartitionId> {
 #[test]
 fn a_generation_starts_once_all_data_connections_stand_and_then_never_again() {
     let mut present = present();
-    assert_eq!(present.install(view(1)), []);
+    assert!(present.install(view(1)).is_empty());
     let lower: Vec<NodeId> = present.lower().iter().map(|member| member.node).collect();
     assert_eq!(lower, [NodeId(0)], "the others connect to this one");
     assert_eq!(present.start(), None);

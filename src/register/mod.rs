@@ -107,9 +107,12 @@ pub fn answer(register: &dyn Register, run: &str, output: &Output) -> Option<Reg
         }
         _ => return None,
     };
-    Some(reply.unwrap_or_else(|error| match error.is_transient() {
-        true => RegisterReply::Unavailable { why: error.to_string() },
-        false => RegisterReply::Unusable { message: error.to_string() },
+    Some(reply.unwrap_or_else(|error| {
+        if error.is_transient() {
+            RegisterReply::Unavailable { why: error.to_string() }
+        } else {
+            RegisterReply::Unusable { message: error.to_string() }
+        }
     }))
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,9 @@ pub enum What {
         /// Where it listens; absent where it has no peers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
+        /// How it hashes keys; absent where that is the default.
+        #[serde(default, skip_serializing_if = "is_default")]
+        key_hash: KeyHasher,
     },
     /// A failure is caused on purpose.
     Fault {
@@ -270,6 +274,10 @@ pub enum What {
     },
 }
 
+fn is_default(key_hash: &KeyHasher) -> bool {
+    *key_hash == KeyHasher::default()
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -334,7 +342,7 @@ mod tests {
     #[test]
     fn every_line_has_event_time_and_node_and_is_read_back() {
         let all = [
-            What::Started { process_id: 7, workers: 2, address: None },
+            What::Started { process_id: 7, workers: 2, address: None, key_hash: KeyHasher::Sha1 },
             What::Fault { kind: FaultKind::Kill, target: NodeId(1), until_ms: None },
             What::Fault { kind: FaultKind::Stop, target: NodeId(1), until_ms: Some(12.5) },
             What::Commit { view: ViewNumber(1), epoch: Epoch(2) },

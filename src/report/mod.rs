@@ -1,10 +1,11 @@
 //! What happened, told to programs and to people.
 //!
-//! Nodes and launcher state what happened as [`Event`]s. The same events are written to the
-//! [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and put into words by
+//! Nodes and launcher state what happened as [`Event`]s. At one desk the same events are written to
+//! the [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and put into words by
 //! the [`Console`] for the [`Screen`]. Nothing here writes to standard output, which is the job's own.
 
 mod console;
+mod desk;
 mod event;
 mod failure;
 mod file;
@@ -15,6 +16,7 @@ mod tally;
 mod timeline;
 
 pub use console::Console;
+pub(crate) use desk::{Desk, OnFailure, Outlets};
 pub use event::{Event, Origin, Phases, Takeover, What, now_ms};
 pub use failure::{
     Cause, Certainty, Clue, Component, Consequence, Cost, FailurePlace, FailureReport, Observation,

@@ -148,13 +148,13 @@ where
     }
     config.validate()?;
     let own_args = || std::env::args_os().skip(1);
-    let turn = match (config.mode(), config.node_arguments()) {
+    let turn = match (config.mode(), &config.node_args) {
         (Mode::Local(_), Some(args)) => Some(Turn::begin::<F>(args.iter().map(OsString::from))?),
         (Mode::Local(_), None) | (Mode::Child { .. }, _) => Some(Turn::begin::<F>(own_args())?),
         (Mode::Single | Mode::Member { .. }, _) => None,
     };
     let results = Results::default();
-    let job = with_results(job, config.worker_count(), Arc::clone(&results));
+    let job = with_results(job, config.workers, Arc::clone(&results));
     let (summary, failures) = match config.mode() {
         Mode::Local(_) => {
             let (summary, failures) =
@@ -213,7 +213,7 @@ where
     })
 }
 
-/// What a node of any mode takes from the configuration.
+/// What a node of any mode is started with.
 fn setup(
     config: &Config,
     job: Job,
@@ -227,31 +227,18 @@ fn setup(
         node,
         nodes,
         listener: None,
-        job_hash: this_job()?,
+        job_hash: this_job(config)?,
         round,
         strangers: Strangers::default(),
         run,
-        workers: config.worker_count(),
-        partitions: config.partition_count(),
-        backups: config.backup_count() as u32,
-        epoch_interval: config.epoch_interval(),
-        checkpoint_interval: config.checkpoint_interval(),
-        in_flight_epochs_max: u64::from(config.in_flight_epochs_max()),
-        connect_limit: config.connect_limit(),
-        restarts: config.restart_budget(),
-        views_without_commit_max: config.views_without_commit_max(),
-        quarantine: config.quarantine_path().map(Path::to_owned),
-        suspect_limit: config.suspect_limit(),
-        hang_limit: config.hang_limit(),
-        refill_bytes_per_second: config.refill_rate(),
-        worker_config: config.worker_config(),
+        config: config.clone(),
         job,
         tell,
     })
 }
 
-fn this_job() -> Result<String> {
-    job_hash(std::env::args_os())
+fn this_job(config: &Config) -> Result<String> {
+    job_hash(std::env::args_os(), config.key_hash)
         .map_err(|error| Error::internal("cannot read this program's own file").because(error))
 }
 
@@ -260,7 +247,7 @@ fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, 1, sender.clone())?);
     let id = new_run_id(node);
-    let run = match config.register_path() {
+    let run = match &config.register {
         Some(path) => open_directory(config, path, &id)?,
         None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
     };
@@ -298,7 +285,7 @@ fn run_member(
     }
     // Kept until the end: the register of a run without one of its own.
     let mut fresh = None;
-    let run = match config.register_path() {
+    let run = match &config.register {
         Some(path) => RunSource::Known(open_directory(config, path, &new_run_id(node))?),
         None if process == 0 => {
             let directory = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
@@ -429,11 +416,11 @@ fn open_run(
 ) -> Result<Run> {
     let record = RunRecord {
         run: id.to_owned(),
-        job: this_job()?,
+        job: this_job(config)?,
         cluster: ClusterShape {
             nodes: config.node_count() as u32,
-            workers_per_node: config.worker_count() as u32,
-            partitions: config.partition_count(),
+            workers_per_node: config.workers as u32,
+            partitions: config.partitions,
             backups: config.backup_count() as u32,
         },
     };

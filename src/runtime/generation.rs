@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::error::JobError;
-use ringfence_operators::generation::{Clock, Generation};
-use ringfence_operators::ids::{NodeId, ViewNumber};
-use ringfence_operators::worker::{WorkerEnd, WorkerPanic};
+use ringfence_operators::fence::generation::{Clock, Generation};
+use ringfence_operators::ids::{NodeId, ViewNumber, WorkerPanic};
+use ringfence_operators::worker::WorkerEnd;
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
@@ -144,12 +144,14 @@ pub(crate) enum Verdict {
     Failed(JobError),
 }
 
-impl From<WorkerEnd<()>> for Verdict {
-    fn from(end: WorkerEnd<()>) -> Self {
-        match end {
+impl WorkerEnded {
+    /// What it means for the node.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self.end {
             WorkerEnd::Finished(()) => Verdict::Finished,
             WorkerEnd::Stopped => Verdict::Stopped,
             WorkerEnd::Damaged(error) => Verdict::Panicked(WorkerPanic {
+                worker: self.worker as u32,
                 message: format!("it stopped itself: {error}"),
                 ..WorkerPanic::default()
             }),

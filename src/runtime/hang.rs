@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::Generation;
+use ringfence_operators::fence::generation::Generation;
 
 /// The longest time between two looks that counts in full: who slept longer saw nothing.
 const LOOK_MAX: Duration = Duration::from_millis(100);

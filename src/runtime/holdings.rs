@@ -1,6 +1,6 @@
 //! Holdings: what a view gives to a node, and what a stopped node holds of it.
 
-use ringfence_operators::generation::Routes;
+use ringfence_operators::fence::generation::Routes;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::{Role, Vault};
 

@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use ringfence_operators::ids::NodeId;
 
 use super::node::{Events, NodeEvent};
-use super::reporter::Reporter;
+use super::outlets::ProcessDesk;
 use crate::chaos::FaultSchedule;
 use crate::config::Config;
 use crate::error::Result;
-use crate::report::{Event, FailureLedger, FailureReport, Summary, What, now_ms};
+use crate::report::{Event, FailureReport, Summary, What, now_ms};
 
 /// What the launcher is to its nodes, a host is to the one node of its own process.
 pub(crate) struct Host {
@@ -22,7 +22,7 @@ pub(crate) struct Host {
 
 struct State {
     /// `None` once the run is over.
-    reporter: Option<Reporter>,
+    desk: Option<ProcessDesk>,
     schedule: FaultSchedule,
 }
 
@@ -33,26 +33,26 @@ impl Host {
         processes: usize,
         events: Events,
     ) -> Result<Self> {
-        let own = config.faults().iter().copied().filter(|fault| fault.node == node);
-        let reporter = Reporter::new(config, node, FailureLedger::of(node), processes)?;
-        let state = State { reporter: Some(reporter), schedule: FaultSchedule::new(own) };
+        let own = config.faults.iter().copied().filter(|fault| fault.node == node);
+        let desk = Some(ProcessDesk::start(config, node, processes)?);
+        let state = State { desk, schedule: FaultSchedule::new(own) };
         Ok(Host { node, processes, events, state: Mutex::new(state) })
     }
 
     /// Takes in what happened, and makes the node fail where that is due.
     pub(crate) fn tell(&self, what: What) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { reporter: Some(reporter), schedule } = &mut *state else { return };
-        let alive = |reporter: &Reporter| reporter.summary.members().len().max(1);
-        reporter.publish(Event::now(self.node, what), alive(reporter));
-        let fraction = reporter.summary.fraction().map(|part| part * self.processes as f64);
-        let first_commit_ms = reporter.summary.first_commit_ms();
+        let State { desk: Some(desk), schedule } = &mut *state else { return };
+        let alive = |desk: &ProcessDesk| desk.summary().members().len().max(1);
+        desk.publish(Event::now(self.node, what), alive(desk));
+        let fraction = desk.summary().fraction().map(|part| part * self.processes as f64);
+        let first_commit_ms = desk.summary().first_commit_ms();
         for fault in schedule.due(now_ms(), first_commit_ms, fraction) {
             // SUBTLE: the node's own loop tells. If its inbox is full it must not wait for itself;
             // the fault is then lost, and the summary says that it never fired.
             if self.events.try_send(NodeEvent::Fault(fault.kind)).is_ok() {
                 let what = What::Fault { kind: fault.kind, target: fault.node, until_ms: None };
-                reporter.publish(Event::now(self.node, what), alive(reporter));
+                desk.publish(Event::now(self.node, what), alive(desk));
             }
         }
     }
@@ -60,10 +60,8 @@ impl Host {
     /// Ends the live display and returns what all came to; `result` is how the node ended.
     pub(crate) fn finish(&self, result: &Result<()>) -> (Summary, Vec<FailureReport>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = state.schedule.waiting().to_vec();
-        let Some(mut reporter) = state.reporter.take() else { return Default::default() };
-        reporter.summary.set_faults_unfired(&waiting);
-        let error = result.as_ref().err().map(ToString::to_string);
-        reporter.finish(error.as_deref())
+        let State { desk, schedule } = &mut *state;
+        let Some(desk) = desk.take() else { return Default::default() };
+        desk.end(result, schedule.waiting())
     }
 }

@@ -56,9 +56,9 @@ impl Injector {
     pub(super) fn new(config: &Config) -> Self {
         // A lone node has its backup in itself: what it survives is a panic.
         let backups = config.backup_count().min(config.node_count().saturating_sub(1));
-        let limits = RandomLimits { backups, suspect: config.suspect_limit() };
-        let faults = config.faults();
-        let random = config.random_faults();
+        let limits = RandomLimits { backups, suspect: config.suspect_limit };
+        let faults = &config.faults;
+        let random = config.random_faults;
         Injector {
             schedule: FaultSchedule::new(faults.iter().copied()),
             random: random.map(|spec| RandomFaults::new(spec, limits)),

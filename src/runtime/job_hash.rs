@@ -1,17 +1,25 @@
-//! What makes two processes the same job: their executable and their arguments.
+//! What makes two processes the same job: their executable, their arguments, and how they hash keys.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 
+use ringfence_operators::hash::KeyHasher;
 use sha1::{Digest, Sha1};
 
 /// Flags that differ between the processes of one job, each with a value.
 const PER_PROCESS: [&str; 5] = ["-p", "--process", "-h", "--hostfile", "--report"];
 
-/// The hash of this executable and `args`, without what differs between nodes.
-pub(crate) fn job_hash(args: impl IntoIterator<Item = OsString>) -> io::Result<String> {
+/// The hash of this executable, of `args` without what differs between nodes, and of `key_hash`: a
+/// program may choose that by itself, and nodes that differ in it would look for keys in different places.
+pub(crate) fn job_hash(
+    args: impl IntoIterator<Item = OsString>,
+    key_hash: KeyHasher,
+) -> io::Result<String> {
     let mut hash = Sha1::new();
+    if key_hash == KeyHasher::Sha1 {
+        hash.update("sha1");
+    }
     let mut executable = File::open(std::env::current_exe()?)?;
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -55,6 +63,13 @@ mod tests {
 
     fn shared(args: &[&str]) -> Vec<OsString> {
         shared_args(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn nodes_that_hash_keys_differently_are_of_different_jobs() {
+        let hash = |key_hash| job_hash([], key_hash).unwrap();
+        assert_eq!(hash(KeyHasher::Sha1), hash(KeyHasher::Sha1));
+        assert_ne!(hash(KeyHasher::Rapid), hash(KeyHasher::Sha1));
     }
 
     #[test]

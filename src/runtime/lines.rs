@@ -69,9 +69,12 @@ mod tests {
         let limit = ERROR_LINE_BYTES_MAX as usize;
         let lines =
             ["short".to_owned(), "x".repeat(limit - 1), "y".repeat(limit), "z".repeat(limit + 1)];
-        let cut_at = |line: &String| match line.len() > limit {
-            true => format!("{}... (cut: it has {} bytes)", &line[..limit], line.len()),
-            false => line.clone(),
+        let cut_at = |line: &String| {
+            if line.len() > limit {
+                format!("{}... (cut: it has {} bytes)", &line[..limit], line.len())
+            } else {
+                line.clone()
+            }
         };
         let expected: Vec<String> = lines.iter().map(cut_at).collect();
         for end in ["", "\n"] {

@@ -9,8 +9,7 @@
 //! | `generation` | worker threads and links for the time of one view |
 //! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
 //! | `host` | where a process without a launcher tells what happens |
-//! | `reporter` | what becomes of everything that happens, in launcher and host |
-//! | `outlets` | report file and screen, each behind a thread and a bounded queue |
+//! | `outlets` | report file and screen of a desk, each behind a thread and a bounded queue |
 //! | `recovery`, `stopwatch` | what a recovery took |
 //! | `witness` | what a node saw of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
@@ -43,7 +42,6 @@ mod node;
 mod outlets;
 mod recovery;
 mod registrar;
-mod reporter;
 mod stopwatch;
 mod strangers;
 mod turns;

@@ -13,17 +13,15 @@ mod views;
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
-use ringfence_operators::generation::{Gauges, Notice, Observer, WhenDone};
+use ringfence_operators::fence::generation::{Gauges, Notice, Observer, WhenDone};
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
-use timely::WorkerConfig;
 
 use self::agreement::{Agreement, AllTold};
 use self::dropping::Dropping;
@@ -34,6 +32,7 @@ use super::registrar::Registrar;
 use super::strangers::Strangers;
 use super::watches::Watches;
 use crate::chaos::FaultKind;
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlEvent, DialError, Inbound, LinkLoss, Listener, ListenerLimits,
@@ -93,24 +92,7 @@ pub(crate) struct NodeSetup {
     /// Those who were refused.
     pub(crate) strangers: Strangers,
     pub(crate) run: RunSource,
-    pub(crate) workers: usize,
-    pub(crate) partitions: u32,
-    pub(crate) backups: u32,
-    pub(crate) epoch_interval: Duration,
-    /// How often a checkpoint is chosen; `None` where every epoch is one.
-    pub(crate) checkpoint_interval: Option<Duration>,
-    pub(crate) in_flight_epochs_max: u64,
-    pub(crate) connect_limit: Duration,
-    /// How many views panics may end, and within which time.
-    pub(crate) restarts: (u32, Duration),
-    /// How many views may follow each other without a commit in between.
-    pub(crate) views_without_commit_max: u32,
-    /// Where records go that cannot be processed.
-    pub(crate) quarantine: Option<PathBuf>,
-    pub(crate) suspect_limit: Duration,
-    pub(crate) hang_limit: Duration,
-    pub(crate) refill_bytes_per_second: u64,
-    pub(crate) worker_config: WorkerConfig,
+    pub(crate) config: Config,
     pub(crate) job: Job,
     /// Told of all that happens.
     pub(crate) tell: Box<dyn Fn(What) + Send>,
@@ -235,14 +217,14 @@ impl Node {
             present: Present::new(
                 setup.node,
                 setup.nodes.keys().copied().collect(),
-                setup.workers,
+                setup.config.workers,
                 PresentLimits {
                     hand_over_ms: HAND_OVER_LIMIT.as_millis() as u64,
-                    await_ms: setup.hang_limit.as_millis() as u64,
+                    await_ms: setup.config.hang_limit.as_millis() as u64,
                 },
             ),
             generations: BTreeMap::new(),
-            vault: Arc::new(MemoryVault::new(setup.partitions)),
+            vault: Arc::new(MemoryVault::new(setup.config.partitions)),
             gauges: Arc::default(),
             current: None,
             catalogues: AllTold::new(),
@@ -269,8 +251,9 @@ impl Node {
             .flatten();
         self.tell(What::Started {
             process_id: std::process::id(),
-            workers: self.setup.workers,
+            workers: self.setup.config.workers,
             address,
+            key_hash: self.setup.config.key_hash,
         });
         let result = self.open().and_then(|()| self.serve());
         let result = match result {
@@ -313,7 +296,7 @@ impl Node {
             .collect();
         for (node, address) in lower {
             let hello = self.hello(Purpose::Control, node, None);
-            let deadline = self.started + self.setup.connect_limit;
+            let deadline = self.started + self.setup.config.connect_limit;
             self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Dialled {
                 node,
                 result,
@@ -372,7 +355,7 @@ impl Node {
                 progress_at = now + PROGRESS_INTERVAL;
             }
             self.close_if_due()?;
-            let forming_until = self.started + self.setup.connect_limit;
+            let forming_until = self.started + self.setup.config.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());
             }

@@ -1,4 +1,4 @@
-//! Outlets: the report file and the screen, each behind a thread and a bounded queue.
+//! Outlets of a desk: the report file and the screen, each behind a thread and a bounded queue.
 //!
 //! A disk may be full, a pipe closed, a terminal stopped. The job is worth more than what is told of
 //! it: whoever tells waits a moment at most, and what could not be told is counted and told instead.
@@ -10,8 +10,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
 
+use crate::chaos::Fault;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::report::{Event, ReportFile, Screen, Shown, counted};
+use crate::report::{
+    Console, Desk, Event, FailureReport, Origin, Outlets, ReportFile, Screen, Shown, Summary,
+    counted,
+};
 
 /// Lines of the report that may wait to be written.
 const REPORT_LINES_MAX: usize = 8_192;
@@ -36,6 +41,57 @@ const FORWARD_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// How long the end of a run waits until all is shown.
 const SHOWN_FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// The desk of a process: it writes to the report file, if there is one, and to the screen.
+pub(super) type ProcessDesk = Desk<FileAndScreen>;
+
+/// The report file, if one was asked for and can still be written, and the screen.
+pub(super) struct FileAndScreen {
+    recorder: Option<Recorder>,
+    pub(super) display: Display,
+}
+
+impl ProcessDesk {
+    /// The desk of one of `parts` processes that tell each its own part.
+    pub(super) fn start(config: &Config, origin: impl Into<Origin>, parts: usize) -> Result<Self> {
+        let file = config.report.as_deref().map(ReportFile::open).transpose()?;
+        let (display, origin) = (Display::start()?, origin.into());
+        let console = Console::new(display.screen.has_bar(), parts, origin.node());
+        let recorder = file.map(Recorder::start).transpose()?;
+        let outlets = FileAndScreen { recorder, display };
+        Ok(Desk::new(origin, console, config.on_failure.clone(), outlets))
+    }
+
+    /// Completes what is open at the end of a run that ended with `result`, and takes the bar away.
+    pub(super) fn end(
+        self,
+        result: &Result<()>,
+        unfired: &[Fault],
+    ) -> (Summary, Vec<FailureReport>) {
+        let (summary, failures, outlets) = self.finish(result.as_ref().err(), unfired);
+        outlets.display.finish();
+        (summary, failures)
+    }
+}
+
+impl Outlets for FileAndScreen {
+    fn write(&mut self, event: &Event) -> Result<()> {
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        let result = recorder.append(event);
+        if result.is_err() {
+            self.recorder = None;
+        }
+        result
+    }
+
+    fn show(&mut self, shown: Shown) {
+        self.display.show(shown);
+    }
+
+    fn finish_report(&mut self) -> Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), Recorder::finish)
+    }
+}
 
 /// Writes the report on a thread of its own, until something is wrong with the file.
 pub(super) struct Recorder {
@@ -155,10 +211,6 @@ impl Display {
             tell_missing();
         })?;
         Ok(Display { queue, left_out, is_stuck: Arc::default(), screen, ended })
-    }
-
-    pub(super) fn has_bar(&self) -> bool {
-        self.screen.has_bar()
     }
 
     /// Shows `item` soon, or counts it where too much waits already.

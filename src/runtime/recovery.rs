@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::Notice;
+use ringfence_operators::fence::generation::Notice;
 use ringfence_operators::ids::ViewNumber;
 
 use super::stopwatch::Stopwatch;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::Generation;
+use ringfence_operators::fence::generation::Generation;
 use ringfence_operators::ids::NodeId;
 use ringfence_operators::vault::Vault;
 

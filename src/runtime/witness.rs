@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ringfence_operators::error::JobError;
-use ringfence_operators::ids::{NodeId, Spot, ViewNumber};
-use ringfence_operators::whereabouts::Whereabouts;
+use ringfence_operators::fence::whereabouts::Whereabouts;
+use ringfence_operators::ids::{NodeId, OperatorName, Spot, ViewNumber};
 
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
-use crate::report::{Cause, Clue, Component, FailurePlace, Observation};
+use crate::report::{Cause, Clue, Component, FailurePlace, Observation, What};
 
 /// What node `here`, whose workers are at these places, makes of a suspicion; nothing where another
 /// node tells it.
@@ -60,6 +60,28 @@ pub(super) fn of_suspicion(
             reason.panic.as_ref().map(|panic| of_panic(*node, view, panic))
         }
     }
+}
+
+/// What a node concludes from a suspicion of which it saw this; nothing where another node told it
+/// first.
+pub(super) fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
+    let text = match what {
+        Suspicion::PeerLost { .. } | Suspicion::Gone { .. } => "node lost",
+        Suspicion::LinkLost { .. } => "link lost",
+        Suspicion::ConnectFailed { .. } => "connection failed",
+        Suspicion::Silent { .. } => "node silent",
+        Suspicion::WorkerPanicked { .. } => "worker panicked",
+        Suspicion::WorkerHung { .. } => "worker hung",
+        Suspicion::Stopped { .. } => return None,
+    };
+    Some(What::Failure {
+        view: seen.view,
+        what: text.to_owned(),
+        suspect: seen.place.node,
+        worker: seen.place.worker,
+        operator: seen.place.operator.as_ref().map(OperatorName::to_string),
+        evidence: what.to_string(),
+    })
 }
 
 fn of_panic(node: NodeId, view: ViewNumber, panic: &WorkerPanic) -> Observation {

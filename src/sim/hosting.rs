@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringfence_operators::generation::{Generation, Notice, Observer, Settings};
+use ringfence_operators::fence::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker::{self as operators, FencedWorker, WorkerEnd};
+use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
 
 use super::faults::Fault;
@@ -381,7 +381,8 @@ impl World {
     }
 
     fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(running) = self.alive(id).and_then(|process| process.generations.get(&view)) else {
+        let Some(running) = self.alive(id).and_then(|process| process.generations.get(&view))
+        else {
             return;
         };
         for notice in running.notices.take() {
@@ -443,10 +444,7 @@ impl World {
                 let panic = WorkerPanic { message, ..WorkerPanic::default() };
                 Some(Input::WorkerPanicked { view, panic })
             }
-            WorkerEnd::Panicked(operators::WorkerPanic { message, location, spot, record }) => {
-                let panic = WorkerPanic { worker: 0, message, location, spot, record };
-                Some(Input::WorkerPanicked { view, panic })
-            }
+            WorkerEnd::Panicked(panic) => Some(Input::WorkerPanicked { view, panic }),
             WorkerEnd::Failed(error) => {
                 self.violate(format!("the job of node {} failed: {error}", id.node));
                 None
@@ -478,7 +476,9 @@ impl World {
             return self.stop_later(id, view, delay_us);
         }
         self.close_links(id);
-        let is_deaf = self.faults && self.chance.one_in(4);
+        let is_hung = self.alive(id)?.worker_hung_until_us > self.now_us;
+        // One that hangs has a full queue, which is where coming late does harm.
+        let is_deaf = self.faults && self.chance.one_in(if is_hung { 2 } else { 4 });
         let now_ms = self.now_us / 1_000;
         let process = self.alive(id)?;
         let due = process.present.stop(now_ms, view);
@@ -500,15 +500,21 @@ impl World {
     /// anywhere before that, and go on when its generation has long been closed. This one goes on with all
     /// that had come in when it was to leave.
     fn stop_deaf(&mut self, id: ProcessId, view: ViewNumber) {
+        let now_us = self.now_us;
+        let Some(process) = self.alive(id) else { return };
+        let hangs_us = process.worker_hung_until_us.saturating_sub(now_us);
         let still_us = match self.chance.one_in(4) {
-            true => 0,
-            false => 1_000 * self.shape.present_limits.hand_over_ms + self.chance.below(500_000),
+            true => hangs_us,
+            false => {
+                let hand_over_us = 1_000 * self.shape.present_limits.hand_over_ms;
+                hangs_us.max(hand_over_us + self.chance.below(500_000))
+            }
         };
         let deaf_us = still_us + self.chance.between(1_000, 2_000_000);
         self.fired(Fault::DeafWorker, Some(id.node), || format!("for {} ms", deaf_us / 1_000));
         self.after(deaf_us, id, Happening::StopLate { view });
         // Whatever it was to do before.
-        let at_us = self.now_us + still_us;
+        let at_us = now_us + still_us;
         if let Some(running) = self.alive(id).and_then(|p| p.generations.get_mut(&view)) {
             running.step_at_us = Some(at_us);
             self.at(at_us, id, Happening::Step { view });

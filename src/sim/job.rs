@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ringfence_operators::codec::{Codec, Postcard};
 use ringfence_operators::prelude::*;
-use ringfence_operators::sink::Release;
+use ringfence_operators::verbs::sink::Release;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::operators::Probe as _;
 use timely::worker::Worker;

@@ -133,8 +133,12 @@ impl World {
         let Some(process) = self.alive(id) else { return };
         let (view, digest) = (process.present.number(), process.present.digest());
         let digest = digest.map_or_else(String::new, |digest| digest.0.clone());
-        let lower: Vec<_> =
-            process.present.lower().iter().map(|member| (member.node, member.incarnation)).collect();
+        let lower: Vec<_> = process
+            .present
+            .lower()
+            .iter()
+            .map(|member| (member.node, member.incarnation))
+            .collect();
         for (node, incarnation) in lower {
             let there = self.processes.get(&node).filter(|process| process.is_alive());
             let there = there.filter(|process| process.id.incarnation == incarnation);
@@ -270,7 +274,9 @@ impl World {
         if overtaken {
             self.fired(Fault::Reordering, Some(id.node), String::new);
         }
-        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else { return };
+        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else {
+            return;
+        };
         if let Some(early) = process.present.link_mut(from) {
             return early.frames.push(bytes);
         }
@@ -285,7 +291,9 @@ impl World {
     }
 
     pub(super) fn on_link_ended(&mut self, id: ProcessId, from: NodeId, view: ViewNumber) {
-        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else { return };
+        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else {
+            return;
+        };
         if let Some(early) = process.present.link_mut(from) {
             early.is_over = true;
             return;

@@ -121,6 +121,8 @@ plants! {
     WaitingUnbounded, "waiting-unbounded", 100, true;
     /// The end of a worker of a view that is over is taken for one of the present view.
     LateEndCounted, "late-end-counted", 100, true;
+    /// A vault takes what a late worker records after its view was closed.
+    RecordAfterClose, "record-after-close", 1_000, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -161,6 +163,7 @@ impl Plant {
             Plant::PlacesKept => Some(Planted::PlacesKept),
             Plant::PiecesForgotten => Some(Planted::PiecesForgotten),
             Plant::StoreAfterClose => Some(Planted::StoreAfterClose),
+            Plant::RecordAfterClose => Some(Planted::RecordAfterClose),
             _ => None,
         }
     }

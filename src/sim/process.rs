@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ringfence_operators::generation::{Gauges, Generation};
+use ringfence_operators::fence::generation::{Gauges, Generation};
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 

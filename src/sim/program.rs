@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringfence_operators::ids::ViewNumber;
-use ringfence_operators::input::FencedInput;
+use ringfence_operators::verbs::input::FencedInput;
 use timely::dataflow::operators::probe::Handle;
 
 use super::chance::mix;

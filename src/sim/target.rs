@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringfence_operators::ids::Epoch;
-use ringfence_operators::sink::Release;
+use ringfence_operators::verbs::sink::Release;
 
 use super::faults::Fault;
 use super::job::{APART, COUNTS, JobPlan, LATER_EPOCHS, RECORDS, Row, TIMERS};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringfence_operators::generation::Clock;
+use ringfence_operators::fence::generation::Clock;
 use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
 use super::chance::Chance;

@@ -25,6 +25,21 @@ pub struct Test {
     pub takes_long: bool,
 }
 
+/// What one module brings: jobs, whose names nobody else has, and the tests that start them.
+pub struct Part {
+    pub name: &'static str,
+    pub jobs: &'static [(&'static str, Job)],
+    pub tests: Vec<Test>,
+}
+
+/// Names tests after their functions.
+#[allow(unused_macros, reason = "not every test names its tests by it")]
+macro_rules! tests {
+    ($($kind:ident $name:ident,)*) => { vec![$($kind(stringify!($name), $name)),*] };
+}
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use tests;
+
 /// A test that runs always.
 pub const fn test(name: &'static str, run: fn()) -> Test {
     Test { name, run, takes_long: false }
@@ -36,9 +51,11 @@ pub const fn long_test(name: &'static str, run: fn()) -> Test {
 }
 
 /// Runs the job that the environment names or, where it names none, the tests.
-pub fn main(jobs: &[(&str, Job)], tests: Vec<Test>) -> ! {
+pub fn main(parts: Vec<Part>) -> ! {
+    let jobs: Vec<_> = parts.iter().flat_map(|part| part.jobs).collect();
     if let Ok(name) = std::env::var(JOB) {
-        let (_, job) = jobs.iter().find(|(known, _)| *known == name).expect("a known job");
+        let known: Vec<_> = jobs.iter().filter(|(known, _)| *known == name).collect();
+        let [(_, job)] = known[..] else { panic!("{} jobs have the name {name:?}", known.len()) };
         let place = PathBuf::from(std::env::var_os(PLACE).expect("a place"));
         let result = Config::from_args(std::env::args());
         let result = result.map(|(config, _)| config.report(place.join("report.json")));
@@ -48,12 +65,14 @@ pub fn main(jobs: &[(&str, Job)], tests: Vec<Test>) -> ! {
         }
         exit(0);
     }
-    let trials = tests.into_iter().map(|test| {
+    let trial = |part: &str, test: Test| {
         let run = test.run;
-        let trial = Trial::test(test.name, move || run_caught(run));
+        let trial = Trial::test(format!("{part}::{}", test.name), move || run_caught(run));
         trial.with_ignored_flag(test.takes_long)
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit()
+    };
+    let of_part = |part: Part| part.tests.into_iter().map(move |test| trial(part.name, test));
+    libtest_mimic::run(&Arguments::from_args(), parts.into_iter().flat_map(of_part).collect())
+        .exit()
 }
 
 fn run_caught(run: fn()) -> Result<(), Failed> {

@@ -21,6 +21,8 @@ pub struct Trial {
     pub runs: u64,
     /// Faults come up to so long after the first commit.
     pub latest_ms: u64,
+    /// More flags of the protected form.
+    pub flags: &'static str,
     /// Whether each fault must have come while the job still ran.
     pub must_hit: bool,
 }
@@ -97,7 +99,7 @@ pub fn survives(job: &Job, trial: &Trial, own: &str, file: Option<&Path>) {
     for run in 0..trial.runs {
         let (out, report) =
             (place.path().join(format!("out-{run}")), place.path().join(format!("{run}.json")));
-        let flags = faults(seed, run, trial.latest_ms);
+        let flags = format!("{}{}", faults(seed, run, trial.latest_ms), trial.flags);
         let runner = format!("{flags} --report {}", report.display());
         let ran = Running::start(job.name, &args(&runner, own, &out, file)).wait();
         let what = format!("{} {flags} -- {own}", job.name);

@@ -17,11 +17,11 @@ use super::restored::{Beginning, Restored, with_beginning};
 use super::waiting::Batches;
 use crate::data::Data;
 use crate::fence::{Fence, HasFence};
-use crate::frames::Frames;
 use crate::ids::OperatorName;
-use crate::protect::Outlet;
-use crate::replicate::commit;
-use crate::route::to_owner;
+use crate::protected::outlet::Outlet;
+use crate::protected::route::to_owner;
+use crate::rounds::frames::Frames;
+use crate::rounds::replicate::commit;
 use crate::time::{FencedTime, passed};
 
 /// A protected trace, as operators read it.

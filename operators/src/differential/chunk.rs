@@ -177,10 +177,8 @@ impl<'a, K: Data, T: Data> ChunkReader<'a, K, T> {
                 updates.push(((key, val), time, diff));
                 break;
             };
-            let next_key = match next_flags & SAME_KEY != 0 {
-                true => key.clone(),
-                false => Postcard::take(&mut bytes)?,
-            };
+            let next_key =
+                if next_flags & SAME_KEY != 0 { key.clone() } else { Postcard::take(&mut bytes)? };
             updates.push(((key, val), time, diff));
             (flags, key) = (next_flags, next_key);
         }

@@ -13,8 +13,9 @@ use crate::codec::CodecError;
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::generation::Notice;
+use crate::fence::generation::Notice;
 use crate::ids::{OperatorName, PartitionId};
+use crate::planted::{self, Planted};
 use crate::state::ReplicaBase;
 use crate::time::FencedTime;
 
@@ -68,10 +69,8 @@ impl Contents {
             let chunks = self.chunks();
             let merged = Merge::<K, V, T, R>::new(&chunks).and_then(|merge| {
                 let mut all = begin(merge.room());
-                #[cfg(feature = "planted")]
-                let mut loses = crate::planted::is(crate::planted::Planted::TraceLosesFirst);
+                let mut loses = planted::is(Planted::TraceLosesFirst);
                 merge.run(resume, |updates| {
-                    #[cfg(feature = "planted")]
                     if std::mem::take(&mut loses) && !updates.is_empty() {
                         updates.remove(0);
                     }

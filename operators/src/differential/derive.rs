@@ -23,8 +23,9 @@ use super::restored::{Beginning, with_beginning};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::generation::Notice;
+use crate::fence::generation::Notice;
 use crate::ids::OperatorName;
+use crate::planted::{self, Planted};
 use crate::time::FencedTime;
 
 /// How many updates are written at a time.
@@ -83,9 +84,7 @@ where
             keys_rewound: 0,
             elapsed: begun.elapsed(),
         });
-        #[cfg(feature = "planted")]
-        let batch =
-            batch.filter(|_| !crate::planted::is(crate::planted::Planted::OutputBeginsEmpty));
+        let batch = batch.filter(|_| !planted::is(Planted::OutputBeginsEmpty));
         Beginning::<Tr2> { through, batch }
     });
     with_beginning(beginning, || build(input, logic))

@@ -13,10 +13,11 @@ use super::log::Log;
 use super::waiting::Loose;
 use crate::data::Data;
 use crate::fence::HasFence;
-use crate::frames::Frames;
-use crate::protect::Outlet;
-use crate::replicate::commit;
-use crate::route::to_owner;
+use crate::planted::{self, Planted};
+use crate::protected::outlet::Outlet;
+use crate::protected::route::to_owner;
+use crate::rounds::frames::Frames;
+use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, passed};
 
 /// Keeps the contents of a collection, and after a failure begins with them: as of the resume epoch, at that
@@ -52,8 +53,7 @@ where
         if let (Some(held), Some(resume)) = (&mut beginning, fence.generation().resume) {
             held.downgrade(&T::from_epoch(resume));
         }
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::ContentsLoggedAgain) {
+        if planted::is(Planted::ContentsLoggedAgain) {
             for (data, _, diff) in &restored {
                 log.waiting().add((data.clone(), T::from_epoch(fence.first_epoch()), diff.clone()));
             }

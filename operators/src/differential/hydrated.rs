@@ -10,8 +10,11 @@ use timely::progress::Timestamp;
 use timely::progress::timestamp::Refines;
 
 use super::collection::{FencedCollection, Joined};
+use super::hydrate::hydrate;
+use crate::data::Data;
 use crate::fence::HasFence;
-use crate::time::FencedTime;
+use crate::planted::{self, Planted};
+use crate::time::{EpochTime, FencedTime};
 
 /// A collection that follows from protected edges alone ([`FencedCollection::fenced`]).
 ///
@@ -29,6 +32,47 @@ impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone
 {
     fn clone(&self) -> Self {
         HydratedCollection { updates: self.updates.clone() }
+    }
+}
+
+impl<'scope, T, D, R> FencedCollection<'scope, T, D, R>
+where
+    T: EpochTime + Lattice + Data,
+    D: Data + Ord,
+    R: Data + Semigroup,
+{
+    /// Protects this edge: what follows may be any of differential's verbs, unmodified.
+    ///
+    /// What survives is the contents of the collection. After a failure it comes again, at the epoch that
+    /// the job resumes from, and what follows is computed anew; sinks release only what is new. That
+    /// takes as long as to compute it from the edge's contents: to have it there at once, use the
+    /// protected verbs in place of this.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let mut counts = testing::run_workers(2, |worker, output| {
+    ///     let mut words = FencedSession::<u64, String>::new("words");
+    ///     worker.dataflow(|scope| {
+    ///         words
+    ///             .to_collection(scope)
+    ///             .fenced("words seen")
+    ///             .count()
+    ///             .sink_fenced("counts", output);
+    ///     });
+    ///     for round in words.resume()..2 {
+    ///         words.insert_to(0, "word".to_owned());
+    ///         words.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// counts.sort();
+    /// let word = || "word".to_owned();
+    /// assert_eq!(counts, [((word(), 1), 0, 1), ((word(), 1), 1, -1), ((word(), 2), 1, 1)]);
+    /// ```
+    pub fn fenced(self, name: &str) -> HydratedCollection<'scope, T, D, R> {
+        HydratedCollection::of(hydrate(self.updates, name))
     }
 }
 
@@ -58,10 +102,10 @@ where
     /// ```
     pub fn into_fenced(self) -> FencedCollection<'scope, T, D, R> {
         let first = self.updates.inner.fence().first_epoch();
-        #[cfg(feature = "planted")]
-        let first = match crate::planted::is(crate::planted::Planted::ReleasedEpochPasses) {
-            true => crate::ids::Epoch(first.0.saturating_sub(1)),
-            false => first,
+        let first = if planted::is(Planted::ReleasedEpochPasses) {
+            crate::ids::Epoch(first.0.saturating_sub(1))
+        } else {
+            first
         };
         let new = self.updates.inner.filter(move |(_, time, _)| time.epoch() >= first);
         FencedCollection::of(new.as_collection())

@@ -4,22 +4,25 @@
 //! owner keeps a copy, too, in its own vault: a trace cannot be handed to the next generation's threads,
 //! and is built again from there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{ChunkWriter, UpdateMerger};
 use super::contents::Contents;
 use super::waiting::Waiting;
-use crate::codec::{Postcard, encoding_of, fingerprint};
+use crate::codec::{CodecError, Postcard, encoding_of, fingerprint};
 use crate::data::Data;
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::frames::Frames;
+use crate::fence::generation::Generation;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::pieces::send_frames;
-use crate::protect::{FRAME_BYTES, Outlet, Seal, complete};
-use crate::route::KeyRoute;
+use crate::planted::{self, Planted};
+use crate::protected::outlet::{Outlet, Seal};
+use crate::protected::route::KeyRoute;
+use crate::protected::turns::complete;
+use crate::rounds::frames::Frames;
+use crate::rounds::outbox::Outbox;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
 
@@ -32,6 +35,51 @@ struct Slot {
     written: Vec<Vec<u8>>,
     /// Where copies are to be filled: what they lack.
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
+}
+
+impl Slot {
+    /// Writes what is new, and of what copies lack as much as the allowance has room for.
+    fn seal<T: Data + Eq>(
+        &mut self,
+        writer: &mut ChunkWriter<T>,
+        mut delta: DeltaWriter<'_>,
+        epoch: Epoch,
+        generation: &Generation,
+        allowance: &mut u64,
+    ) -> Result<(), CodecError> {
+        let mut put = |id: ChunkId, chunk: &[u8]| {
+            let append = |from: &[u8], to: &mut Vec<u8>| {
+                to.extend_from_slice(from);
+                Ok(())
+            };
+            delta.put(|bytes| append(&id.encode(), bytes), |bytes| append(chunk, bytes))
+        };
+        let written = self.written.iter().map(Vec::as_slice);
+        let chunks = written.chain(Some(writer.bytes()).filter(|chunk| !chunk.is_empty()));
+        for (index, chunk) in (0u32..).zip(chunks) {
+            put(ChunkId { epoch, index }, chunk)?;
+        }
+        self.written.clear();
+        writer.begin_anew();
+        if let Some(lacking) = self.filling.as_mut().filter(|_| *allowance > 0) {
+            while *allowance > 0
+                && let Some((id, base)) = lacking.pop_front()
+            {
+                let Some(chunk) = base.get(&id.encode()) else { continue };
+                put(id, chunk)?;
+                let bytes = chunk.len() as u64;
+                *allowance = allowance.saturating_sub(bytes);
+                generation.refill_spend(bytes);
+            }
+            if lacking.is_empty() {
+                self.filling = None;
+                delta.completes();
+            }
+        }
+        delta.finish();
+        self.sealed = Some(epoch);
+        Ok(())
+    }
 }
 
 /// The log of one protected trace or edge at one worker.
@@ -49,7 +97,7 @@ pub(super) struct Log<W: Waiting> {
     /// What is not encoded yet.
     waiting: W,
     route: KeyRoute<W::Key>,
-    buffers: BTreeMap<usize, Vec<u8>>,
+    outbox: Outbox,
 }
 
 impl<W: Waiting> Log<W> {
@@ -96,8 +144,7 @@ impl<W: Waiting> Log<W> {
                 bases.push((partition, replica.base));
                 vault.close_replica(view, id, partition);
             }
-            #[cfg(feature = "planted")]
-            if crate::planted::is(crate::planted::Planted::LackingForgotten) {
+            if planted::is(Planted::LackingForgotten) {
                 lacking.clear();
             }
             slot.filling = is_filling.then_some(lacking);
@@ -115,7 +162,7 @@ impl<W: Waiting> Log<W> {
             places,
             waiting,
             route: KeyRoute::new(generation.settings.hasher),
-            buffers: BTreeMap::new(),
+            outbox: Outbox::new(fence),
         };
         (log, Contents { fence: fence.clone(), name: name.clone(), begun, bases })
     }
@@ -135,21 +182,13 @@ impl<W: Waiting> Log<W> {
             && Some(epoch) <= through
         {
             self.fence.leave_if_stopping();
-            if let Some(time) = outlet.due(Epoch::before(Some(epoch))) {
-                outlet.seal(&time, self);
-            }
-            if !outlet.begin(epoch) {
+            if !outlet.turn_to(epoch, self) {
                 break;
             }
             self.fence.whereabouts().set_epoch(epoch);
             self.encode(epoch);
         }
-        let done = complete(through, self.waiting.first());
-        if let Some(time) = outlet.due(done) {
-            outlet.seal(&time, self);
-        }
-        outlet.fill(done, self);
-        outlet.advance(done);
+        outlet.pass(complete(through, self.waiting.first()), self);
     }
 
     /// Encodes the updates of an epoch, each for its partition.
@@ -187,8 +226,7 @@ impl<W: Waiting> Log<W> {
     /// Makes the updates of each epoch begin a chunk of its own: chunks are sorted, and the places of keys
     /// and values are counted anew.
     fn begin_chunks(&mut self) {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::PlacesKept) {
+        if planted::is(Planted::PlacesKept) {
             return;
         }
         for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
@@ -217,10 +255,7 @@ impl<W: Waiting> Seal for Log<W> {
         let routes = &generation.routes;
         let workers_per_node = generation.settings.workers_per_node.max(1);
         let here = self.fence.worker();
-        let mut allowance = match last {
-            true => u64::MAX,
-            false => generation.refill_allowance(),
-        };
+        let mut allowance = if last { u64::MAX } else { generation.refill_allowance() };
         for (slot, writer) in self.slots.iter_mut().zip(&mut self.writers) {
             let partition = slot.partition;
             let fills = slot.filling.is_some() && allowance > 0;
@@ -231,47 +266,13 @@ impl<W: Waiting> Seal for Log<W> {
             // One that its own node backs up is stored there once.
             let is_here = |worker: &usize| worker / workers_per_node == here / workers_per_node;
             let owner = (!backups.iter().any(is_here)).then_some(here);
-            #[cfg(feature = "planted")]
-            let owner = owner.filter(|_| !crate::planted::is(crate::planted::Planted::OwnerNotFed));
-            let mut targets = owner.into_iter().chain(backups.iter().copied());
-            let Some(first) = targets.next() else { continue };
-            let buffer = self.buffers.entry(first).or_default();
-            let begin = buffer.len();
+            let owner = owner.filter(|_| !planted::is(Planted::OwnerNotFed));
+            let targets = owner.into_iter().chain(backups.iter().copied());
             let subject = Subject { operator: self.id, fingerprint: self.fingerprint, partition };
-            let mut delta = DeltaWriter::new(buffer, subject, epoch, slot.sealed);
-            let mut put = |id: ChunkId, chunk: &[u8]| {
-                let key = |bytes: &mut Vec<u8>| {
-                    bytes.extend_from_slice(&id.encode());
-                    Ok(())
-                };
-                delta.put(key, |bytes: &mut Vec<u8>| {
-                    bytes.extend_from_slice(chunk);
-                    Ok(())
-                })
-            };
-            let mut sealed = Ok(());
-            let written = slot.written.iter().map(Vec::as_slice);
-            let chunks = written.chain(Some(writer.bytes()).filter(|chunk| !chunk.is_empty()));
-            for (index, chunk) in (0u32..).zip(chunks) {
-                sealed = sealed.and(put(ChunkId { epoch, index }, chunk));
-            }
-            slot.written.clear();
-            writer.begin_anew();
-            if let Some(lacking) = slot.filling.as_mut().filter(|_| fills) {
-                while allowance > 0
-                    && let Some((id, base)) = lacking.pop_front()
-                {
-                    let Some(chunk) = base.get(&id.encode()) else { continue };
-                    sealed = sealed.and(put(id, chunk));
-                    let bytes = chunk.len() as u64;
-                    allowance = allowance.saturating_sub(bytes);
-                    generation.refill_spend(bytes);
-                }
-                if lacking.is_empty() {
-                    slot.filling = None;
-                    delta.completes();
-                }
-            }
+            let sealed = self.outbox.put(targets, send, |bytes| {
+                let delta = DeltaWriter::new(bytes, subject, epoch, slot.sealed);
+                slot.seal(writer, delta, epoch, generation, &mut allowance)
+            });
             if let Err(error) = sealed {
                 self.fence.fail(JobError::State {
                     operator: self.name.clone(),
@@ -279,28 +280,8 @@ impl<W: Waiting> Seal for Log<W> {
                     what: error.to_string(),
                 });
             }
-            delta.finish();
-            slot.sealed = Some(epoch);
-            let others: Vec<usize> = targets.collect();
-            if !others.is_empty() {
-                let frame = buffer[begin..].to_vec();
-                for other in &others {
-                    self.buffers.entry(*other).or_default().extend_from_slice(&frame);
-                }
-            }
-            for target in others.into_iter().chain([first]) {
-                if let Some(buffer) = self.buffers.get_mut(&target)
-                    && buffer.len() >= FRAME_BYTES
-                {
-                    send_frames(&self.fence, target, std::mem::take(buffer), send);
-                }
-            }
         }
-        for (&target, buffer) in &mut self.buffers {
-            if !buffer.is_empty() {
-                send_frames(&self.fence, target, std::mem::take(buffer), send);
-            }
-        }
+        self.outbox.flush(send);
     }
 
     fn wants_seal(&mut self, epoch: Epoch) -> bool {

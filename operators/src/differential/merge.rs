@@ -90,9 +90,10 @@ where
         for chunks in partitions {
             let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
             for chunk in chunks {
-                match chunk.len() * LARGE_CHUNKS_MAX < bytes {
-                    true => decode(chunk, &mut small)?,
-                    false => readers.push(ChunkReader::<K, T>::new(chunk)?),
+                if chunk.len() * LARGE_CHUNKS_MAX < bytes {
+                    decode(chunk, &mut small)?
+                } else {
+                    readers.push(ChunkReader::<K, T>::new(chunk)?)
                 }
             }
         }

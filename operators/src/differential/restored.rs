@@ -18,6 +18,7 @@ use timely::progress::{Antichain, Timestamp};
 use timely::scheduling::Activator;
 
 use crate::ids::Epoch;
+use crate::planted::{self, Planted};
 use crate::time::FencedTime;
 
 thread_local! {
@@ -73,8 +74,7 @@ impl<Tr: TraceReader> TraceReader for Restored<Tr> {
         &mut self,
         upper: AntichainRef<'_, Tr::Time>,
     ) -> Option<Vec<Span<Tr::Time, Tr::Batch>>> {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::RestoredUnseen) {
+        if planted::is(Planted::RestoredUnseen) {
             return self.trace.spans_through(upper);
         }
         let upper = self.raised(upper);
@@ -101,8 +101,7 @@ impl<Tr: TraceReader> TraceReader for Restored<Tr> {
         let Some(floor) = &self.floor else { return self.trace.map_spans(visit) };
         self.trace.map_spans(|span| {
             let is_new = !PartialOrder::less_equal(span.upper(), floor);
-            #[cfg(feature = "planted")]
-            let is_new = is_new || crate::planted::is(crate::planted::Planted::RestoredShown);
+            let is_new = is_new || planted::is(Planted::RestoredShown);
             if is_new {
                 visit(span);
             }

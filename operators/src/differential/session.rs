@@ -9,9 +9,9 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::collection::FencedCollection;
 use crate::data::Data;
-use crate::input::{FencedInput, InStep, InputShare};
-use crate::source::Share;
+use crate::ids::Share;
 use crate::time::EpochTime;
+use crate::verbs::input::{FencedInput, InStep, InputShare};
 
 /// A collection that the program changes, epoch by epoch: differential's `InputSession`, journaled.
 ///

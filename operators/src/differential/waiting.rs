@@ -151,10 +151,15 @@ where
     fn take(&mut self, epoch: Epoch, mut visit: impl FnMut((usize, usize), &K, &V, &T, &R)) {
         if let Some(batch) = self.whole.remove(&epoch) {
             let is_alone = !self.loose.epochs.contains_key(&epoch);
-            Tr::for_each(&batch, |place, key, val, time, diff| match time.epoch() == epoch {
-                true if is_alone => visit(place, key, val, time, diff),
-                true => self.loose.add(((key.clone(), val.clone()), time.clone(), diff.clone())),
-                false => {}
+            Tr::for_each(&batch, |place, key, val, time, diff| {
+                if time.epoch() != epoch {
+                    return;
+                }
+                if is_alone {
+                    visit(place, key, val, time, diff);
+                } else {
+                    self.loose.add(((key.clone(), val.clone()), time.clone(), diff.clone()));
+                }
             });
             if is_alone {
                 return;

@@ -1,8 +1,12 @@
-//! Delta: what changed in one partition between two epochs, as a checksummed frame.
-
-use rapidhash::v3::rapidhash_v3;
+//! Delta: what changed in one partition between two epochs, in an envelope (`envelope.rs`).
+//!
+//! ```text
+//! 6       8          16            20          24      32         40        48
+//! | flags | operator | fingerprint | partition | epoch | previous | entries | payload bytes, ..
+//! ```
 
 use super::entry::{PUT, REMOVE};
+use super::envelope::{Envelope, back_to_back};
 use super::{Entries, SnapshotError, Subject, read_u32, read_u64, with_length, write};
 use crate::codec::CodecError;
 use crate::ids::{Epoch, PartitionId};
@@ -10,9 +14,8 @@ use crate::ids::{Epoch, PartitionId};
 /// The length of a delta's header.
 pub const DELTA_HEADER_BYTES: usize = 64;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"RFdl");
-const VERSION: u16 = 1;
-const CHECKSUM_AT: usize = 56;
+const ENVELOPE: Envelope =
+    Envelope { magic: u32::from_le_bytes(*b"RFdl"), version: 1, header_bytes: DELTA_HEADER_BYTES };
 const HAS_PREVIOUS: u16 = 1;
 const COMPLETES: u16 = 2;
 
@@ -41,29 +44,10 @@ pub struct DeltaRef<'a> {
     frame: &'a [u8],
 }
 
-/// The checksum of a frame: of everything but the checksum itself.
-fn checksum(header: &[u8], payload: &[u8]) -> u64 {
-    let mut both = [0; 16];
-    write(&mut both, 0, &rapidhash_v3(&header[..CHECKSUM_AT]).to_le_bytes());
-    write(&mut both, 8, &rapidhash_v3(payload).to_le_bytes());
-    rapidhash_v3(&both)
-}
-
 impl DeltaHeader {
     /// Reads the header at the start of `bytes` without checking the payload.
     pub fn parse(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        if bytes.len() < DELTA_HEADER_BYTES {
-            let (expected, actual) = (DELTA_HEADER_BYTES as u64, bytes.len() as u64);
-            return Err(SnapshotError::Truncated { expected, actual });
-        }
-        let magic = read_u32(bytes, 0);
-        if magic != MAGIC {
-            return Err(SnapshotError::Magic { expected: MAGIC, actual: magic });
-        }
-        let version = read_u32(bytes, 4) as u16;
-        if version != VERSION {
-            return Err(SnapshotError::Version { expected: VERSION, actual: version });
-        }
+        ENVELOPE.check_head(bytes)?;
         let flags = (read_u32(bytes, 4) >> 16) as u16;
         Ok(DeltaHeader {
             subject: Subject {
@@ -80,8 +64,6 @@ impl DeltaHeader {
     }
 
     fn write(&self, bytes: &mut [u8]) {
-        write(bytes, 0, &MAGIC.to_le_bytes());
-        write(bytes, 4, &VERSION.to_le_bytes());
         let flags = if self.previous.is_some() { HAS_PREVIOUS } else { 0 }
             | if self.completes { COMPLETES } else { 0 };
         write(bytes, 6, &flags.to_le_bytes());
@@ -91,26 +73,14 @@ impl DeltaHeader {
         write(bytes, 24, &self.epoch.0.to_le_bytes());
         write(bytes, 32, &self.previous.map_or(0, |epoch| epoch.0).to_le_bytes());
         write(bytes, 40, &self.entries.to_le_bytes());
-        write(bytes, 48, &self.payload_bytes.to_le_bytes());
     }
 }
 
 impl<'a> DeltaRef<'a> {
     /// Reads and checks the delta at the start of `bytes`, and returns it with what follows.
     pub fn parse(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), SnapshotError> {
-        let header = DeltaHeader::parse(bytes)?;
-        let expected = header.payload_bytes.saturating_add(DELTA_HEADER_BYTES as u64);
-        let split =
-            usize::try_from(expected).ok().and_then(|length| bytes.split_at_checked(length));
-        let Some((frame, rest)) = split else {
-            return Err(SnapshotError::Truncated { expected, actual: bytes.len() as u64 });
-        };
-        let (head, payload) = frame.split_at(DELTA_HEADER_BYTES);
-        let (expected, actual) = (read_u64(head, CHECKSUM_AT), checksum(head, payload));
-        if expected != actual {
-            return Err(SnapshotError::Checksum { expected, actual });
-        }
-        Ok((DeltaRef { header, frame }, rest))
+        let (frame, rest) = ENVELOPE.split(bytes)?;
+        Ok((DeltaRef { header: DeltaHeader::parse(frame)?, frame }, rest))
     }
 
     /// Returns the header.
@@ -129,35 +99,9 @@ impl<'a> DeltaRef<'a> {
     }
 }
 
-/// The deltas that stand back to back in a buffer. Ends after the first error.
-#[derive(Clone, Debug)]
-pub struct Frames<'a> {
-    rest: &'a [u8],
-}
-
-/// Returns the deltas that stand back to back in `bytes`, each checked.
-pub fn frames(bytes: &[u8]) -> Frames<'_> {
-    Frames { rest: bytes }
-}
-
-impl<'a> Iterator for Frames<'a> {
-    type Item = Result<DeltaRef<'a>, SnapshotError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        match DeltaRef::parse(self.rest) {
-            Ok((delta, rest)) => {
-                self.rest = rest;
-                Some(Ok(delta))
-            }
-            Err(error) => {
-                self.rest = &[];
-                Some(Err(error))
-            }
-        }
-    }
+/// Returns the deltas that stand back to back in `bytes`, each checked. Ends after the first error.
+pub fn frames(bytes: &[u8]) -> impl Iterator<Item = Result<DeltaRef<'_>, SnapshotError>> {
+    back_to_back(bytes, DeltaRef::parse)
 }
 
 /// Writes one delta straight into a buffer that may already hold others.
@@ -229,11 +173,8 @@ impl<'a> DeltaWriter<'a> {
     pub fn finish(mut self) -> u64 {
         self.finished = true;
         let frame = &mut self.bytes[self.start..];
-        self.header.payload_bytes = (frame.len() - DELTA_HEADER_BYTES) as u64;
-        let (head, payload) = frame.split_at_mut(DELTA_HEADER_BYTES);
-        self.header.write(head);
-        let sum = checksum(head, payload);
-        write(head, CHECKSUM_AT, &sum.to_le_bytes());
+        self.header.write(frame);
+        ENVELOPE.close(frame);
         self.header.entries
     }
 }

@@ -34,10 +34,7 @@ impl<V: Data> List<V> {
         }
         while within + 1 < beyond {
             let middle = within + (beyond - within) / 2;
-            match self.slot.contains(&(middle - 1)) {
-                true => within = middle,
-                false => beyond = middle,
-            }
+            if self.slot.contains(&(middle - 1)) { within = middle } else { beyond = middle }
         }
         self.length.set(Some(within));
         within

@@ -12,7 +12,7 @@ use crate::data::{Data, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{OperatorName, PartitionId};
-use crate::protect::Partitions;
+use crate::protected::partitions::Partitions;
 use crate::state::{KeyedTable, hash_key};
 
 /// The partition whose closure is running.

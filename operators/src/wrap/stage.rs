@@ -18,7 +18,8 @@ use super::port::Gate;
 use super::state::Store;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protect::{Outlet, complete};
+use crate::protected::outlet::Outlet;
+use crate::protected::turns::complete;
 use crate::time::{FencedTime, passed, reached};
 
 /// The frame around the closures of a wrapped operator.
@@ -121,17 +122,16 @@ impl<T: FencedTime> Stage<T> {
             self.ports.iter().for_each(|port| port.admit(limit));
             let moved = self.show(frontiers, limit);
             self.run(limit, moved, &mut call);
-            let Some(time) = self.outlet.due(complete(through, refused)) else { break };
-            self.store.seal(&time, &mut self.outlet);
-            self.sealed = self.sealed.max(Some(time.epoch()));
+            let done = complete(through, refused);
+            let Some(sealed) = self.outlet.seal_due(done, &mut self.store) else { break };
+            self.sealed = self.sealed.max(Some(sealed));
             self.begun = None;
         }
         let done = complete(through, refused);
         if self.begun.is_none() && done < Some(Epoch::END) {
             self.sealed = self.sealed.max(done);
         }
-        self.store.fill(done, &mut self.outlet);
-        self.outlet.advance(done);
+        self.outlet.pass(done, &mut self.store);
         if !self.decoded {
             self.decoded = self.store.decode_some();
             if !self.decoded {
@@ -204,11 +204,9 @@ impl<T: FencedTime> Stage<T> {
     fn frontier_epoch(&self, frontiers: &[MutableAntichain<T>]) -> Epoch {
         let epoch_of = |frontier: &MutableAntichain<T>| {
             let reached = reached(frontier)?;
-            match frontier.less_equal(&T::first_of(reached)) {
-                true => Epoch::before(Some(reached)),
-                // In a loop an epoch is passed bit by bit.
-                false => Some(reached),
-            }
+            // In a loop an epoch is passed bit by bit.
+            let is_whole = frontier.less_equal(&T::first_of(reached));
+            if is_whole { Epoch::before(Some(reached)) } else { Some(reached) }
         };
         frontiers.iter().filter_map(epoch_of).max().map_or(self.floor(), |it| it.max(self.floor()))
     }
@@ -218,11 +216,9 @@ impl<T: FencedTime> Stage<T> {
         let mut clamped = Antichain::new();
         let first = self.fence.first_epoch();
         for time in frontier.frontier().iter() {
-            match time.epoch() < first {
-                // What is committed does not come again.
-                true => clamped.insert(T::first_of(first)),
-                false => clamped.insert(time.clone()),
-            };
+            // What is committed does not come again.
+            let is_committed = time.epoch() < first;
+            clamped.insert(if is_committed { T::first_of(first) } else { time.clone() });
         }
         // Where nothing is to come and nothing is held beyond, closures may as well see the end.
         if !frontier.is_empty() || self.store.held().any_after(limit) {

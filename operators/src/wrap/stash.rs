@@ -10,6 +10,7 @@ use timely::progress::frontier::MutableAntichain;
 use super::held::HeldTimes;
 use super::slot::Slot;
 use crate::data::Data;
+use crate::planted::{self, Planted};
 use crate::time::FencedTime;
 
 /// One partition's protected stash: items by time, each time with its capability.
@@ -42,11 +43,7 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
     ) -> Self {
         let mut times = BTreeMap::<T, Pending<T>>::new();
         let keys = slot.keys();
-        #[cfg(feature = "planted")]
-        let keys = match crate::planted::is(crate::planted::Planted::StashNotHeld) {
-            true => Vec::new(),
-            false => keys,
-        };
+        let keys = if planted::is(Planted::StashNotHeld) { Vec::new() } else { keys };
         for (time, number) in keys {
             let pending = times.entry(time).or_insert_with_key(|time| {
                 held.hold(time);

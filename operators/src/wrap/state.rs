@@ -19,8 +19,9 @@ use crate::codec::Codec;
 use crate::data::{Data, Key, Plain};
 use crate::error::JobError;
 use crate::fence::Fence;
-use crate::ids::{Epoch, OperatorName, PartitionId};
-use crate::protect::{Outlet, Partitions};
+use crate::ids::{OperatorName, PartitionId};
+use crate::protected::outlet::{Seal, Seals};
+use crate::protected::partitions::Partitions;
 use crate::time::FencedTime;
 
 /// How many keys of an opened replica are decoded at each activation while there are some left.
@@ -181,32 +182,30 @@ impl<T: FencedTime> State<T> {
 pub(crate) struct Store<T: FencedTime> {
     fence: Fence,
     name: OperatorName,
-    states: RefCell<Vec<Named<T>>>,
+    states: RefCell<Vec<Named>>,
     turn: Rc<Turn>,
     held: Rc<HeldTimes<T>>,
     /// Where the capabilities of restored state come from, while constructors run.
     origin: RefCell<Option<Capability<T>>>,
 }
 
-struct Named<T> {
+struct Named {
     name: String,
     /// The same state twice: to be found by its type, and to be sealed whatever its type.
     by_type: Rc<dyn Any>,
-    kept: Rc<dyn Kept<T>>,
+    kept: Rc<dyn Kept>,
 }
 
 /// What the frame does with a state whatever its types.
-trait Kept<T: FencedTime> {
+trait Kept {
     fn id(&self) -> u64;
-    fn seal(&self, time: &T, outlet: &mut Outlet<T>);
-    fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>);
+    fn each(&self, seal: &mut dyn FnMut(&mut dyn Seal));
     fn decode_some(&self) -> bool;
     fn deposit(&self);
 }
 
-impl<T, K, V, C> Kept<T> for RefCell<Partitions<K, V, C>>
+impl<K, V, C> Kept for RefCell<Partitions<K, V, C>>
 where
-    T: FencedTime,
     K: Data + Eq,
     V: Plain,
     C: Codec<V>,
@@ -215,12 +214,8 @@ where
         self.borrow().id()
     }
 
-    fn seal(&self, time: &T, outlet: &mut Outlet<T>) {
-        outlet.seal(time, &mut *self.borrow_mut());
-    }
-
-    fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        outlet.fill(through, &mut *self.borrow_mut());
+    fn each(&self, seal: &mut dyn FnMut(&mut dyn Seal)) {
+        seal(&mut *self.borrow_mut());
     }
 
     fn decode_some(&self) -> bool {
@@ -292,8 +287,7 @@ impl<T: FencedTime> Store<T> {
             made.pretend(partition);
         }
         let made = Rc::new(RefCell::new(made));
-        let (by_type, kept) =
-            (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept<T>>);
+        let (by_type, kept) = (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept>);
         states.push(Named { name: name.to_owned(), by_type, kept });
         made
     }
@@ -303,17 +297,15 @@ impl<T: FencedTime> Store<T> {
         self.states.borrow().iter().map(|named| named.kept.id()).collect()
     }
 
-    pub(crate) fn seal(&self, time: &T, outlet: &mut Outlet<T>) {
-        self.states.borrow().iter().for_each(|named| named.kept.seal(time, outlet));
-    }
-
-    pub(crate) fn fill(&self, through: Option<Epoch>, outlet: &mut Outlet<T>) {
-        self.states.borrow().iter().for_each(|named| named.kept.fill(through, outlet));
-    }
-
     /// Decodes some keys of opened replicas; returns whether all are decoded.
     pub(crate) fn decode_some(&self) -> bool {
         self.states.borrow().iter().all(|named| named.kept.decode_some())
+    }
+}
+
+impl<T: FencedTime> Seals for Rc<Store<T>> {
+    fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal)) {
+        self.states.borrow().iter().for_each(|named| named.kept.each(seal));
     }
 }
 

@@ -51,9 +51,10 @@ impl Machine {
         let complete = self.missing().next().is_none();
         let now_ms = self.now_ms;
         let Phase::Gathering(gathering) = &mut self.phase else { return };
-        match complete {
-            true => gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms)),
-            false => gathering.complete_since_ms = None,
+        if complete {
+            gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms));
+        } else {
+            gathering.complete_since_ms = None;
         }
         let Phase::Gathering(gathering) = &self.phase else { return };
         let due = self.propose_at(gathering) <= now_ms;
@@ -80,9 +81,12 @@ impl Machine {
         }
         let limits = &self.config.limits;
         let missing = self.missing().count();
-        let wait_ms = |node| match self.detector.is_silent(node) {
-            true => limits.silent_wait_ms,
-            false => limits.evidence_wait_ms,
+        let wait_ms = |node| {
+            if self.detector.is_silent(node) {
+                limits.silent_wait_ms
+            } else {
+                limits.evidence_wait_ms
+            }
         };
         let rank = self.givers().take_while(|(node, _)| *node != self.config.node).count() as u64;
         let turn_ms = match gathering.complete_since_ms {
@@ -159,9 +163,10 @@ impl Machine {
     }
 
     pub(super) fn evidence_of(&self, node: NodeId) -> Option<&Evidence> {
-        let evidence = match node == self.config.node {
-            true => self.given.last()?,
-            false => self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?,
+        let evidence = if node == self.config.node {
+            self.given.last()?
+        } else {
+            self.peers.get(&node).filter(|_| self.is_up(node))?.evidence.as_ref()?
         };
         (evidence.view == self.number()).then_some(evidence)
     }

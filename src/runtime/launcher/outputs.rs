@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use ringfence_operators::text::cut;
 
-use super::{Inbox, Node};
+use super::Inbox;
+use super::process::Node;
 use crate::network::Budget;
 use crate::report::{Event, What};
 use crate::runtime::channel::{self, ToLauncher};

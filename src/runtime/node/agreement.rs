@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringfence_operators::catalogue::{Item, difference};
 use ringfence_operators::error::JobError;
+use ringfence_operators::fence::catalogue::{Item, difference};
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::Node;
@@ -85,7 +85,7 @@ impl Node {
         let Some(current) = self.current.as_mut().filter(|_| self.present.is(view)) else {
             return Ok(());
         };
-        current.agreement.built.insert(worker % self.setup.workers.max(1));
+        current.agreement.built.insert(worker % self.setup.config.workers.max(1));
         let Some(running) = self.generations.get(&view) else { return Ok(()) };
         if current.agreement.own.is_some() {
             return Ok(());

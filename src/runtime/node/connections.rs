@@ -188,7 +188,7 @@ impl Node {
 
     /// Tells that a node which was there has ended before the first view.
     pub(super) fn tell_gone_early(&self, node: NodeId) {
-        let left = self.setup.connect_limit.saturating_sub(self.started.elapsed());
+        let left = self.setup.config.connect_limit.saturating_sub(self.started.elapsed());
         let text = format!(
             "node {node} has ended before the first view: it may be started again within {} s",
             left.as_secs()
@@ -204,7 +204,7 @@ impl Node {
             .filter(|&&node| node != self.setup.node && !self.controls.contains_key(&node))
             .copied()
             .collect();
-        let limit_ms = self.setup.connect_limit.as_millis();
+        let limit_ms = self.setup.config.connect_limit.as_millis();
         let text = if missing.is_empty() {
             format!("there was no first view after {limit_ms} ms though all nodes are connected")
         } else {

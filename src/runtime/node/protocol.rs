@@ -15,7 +15,7 @@ use crate::report::{Observation, What, named_nodes};
 use crate::runtime::generation::Running;
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;
-use crate::runtime::wording::{failure_of, protocol_failed, register_failed};
+use crate::runtime::wording::{protocol_failed, register_failed};
 
 /// A loop that stood still for longer was not merely busy.
 const STALL_LIMIT: Duration = Duration::from_millis(500);
@@ -30,15 +30,15 @@ impl Node {
             incarnation: self.incarnation,
             address,
             nodes: self.setup.nodes.keys().copied().collect(),
-            workers_per_node: self.setup.workers as u32,
-            partitions: self.setup.partitions,
-            backups: self.setup.backups,
+            workers_per_node: self.setup.config.workers as u32,
+            partitions: self.setup.config.partitions,
+            backups: self.setup.config.backup_count() as u32,
             limits: MemberLimits {
-                stop_limit_ms: self.setup.hang_limit.as_millis() as u64,
-                views_without_commit_max: self.setup.views_without_commit_max,
-                restarts_max: self.setup.restarts.0,
-                restarts_window_ms: self.setup.restarts.1.as_millis() as u64,
-                ..MemberLimits::from_suspect_ms(self.setup.suspect_limit.as_millis() as u64)
+                stop_limit_ms: self.setup.config.hang_limit.as_millis() as u64,
+                views_without_commit_max: self.setup.config.views_without_commit_max,
+                restarts_max: self.setup.config.restarts.0,
+                restarts_window_ms: self.setup.config.restarts.1.as_millis() as u64,
+                ..MemberLimits::from_suspect_ms(self.setup.config.suspect_limit.as_millis() as u64)
             },
         }));
         let events = self.events.clone();
@@ -119,7 +119,8 @@ impl Node {
                 );
                 let workers = self.running().map_or_else(Vec::new, |r| r.shared.whereabouts());
                 let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
-                match (failure_of(here, view, &what), what) {
+                let failure = seen.as_ref().and_then(|seen| witness::conclusion(&what, seen));
+                match (failure, what) {
                     // SUBTLE: survivors that stop close their links, too. A lost link is told only
                     // where nothing else explains it.
                     (Some(failure), Suspicion::LinkLost { .. }) => {
@@ -172,7 +173,7 @@ impl Node {
                     "waiting for workers of {} to come back from the job's own code, for up to {} s: \
                      only they have the state of partitions {}",
                     named_nodes(&nodes),
-                    self.setup.hang_limit.as_secs(),
+                    self.setup.config.hang_limit.as_secs(),
                     Ranges(&partitions)
                 );
                 self.tell(What::Message { text });

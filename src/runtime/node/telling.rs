@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::error::JobError;
-use ringfence_operators::generation::Notice;
+use ringfence_operators::fence::generation::Notice;
 use ringfence_operators::ids::{Epoch, ViewNumber};
-use ringfence_operators::sink::RELEASE_LIMIT;
+use ringfence_operators::verbs::sink::RELEASE_LIMIT;
 
 use super::Node;
 use crate::error::Result;

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::generation::{Generation, PIECE_BYTES, Settings};
-use ringfence_operators::hash::KeyHasher;
+use ringfence_operators::fence::generation::{Generation, PIECE_BYTES, Settings};
 use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
-use ringfence_operators::worker as operators;
 
 use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
 use crate::protocol::member::Machine;
-use crate::protocol::message::{Input, Message, WorkerPanic};
+use crate::protocol::message::{Input, Message};
 use crate::protocol::present::{Answer, Caller, Due, Standing, Why};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
@@ -67,7 +65,11 @@ impl Node {
             committed: None,
             agreement: Agreement::new(),
             dropping: Dropping::default(),
-            watches: Watches::new(self.setup.hang_limit, self.setup.suspect_limit, refilling),
+            watches: Watches::new(
+                self.setup.config.hang_limit,
+                self.setup.config.suspect_limit,
+                refilling,
+            ),
         });
         self.dial_lower();
         for inbound in waiting {
@@ -137,7 +139,7 @@ impl Node {
         self.recovery.connected(Instant::now());
         let Some(view) = self.present.view() else { return Ok(()) };
         let Some(here) = view.process_index(self.setup.node) else { return Ok(()) };
-        let (number, workers) = (view.number, self.setup.workers);
+        let (number, workers) = (view.number, self.setup.config.workers);
         let range = |process: usize| process * workers..(process + 1) * workers;
         let mut links = Vec::new();
         for (index, (member, stream)) in view.members.iter().zip(streams).enumerate() {
@@ -151,14 +153,14 @@ impl Node {
         }
         let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
         let settings = Settings {
-            hasher: KeyHasher::default(),
-            epoch_interval: self.setup.epoch_interval,
-            checkpoint_interval: self.setup.checkpoint_interval,
-            in_flight_epochs_max: self.setup.in_flight_epochs_max,
+            hasher: self.setup.config.key_hash,
+            epoch_interval: self.setup.config.epoch_interval,
+            checkpoint_interval: self.setup.config.checkpoint_interval,
+            in_flight_epochs_max: u64::from(self.setup.config.in_flight_epochs_max),
             run,
             workers_per_node: workers,
             share_count: (self.setup.nodes.len() * workers) as u32,
-            refill_bytes_per_second: self.setup.refill_bytes_per_second,
+            refill_bytes_per_second: self.setup.config.refill_bytes_per_second,
             piece_bytes: PIECE_BYTES,
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
@@ -173,7 +175,7 @@ impl Node {
             Arc::clone(&self.gauges),
         );
         let generation =
-            generation.watching(watched).with_quarantine(self.setup.quarantine.clone());
+            generation.watching(watched).with_quarantine(self.setup.config.quarantine.clone());
         let generation = Arc::new(match view.members.len() {
             1 => generation,
             _ => generation.awaiting_agreement(),
@@ -184,7 +186,7 @@ impl Node {
             links,
             here,
             workers,
-            self.setup.worker_config.clone(),
+            self.setup.config.worker_config(),
             Arc::clone(&self.setup.job),
             move |ended| drop(events.send(NodeEvent::Ended(ended))),
         );
@@ -200,7 +202,7 @@ impl Node {
 
     pub(super) fn on_ended(&mut self, ended: WorkerEnded) -> Result<()> {
         let (view, worker) = (ended.view, ended.worker);
-        let verdict = Verdict::from(ended.end);
+        let verdict = ended.verdict();
         let has_finished = matches!(verdict, Verdict::Finished);
         let departure = self.present.worker_ended(view, worker, has_finished);
         if departure.standing != Standing::InTime {
@@ -215,12 +217,10 @@ impl Node {
         let (mut input, mut seen) = (None, None);
         match verdict {
             Verdict::Finished | Verdict::Stopped => {}
-            Verdict::Panicked(panic) => {
-                let operators::WorkerPanic { mut message, location, spot, record } = panic;
-                if let Some(advice) = advice::on_panic(&message) {
-                    message = format!("{message} ({advice})");
+            Verdict::Panicked(mut panic) => {
+                if let Some(advice) = advice::on_panic(&panic.message) {
+                    panic.message = format!("{} ({advice})", panic.message);
                 }
-                let panic = WorkerPanic { worker: worker as u32, message, location, spot, record };
                 input = Some(Input::WorkerPanicked { view, panic });
             }
             Verdict::Failed(error) => {
@@ -252,7 +252,8 @@ impl Node {
             self.tell(What::Refilled { view, partitions, took_ms });
         }
         // What the job does after its dataflow has ended is its own affair.
-        let (Some(current), Some(running)) = (&mut self.current, self.generations.get(&view)) else {
+        let (Some(current), Some(running)) = (&mut self.current, self.generations.get(&view))
+        else {
             return Ok(());
         };
         if self.present.is_stopping()
@@ -261,7 +262,7 @@ impl Node {
         {
             return Ok(());
         }
-        let building = current.agreement.still_building(now, self.setup.workers);
+        let building = current.agreement.still_building(now, self.setup.config.workers);
         let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
         if let Some(Hung { worker, busy }) = current.watches.hung(now, &running.shared) {

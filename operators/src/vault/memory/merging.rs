@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use super::{Cell, Key, MemoryVault, lock, read};
+use crate::planted::{self, Planted};
 use crate::state::ChunkMerger;
-#[cfg(feature = "planted")]
 use crate::state::Replica;
 use crate::vault::VaultError;
 use crate::vault::chunks::MergeError;
@@ -34,10 +34,10 @@ impl MemoryVault {
             };
             // Never above what is recorded, and so never above the epoch of any view to come.
             let Some(since) = base.epoch() else { break };
-            #[cfg(feature = "planted")]
-            let since = match crate::planted::is(crate::planted::Planted::MergeAhead) {
-                true => lock(cell).replica.as_ref().and_then(Replica::through).unwrap_or(since),
-                false => since,
+            let since = if planted::is(Planted::MergeAhead) {
+                lock(cell).replica.as_ref().and_then(Replica::through).unwrap_or(since)
+            } else {
+                since
             };
             let step = merged.next(&base).and_then(|step| {
                 let Some(step) = step else { return Ok(None) };

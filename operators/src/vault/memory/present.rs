@@ -1,10 +1,23 @@
 //! The present view of a vault: what this node is to each partition, and which operators count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Cells, Completeness, Holding, Operator, View, lock};
+use super::holdings::{Completeness, Holding};
+use super::{Cells, Operator, lock};
 use crate::ids::{Epoch, PartitionId, ViewNumber};
-use crate::vault::{Role, VaultError};
+use crate::vault::VaultError;
+
+pub(super) struct View {
+    pub(super) number: Option<ViewNumber>,
+    /// Whether evidence was given of this view: then its generation changes nothing any more.
+    pub(super) closed: bool,
+    pub(super) resume: Option<Epoch>,
+    pub(super) recorded: Option<Epoch>,
+    pub(super) holdings: Vec<Holding>,
+    pub(super) operators: BTreeMap<u64, Operator>,
+    /// The operators that the job has dropped, for the rest of the run.
+    pub(super) dropped: BTreeSet<u64>,
+}
 
 impl View {
     pub(super) fn check(&self, view: ViewNumber) -> Result<(), VaultError> {
@@ -74,33 +87,5 @@ impl View {
             *count == tables + chunks
         });
         filled.into_iter().map(|(index, (_, latest))| (index, latest)).collect()
-    }
-
-    /// Returns what is held of a partition in the next view.
-    pub(super) fn next(
-        &self,
-        holding: Holding,
-        filled: Option<Epoch>,
-        role: Role,
-        resume: Option<Epoch>,
-    ) -> Holding {
-        let frozen = Completeness::Frozen { through: resume, whole: true };
-        let complete = match holding.completeness {
-            // What is committed was stored by every backup, whatever this node last heard of it.
-            Completeness::Fed => true,
-            Completeness::Filling => filled.is_some() && filled <= resume,
-            Completeness::Frozen { through, whole } => whole && through == resume,
-            Completeness::None => false,
-        };
-        // Before the first commit there is nothing to have.
-        let complete = complete || resume.is_none();
-        let completeness = match (complete, role) {
-            (true, Role { backup: true, .. }) => Completeness::Fed,
-            (true, Role { owner: true, .. }) => frozen,
-            (false, Role { backup: true, .. }) => Completeness::Filling,
-            _ => Completeness::None,
-        };
-        let owns_chunks = role.owner && (complete || holding.owns_chunks);
-        Holding { role, completeness, owns_chunks }
     }
 }

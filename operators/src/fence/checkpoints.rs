@@ -1,0 +1,194 @@
+//! Checkpoints: the epochs at which state is sealed, as far as one worker knows them.
+//!
+//! INVARIANT: nothing at any worker acts on an epoch beyond a checkpoint without knowing of it, so that
+//! whoever acts on a later epoch has sealed the checkpoint before.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use timely::scheduling::Activator;
+
+use crate::ids::Epoch;
+use crate::planted::{self, Planted};
+
+/// One worker's knowledge of which epochs are checkpoints.
+///
+/// Without a clock for them every epoch is one. [`Epoch::END`], where a dataflow has ended, always is.
+pub(crate) struct Checkpoints {
+    /// Those of this view that are known, and the one that it resumed from; `None` where every epoch is a
+    /// checkpoint.
+    known: Option<RefCell<BTreeSet<Epoch>>>,
+    /// The greatest epoch on which anything at this worker has acted; at least the view's first one.
+    begun: Cell<Epoch>,
+    /// Whether a question of this worker's is on its way to all.
+    asking: Cell<bool>,
+    /// How many questions this worker has answered, and of how many it has learnt the decision. They come
+    /// on two ways, so that the next question may be here before the decision on the last one.
+    answered: Cell<u64>,
+    learnt: Cell<u64>,
+    on_decision: RefCell<Vec<Activator>>,
+}
+
+impl Checkpoints {
+    /// Those of a view that resumes from `resume`: chosen by a clock, or every epoch.
+    pub(crate) fn resume(resume: Option<Epoch>, clocked: bool) -> Self {
+        Checkpoints {
+            known: clocked.then(|| RefCell::new(resume.into_iter().collect())),
+            begun: Cell::new(resume.map_or(Epoch(0), Epoch::next)),
+            asking: Cell::new(false),
+            answered: Cell::new(0),
+            learnt: Cell::new(0),
+            on_decision: RefCell::default(),
+        }
+    }
+
+    /// Whether a protected operator may act on records of `epoch` now; if so, notes that it does.
+    ///
+    /// Where it may not, since a checkpoint is being chosen, it waits to be
+    /// [woken](Checkpoints::wake_on_decision).
+    pub(crate) fn admit(&self, epoch: Epoch) -> bool {
+        let Some(known) = &self.known else { return true };
+        if epoch <= self.begun.get() || known.borrow().last() >= Some(&epoch) {
+            return true;
+        }
+        if planted::is(Planted::BeginWhileChoosing) {
+            return true;
+        }
+        if self.answered > self.learnt {
+            return false;
+        }
+        self.begun.set(epoch);
+        true
+    }
+
+    /// The first known checkpoint at or after `epoch`.
+    pub(crate) fn at_or_after(&self, epoch: Epoch) -> Option<Epoch> {
+        let Some(known) = &self.known else { return Some(epoch) };
+        known.borrow().range(epoch..).next().copied().or(Some(Epoch::END))
+    }
+
+    /// The last known checkpoint at or before `epoch`: how far that is which is complete through `epoch`.
+    pub(crate) fn at_or_before(&self, epoch: Epoch) -> Option<Epoch> {
+        if epoch >= Epoch::END {
+            return Some(Epoch::END);
+        }
+        let Some(known) = &self.known else { return Some(epoch) };
+        known.borrow().range(..=epoch).next_back().copied()
+    }
+
+    /// The last epoch that may begin while `count` checkpoints before it, after `stored`, are not stored;
+    /// `None` where there are not so many.
+    pub(crate) fn limit(&self, stored: Option<Epoch>, count: u64) -> Option<Epoch> {
+        let first = stored.map_or(Epoch(0), |stored| Epoch(stored.0.saturating_add(1)));
+        let Some(known) = &self.known else { return Some(Epoch(first.0.saturating_add(count))) };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        known.borrow().range(first..).nth(count).copied()
+    }
+
+    /// Forgets all before the last checkpoint at or before `recorded`: all operators have sealed it.
+    pub(crate) fn forget_before(&self, recorded: Epoch) {
+        let Some(known) = &self.known else { return };
+        let mut known = known.borrow_mut();
+        if let Some(&last) = known.range(..=recorded).next_back() {
+            *known = known.split_off(&last);
+        }
+    }
+
+    /// Wakes an operator whenever a checkpoint was chosen.
+    pub(crate) fn wake_on_decision(&self, activator: Activator) {
+        if self.known.is_some() {
+            self.on_decision.borrow_mut().push(activator);
+        }
+    }
+
+    /// Notes that this worker asks all to choose a checkpoint.
+    pub(crate) fn ask(&self) {
+        self.asking.set(true);
+    }
+
+    /// Whether the question of this worker's is not decided yet.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asking.get()
+    }
+
+    /// The greatest epoch that has begun here; until the decision no greater one begins.
+    pub(crate) fn answer(&self) -> Epoch {
+        self.answered.set(self.answered.get() + 1);
+        let known = self.known.as_ref().and_then(|known| known.borrow().last().copied());
+        self.begun.get().max(known.unwrap_or_default())
+    }
+
+    /// Notes that `checkpoint` is one, and wakes who waits for that.
+    pub(crate) fn learn(&self, checkpoint: Epoch) {
+        let Some(known) = &self.known else { return };
+        known.borrow_mut().insert(checkpoint);
+        self.learnt.set(self.learnt.get() + 1);
+        self.asking.set(false);
+        for activator in self.on_decision.borrow().iter() {
+            activator.activate();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_clock_every_epoch_is_a_checkpoint() {
+        let checkpoints = Checkpoints::resume(Some(Epoch(4)), false);
+        for epoch in [Epoch(9), Epoch(3), Epoch::END] {
+            assert!(checkpoints.admit(epoch));
+            assert_eq!(checkpoints.at_or_after(epoch), Some(epoch));
+            assert_eq!(checkpoints.at_or_before(epoch), Some(epoch));
+        }
+        assert_eq!(checkpoints.limit(Some(Epoch(4)), 3), Some(Epoch(8)));
+        assert_eq!(checkpoints.limit(None, 1), Some(Epoch(1)));
+    }
+
+    #[test]
+    fn between_answer_and_decision_nothing_later_begins() {
+        let checkpoints = Checkpoints::resume(Some(Epoch(4)), true);
+        assert!(checkpoints.admit(Epoch(7)));
+        assert_eq!(checkpoints.answer(), Epoch(7));
+        assert!(checkpoints.admit(Epoch(6)) && checkpoints.admit(Epoch(7)));
+        assert!(!checkpoints.admit(Epoch(8)));
+        // Another worker was further.
+        checkpoints.learn(Epoch(9));
+        assert!(checkpoints.admit(Epoch(8)) && checkpoints.admit(Epoch(10)));
+        assert_eq!(checkpoints.answer(), Epoch(10));
+        // What is known to be a checkpoint may begin at any time.
+        assert!(checkpoints.admit(Epoch(9)));
+    }
+
+    #[test]
+    fn a_question_may_come_before_the_decision_on_the_last_one() {
+        let checkpoints = Checkpoints::resume(None, true);
+        assert_eq!((checkpoints.answer(), checkpoints.answer()), (Epoch(0), Epoch(0)));
+        checkpoints.learn(Epoch(3));
+        assert!(checkpoints.admit(Epoch(3)) && !checkpoints.admit(Epoch(4)));
+        checkpoints.learn(Epoch(3));
+        assert!(checkpoints.admit(Epoch(4)));
+    }
+
+    #[test]
+    fn state_counts_as_far_as_the_last_checkpoint() {
+        let checkpoints = Checkpoints::resume(Some(Epoch(4)), true);
+        for epoch in [9, 14, 19] {
+            checkpoints.learn(Epoch(epoch));
+        }
+        let before = |epoch| checkpoints.at_or_before(Epoch(epoch)).map(|epoch| epoch.0);
+        assert_eq!(
+            [before(3), before(8), before(13), before(50)],
+            [None, Some(4), Some(9), Some(19)]
+        );
+        assert_eq!(checkpoints.at_or_after(Epoch(10)), Some(Epoch(14)));
+        assert_eq!(checkpoints.at_or_after(Epoch(20)), Some(Epoch::END));
+        assert_eq!(checkpoints.at_or_before(Epoch::END), Some(Epoch::END));
+        // With one that is not stored, the next one may still be reached, and not passed.
+        assert_eq!(checkpoints.limit(Some(Epoch(4)), 1), Some(Epoch(14)));
+        assert_eq!(checkpoints.limit(Some(Epoch(9)), 2), None);
+        checkpoints.forget_before(Epoch(17));
+        assert_eq!([before(13), before(17)], [None, Some(14)]);
+    }
+}

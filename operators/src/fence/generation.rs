@@ -1,0 +1,451 @@
+//! A generation: what all workers of one process share while one view lasts.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use timely::scheduling::SyncActivator;
+
+use crate::fence::catalogue::{Catalogue, Item};
+use crate::fence::dropped::Drops;
+use crate::fence::whereabouts::Whereabouts;
+use crate::hash::{KeyHasher, partition_of};
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+pub use crate::rounds::pieces::PIECE_BYTES;
+use crate::vault::Vault;
+
+/// Who runs and who backs each partition, as timely worker indices of this generation.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    /// The worker that runs each partition.
+    pub owners: Vec<usize>,
+    /// The workers whose nodes hold each partition's replicas.
+    pub backups: Vec<Vec<usize>>,
+    /// Whether some of a partition's backups have no copy yet and are to be filled.
+    pub filling: Vec<bool>,
+}
+
+impl Routes {
+    /// The number of partitions.
+    pub fn partitions(&self) -> u32 {
+        self.owners.len() as u32
+    }
+
+    /// The worker that runs `partition`.
+    pub fn owner(&self, partition: PartitionId) -> usize {
+        self.owners[partition.0 as usize]
+    }
+
+    /// The worker that runs the partition of a key, from the key's hash.
+    #[inline]
+    pub fn owner_of_hash(&self, hash: u64) -> usize {
+        self.owners[partition_of(hash, self.partitions()).0 as usize]
+    }
+
+    /// The partitions that `worker` runs, in order.
+    pub fn owned_by(&self, worker: usize) -> impl Iterator<Item = PartitionId> + '_ {
+        self.owners
+            .iter()
+            .enumerate()
+            .filter(move |&(_, &owner)| owner == worker)
+            .map(|(partition, _)| PartitionId(partition as u32))
+    }
+}
+
+/// What a generation is built with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How keys are hashed; the same for the life of a run.
+    pub hasher: KeyHasher,
+    /// How long an epoch lasts at a source.
+    pub epoch_interval: Duration,
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub checkpoint_interval: Option<Duration>,
+    /// How many checkpoints that are not stored yet a source may leave behind.
+    pub in_flight_epochs_max: u64,
+    /// The identity of the run, which sinks and markers carry.
+    pub run: String,
+    /// The number of workers of each node.
+    pub workers_per_node: usize,
+    /// The number of shares that hand-made inputs are split into: the workers of the first view.
+    pub share_count: u32,
+    /// How many bytes a second this process may send to fill copies that were lost.
+    pub refill_bytes_per_second: u64,
+    /// Snapshots and journals that are larger travel in pieces of so many bytes: [`PIECE_BYTES`], but for
+    /// a simulation.
+    pub piece_bytes: usize,
+}
+
+/// What is left to do once the whole job is done, such as removing a marker.
+pub type WhenDone = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
+/// Time since the generation's view began, as the runtime or the simulator counts it.
+pub trait Clock: Send + Sync {
+    /// Time since the view began.
+    fn elapsed(&self) -> Duration;
+
+    /// Whether this time passes only when a simulator says so, so that waiting in real time is useless.
+    fn is_virtual(&self) -> bool {
+        false
+    }
+}
+
+/// What happened inside a worker that people and supervisors want to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A worker has built the job's dataflows.
+    Built {
+        /// The index of the worker in this process.
+        worker: usize,
+    },
+    /// A worker has dropped a protected dataflow before its end.
+    Dropped {
+        /// The index of the worker in this process.
+        worker: usize,
+        /// The dataflow, as timely counts them.
+        dataflow: usize,
+        /// Whether all workers of this process have.
+        by_all: bool,
+    },
+    /// An operator has its state back.
+    Restored {
+        /// The index of the worker in this generation.
+        worker: usize,
+        /// The operator.
+        operator: OperatorName,
+        /// Partitions kept from the previous generation, undone to the resume epoch.
+        rewound: usize,
+        /// Partitions opened from their replicas.
+        opened: usize,
+        /// Encoded bytes of those replicas.
+        bytes_opened: usize,
+        /// Keys whose value was undone.
+        keys_rewound: usize,
+        /// What it took.
+        elapsed: Duration,
+    },
+    /// An epoch is committed, and every node knows.
+    Committed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A record that cannot be processed went to the dead letters. It may be told again where its epoch
+    /// is done again.
+    Quarantined {
+        /// The operator.
+        operator: OperatorName,
+        /// The partition of it.
+        partition: PartitionId,
+        /// The epoch of the record.
+        epoch: Epoch,
+        /// The record as text.
+        record: String,
+    },
+    /// Something of the job's panicked when it was dropped, which changes nothing.
+    DropPanicked {
+        /// The operator that kept it; `None` where it was part of no protected one.
+        operator: Option<OperatorName>,
+        /// What it said, and where.
+        message: String,
+    },
+    /// A sink's target did not take an epoch; it is tried again.
+    ReleaseFailed {
+        /// The sink.
+        operator: OperatorName,
+        /// The epoch.
+        epoch: Epoch,
+        /// What the target said.
+        why: String,
+    },
+    /// A sink's target takes epochs again.
+    ReleaseRecovered {
+        /// The sink.
+        operator: OperatorName,
+        /// How long it did not.
+        failed_for: Duration,
+    },
+    /// A worker's shards of a source are where the view resumes.
+    Resumed {
+        /// How many records they had been read for at the resume epoch.
+        records: u64,
+        /// How many more the same worker's process had read, and reads again.
+        replaying: u64,
+    },
+    /// The same shards have been read again as far as before the failure.
+    CaughtUp {
+        /// The source.
+        operator: OperatorName,
+    },
+}
+
+/// How far the input of a process is; counted anew in each generation.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Units of input (bytes, for files) consumed from the shards that this process runs, from
+    /// their beginning: what a dead process had consumed counts with its successor.
+    pub consumed: AtomicU64,
+    /// Units of input in all shards of all processes; 0 where unknown.
+    pub total: AtomicU64,
+    /// Records read from the shards that this process runs, from their beginning.
+    pub records: AtomicU64,
+    /// One more than the latest epoch that a source of this process has begun; 0 where none has.
+    pub epochs_begun: AtomicU64,
+}
+
+/// Receives what happens inside the workers; called on their threads, so it must be quick.
+pub trait Observer: Send + Sync {
+    /// Takes note of something.
+    fn notice(&self, notice: Notice);
+}
+
+/// What all workers of one process share while one view lasts.
+pub struct Generation {
+    /// Tells the generations of one process apart, simulated ones too.
+    pub id: u64,
+    /// The view that it was built for.
+    pub view: ViewNumber,
+    /// The epoch to resume after: all up to it is committed. `None` before the first commit.
+    pub resume: Option<Epoch>,
+    /// Who runs and who backs each partition.
+    pub routes: Routes,
+    /// The rest of its settings.
+    pub settings: Settings,
+    /// Where snapshots and live state are kept.
+    pub vault: Arc<dyn Vault>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who wants to know.
+    pub observer: Arc<dyn Observer>,
+    /// How far the input is.
+    pub gauges: Arc<Gauges>,
+    /// The partitions of operators in which a record made a worker panic before: their records are
+    /// kept until they are processed, so that the next panic can be told with its record.
+    pub watched: BTreeSet<(OperatorName, PartitionId)>,
+    /// Where records go that cannot be processed; `None` where such a record ends its worker.
+    pub quarantine: Option<PathBuf>,
+    /// What its workers build.
+    pub(crate) catalogue: Catalogue,
+    agreed: AtomicBool,
+    /// Whether there are other processes in the view.
+    has_others: bool,
+    pub(crate) drops: Drops,
+    gone_count: AtomicUsize,
+    stopping: AtomicBool,
+    panic_next: AtomicBool,
+    wakers: Mutex<Vec<SyncActivator>>,
+    /// For each worker of this process, how often a protected operator of it was activated.
+    pulses: Vec<AtomicU64>,
+    refill: Mutex<Refill>,
+    when_done: Mutex<Vec<WhenDone>>,
+    whereabouts: Mutex<Vec<Arc<Whereabouts>>>,
+}
+
+/// What may be sent now to fill copies.
+#[derive(Debug, Default)]
+struct Refill {
+    allowance_bytes: u64,
+    counted: Duration,
+}
+
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Generation {
+    /// Describes a generation that is about to be built.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        routes: Routes,
+        settings: Settings,
+        vault: Arc<dyn Vault>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        let pulses = (0..settings.workers_per_node).map(|_| AtomicU64::new(0)).collect();
+        Generation {
+            id: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            view,
+            resume,
+            routes,
+            settings,
+            vault,
+            clock,
+            observer,
+            gauges,
+            watched: BTreeSet::new(),
+            quarantine: None,
+            catalogue: Catalogue::default(),
+            agreed: AtomicBool::new(true),
+            has_others: false,
+            drops: Drops::default(),
+            gone_count: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            panic_next: AtomicBool::new(false),
+            wakers: Mutex::new(Vec::new()),
+            pulses,
+            refill: Mutex::default(),
+            when_done: Mutex::new(Vec::new()),
+            whereabouts: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The same generation, with these partitions watched.
+    pub fn watching(mut self, watched: BTreeSet<(OperatorName, PartitionId)>) -> Self {
+        self.watched = watched;
+        self
+    }
+
+    /// The same generation, with a quarantine in this directory.
+    pub fn with_quarantine(mut self, directory: Option<PathBuf>) -> Self {
+        self.quarantine = directory;
+        self
+    }
+
+    /// The same generation, which records nothing before [`agree`](Generation::agree) is called.
+    pub fn awaiting_agreement(mut self) -> Self {
+        self.agreed.store(false, Ordering::SeqCst);
+        self.has_others = true;
+        self
+    }
+
+    /// Notes that all workers of all processes have dropped a dataflow.
+    pub fn all_have_dropped(&self, dataflow: usize) {
+        self.drops.set_gone(dataflow);
+        self.gone_count.store(self.drops.gone().len(), Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// How many dataflows all workers of all processes have dropped.
+    pub(crate) fn gone_count(&self) -> usize {
+        self.gone_count.load(Ordering::Relaxed)
+    }
+
+    /// Tells that a worker of this process has dropped a dataflow.
+    pub(crate) fn tell_dropped(&self, dataflow: usize, worker: usize, by_all: bool) {
+        self.observer.notice(Notice::Dropped { worker, dataflow, by_all });
+        if by_all && !self.has_others {
+            self.all_have_dropped(dataflow);
+        }
+    }
+
+    /// Notes that all processes of the view have built the same job.
+    pub fn agree(&self) {
+        self.agreed.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether all processes of the view are known to have built the same job.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.agreed.load(Ordering::Acquire)
+    }
+
+    /// What the workers of this process have built, once one of them has built everything.
+    ///
+    /// Each worker's catalogue is compared with this as it is made, and ends the job where it differs.
+    pub fn built(&self) -> Option<Vec<Item>> {
+        self.catalogue.whole()
+    }
+
+    /// The index in its process of a worker of the view.
+    pub(crate) fn index_in_process(&self, worker: usize) -> usize {
+        worker % self.settings.workers_per_node.max(1)
+    }
+
+    /// Where the workers of this process are, by their index.
+    pub fn whereabouts(&self) -> Vec<Arc<Whereabouts>> {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the place of a worker known.
+    pub(crate) fn place_worker(&self, worker: usize) -> Arc<Whereabouts> {
+        let place = Arc::new(Whereabouts::new(worker % self.settings.workers_per_node.max(1)));
+        let mut all = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&place));
+        place
+    }
+
+    /// Asks every worker to leave at its next protected operator, and wakes it.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether the workers were asked to leave.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Makes the next activation of any protected operator panic: an injected fault.
+    pub fn panic_next(&self) {
+        self.panic_next.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn take_panic(&self) -> bool {
+        self.panic_next.load(Ordering::Relaxed) && self.panic_next.swap(false, Ordering::SeqCst)
+    }
+
+    /// Returns for each worker of this process a number that grows whenever it gives a sign of life.
+    ///
+    /// It is zero until the worker has built its dataflow.
+    pub fn pulses(&self) -> Vec<u64> {
+        self.pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Makes every worker that is not stuck give a sign of life.
+    pub fn poke(&self) {
+        self.wake();
+    }
+
+    pub(crate) fn pulse(&self, worker: usize) {
+        // Only this worker writes it.
+        let pulse = &self.pulses[worker % self.pulses.len()];
+        pulse.store(pulse.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many bytes may be sent now to fill copies.
+    pub(crate) fn refill_allowance(&self) -> u64 {
+        let rate = self.settings.refill_bytes_per_second;
+        let now = self.clock.elapsed();
+        let mut refill = self.refill.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_sub(refill.counted);
+        let earned = u128::from(rate) * passed.as_micros() / 1_000_000;
+        if earned > 0 {
+            refill.counted = now;
+            // What was not used for long is not made up for at once.
+            let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+            refill.allowance_bytes = refill.allowance_bytes.saturating_add(earned).min(rate);
+        }
+        refill.allowance_bytes
+    }
+
+    /// Notes that `bytes` were sent to fill copies.
+    pub(crate) fn refill_spend(&self, bytes: u64) {
+        let mut refill = self.refill.lock().unwrap_or_else(PoisonError::into_inner);
+        refill.allowance_bytes = refill.allowance_bytes.saturating_sub(bytes);
+    }
+
+    pub(crate) fn add_waker(&self, waker: SyncActivator) {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+    }
+
+    pub(crate) fn add_when_done(&self, action: WhenDone) {
+        self.when_done.lock().unwrap_or_else(PoisonError::into_inner).push(action);
+    }
+
+    /// What the sinks left to do once the whole job is done.
+    pub fn take_when_done(&self) -> Vec<WhenDone> {
+        std::mem::take(&mut *self.when_done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wake(&self) {
+        for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // An error says that the worker is gone: then there is nobody to wake.
+            let _ = waker.activate();
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! Exactly-once sinks: results are held as part of the checkpoint until their epoch is committed.
+
+mod line_files;
+
+pub use line_files::{Field, Line, LineFiles};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::codec::{Codec, Postcard};
+use crate::data::Data;
+use crate::error::JobError;
+use crate::fence::careful::Careful;
+use crate::fence::generation::{Notice, WhenDone};
+use crate::fence::{Fence, HasFence};
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::protected::outlet::{Outlet, advance};
+use crate::protected::partitions::Partitions;
+use crate::protected::route::{KeyRoute, to_somebody};
+use crate::protected::turns::{Turns, complete, time_of};
+use crate::rounds::replicate::commit;
+use crate::time::{FencedTime, passed, reached};
+
+/// Where results leave the job.
+///
+/// A sink fixes what it writes, and where, when an epoch is complete ([`prepare`](Sink::prepare)), and
+/// writes it only when the epoch is committed ([`release`](Sink::release)). What it prepared is part
+/// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
+/// asked for more than once, by a successor or by a node that does not know yet that it was
+/// replaced: the second must change nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take the records of a stream of `{D}`",
+    note = "a sink is `LineFiles::new(directory)`, for records that can be written as lines, or a type of your \
+            own that implements `Sink<{D}>`"
+)]
+pub trait Sink<D>: 'static {
+    /// Where the next result of a shard goes; kept as protected state.
+    type Position: Data + Default;
+
+    /// Gets ready at the start of a generation, before anything is released.
+    ///
+    /// On the first view it should refuse a target that holds results already.
+    fn open(&mut self, start: &Start) -> io::Result<()> {
+        let _ = start;
+        Ok(())
+    }
+
+    /// Encodes the results of one complete epoch, and moves the position past them.
+    fn prepare(&mut self, at: &mut Self::Position, rows: &[D]) -> io::Result<Vec<u8>>;
+
+    /// Makes what `prepare` returned visible, once or again.
+    ///
+    /// An error may leave it visible or not. It is asked again, after 10 ms and then ever longer
+    /// pauses, for up to [`RELEASE_LIMIT`]; then the job ends. Errors that time does not mend, such as
+    /// [`io::ErrorKind::PermissionDenied`], end it at once.
+    fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
+
+    /// Makes sure, once everything of this worker is released, that what was released of a shard is still
+    /// there; `at` is where its next result would go. An error ends the job.
+    ///
+    /// Called for each shard of the worker that has released anything in this run, whoever released it.
+    fn finish(&mut self, shard: PartitionId, at: &Self::Position) -> io::Result<()> {
+        let _ = (shard, at);
+        Ok(())
+    }
+
+    /// What it writes to, under one name: for a file an absolute path without links.
+    ///
+    /// Two sinks of a job must not have one target, nor one inside of the other's, which is one whose name
+    /// goes on with `/`: such a job ends with an error when it is built. `None` takes no part in that.
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::verbs::sink::Release;
+    ///
+    /// struct Table(String);
+    ///
+    /// impl Sink<u64> for Table {
+    ///     type Position = u64;
+    ///
+    ///     fn prepare(&mut self, at: &mut u64, rows: &[u64]) -> io::Result<Vec<u8>> {
+    ///         *at += rows.len() as u64;
+    ///         Ok(rows.iter().flat_map(|row| row.to_le_bytes()).collect())
+    ///     }
+    ///
+    ///     fn release(&mut self, _id: &Release, _prepared: &[u8]) -> io::Result<()> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn target(&self) -> io::Result<Option<String>> {
+    ///         Ok(Some(format!("table:{}", self.0)))
+    ///     }
+    /// }
+    /// # let _ = Table("totals".to_owned());
+    /// ```
+    fn target(&self) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// What is left to do once the whole job is done; called by every node that ends it. An error makes that
+    /// node end with an error.
+    fn when_done(&self) -> Option<WhenDone> {
+        None
+    }
+}
+
+/// How a generation starts, for a [`Sink`].
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The identity of the run.
+    pub run: String,
+    /// Whether nothing was released yet in this run.
+    pub first_view: bool,
+}
+
+/// How long a release that fails is tried again before the job ends.
+pub const RELEASE_LIMIT: Duration = Duration::from_secs(30);
+
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A release that failed and is to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    /// When it failed first, by the generation's clock.
+    since: Duration,
+    at: Duration,
+    pause: Duration,
+}
+
+/// Whether the same release may succeed later.
+fn may_pass(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
+        PermissionDenied, ReadOnlyFilesystem, Unsupported,
+    };
+    !matches!(
+        kind,
+        AlreadyExists
+            | InvalidData
+            | InvalidInput
+            | IsADirectory
+            | NotADirectory
+            | NotFound
+            | PermissionDenied
+            | ReadOnlyFilesystem
+            | Unsupported
+    )
+}
+
+/// What is released: the identity that makes a second release recognisable.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// The identity of the run.
+    pub run: String,
+    /// The name of the sink.
+    pub sink: OperatorName,
+    /// The shard: the partition that the results are kept in.
+    pub shard: PartitionId,
+    /// The committed epoch.
+    pub epoch: Epoch,
+    /// The epoch released before it in this shard, as far as this generation knows.
+    pub previous: Option<Epoch>,
+    /// The view on whose behalf it is released: a target that saw a newer one should refuse it.
+    pub view: ViewNumber,
+}
+
+/// What a shard keeps, all of it in the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum ShardKey {
+    /// Where its next result goes.
+    Position,
+    /// What was prepared for an epoch and is not known to be released.
+    Prepared(u64),
+}
+
+/// Bytes that serde moves as a whole.
+#[derive(Clone, Debug, Default)]
+struct Bytes(Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                Ok(Bytes(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+/// Sends a stream to a [`Sink`], exactly once.
+pub trait SinkFenced<'scope, T: FencedTime, D: Data> {
+    /// Releases the records of each epoch to `sink` once the epoch is committed, exactly once.
+    ///
+    /// Returns a stream without records whose frontier passes an epoch when it is released: a probe
+    /// on it tells when results are out.
+    ///
+    /// Records stay on the worker that made them; each worker writes to the shard of the lowest
+    /// partition it runs, and after a failure the successor releases what the dead worker's shards
+    /// had committed. The records of one epoch keep no order.
+    ///
+    /// A release that fails is tried again, later and later, for half a minute; the results wait in the
+    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name, and so does a
+    /// [target](Sink::target) that another sink of the job has.
+    ///
+    /// ```
+    /// use ringfence_operators::prelude::*;
+    /// use ringfence_operators::testing;
+    ///
+    /// let directory = std::env::temp_dir().join(format!("ringfence-sink-{}", std::process::id()));
+    /// let out = directory.clone();
+    /// testing::run::<u64, _>(2, move |scope, _| {
+    ///     per_share(|share| std::iter::once((share.index, share.count)))
+    ///         .to_stream_fenced(scope, "shares")
+    ///         .sink_fenced("out", LineFiles::new(&out));
+    /// });
+    /// let mut text = String::new();
+    /// for file in std::fs::read_dir(&directory)? {
+    ///     let path = file?.path();
+    ///     // The marker of an unfinished run is removed when a whole job is done.
+    ///     if !path.ends_with(".ringfence-unfinished") {
+    ///         text += &std::fs::read_to_string(path)?;
+    ///     }
+    /// }
+    /// let mut lines: Vec<&str> = text.lines().collect();
+    /// lines.sort();
+    /// assert_eq!(lines, ["0\t2", "1\t2"]);
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()>;
+}
+
+impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'scope, T, D> {
+    fn sink_fenced<S: Sink<D>>(self, name: &str, sink: S) -> StreamVec<'scope, T, ()> {
+        let fence = self.fence();
+        let scope = self.scope();
+        let name = fence.admit("sink_fenced", name, scope);
+        match sink.target() {
+            Ok(Some(target)) => fence.claim(&name, target),
+            Ok(None) => {}
+            Err(error) => fence.fail(JobError::Sink { operator: name, what: error.to_string() }),
+        }
+        let writing = Writing::restore(sink, &fence, &name);
+        let mut writing = Careful::new(&fence, &name, writing);
+        let ids = vec![writing.shards.id()];
+
+        let records = to_somebody(self, &fence);
+        let mut builder = OperatorBuilder::new(name.to_string(), scope);
+        let activator = scope.activator_for(builder.operator_info().address);
+        fence.commit().wake_on_committed(activator.clone());
+        fence.checkpoints().wake_on_decision(activator.clone());
+        let mut input = builder.new_input(records, Pipeline);
+        let (_released, released_stream) = builder.new_output::<Vec<()>>();
+        let (frames_output, frames) = builder.new_output();
+        let (inner_fence, inner_name) = (fence.clone(), name.clone());
+        builder.build(move |mut capabilities: Vec<Capability<T>>| {
+            let (fence, name) = (inner_fence, inner_name);
+            let resume = fence.resume_time::<T>();
+            // What is committed already is released again, at the first time of this generation.
+            for capability in &mut capabilities {
+                capability.downgrade(&resume);
+            }
+            let mut capabilities = capabilities.into_iter();
+            let mut held = capabilities.next();
+            let mut outlet =
+                capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
+            let mut turns = Turns::<T, Vec<D>>::new();
+            let mut is_finished = false;
+            move |frontiers| {
+                let _active = fence.check(&name);
+                let frontier = &frontiers[0];
+                let through = passed(frontier);
+                input.for_each(|capability, batch| {
+                    let time = time_of(&fence, &name, capability.stamp());
+                    turns.wait(time, std::mem::take(batch));
+                });
+                let Some(outlet) = &mut outlet else { return };
+                while let Some(epoch) = turns.complete_epoch(through) {
+                    fence.leave_if_stopping();
+                    if !outlet.turn_to(epoch, &mut writing.shards) {
+                        break;
+                    }
+                    fence.whereabouts().set_epoch(epoch);
+                    writing.prepare(epoch, turns.take_epoch(epoch).into_iter().flatten().collect());
+                }
+                let waits = turns.first_epoch();
+                let done = complete(through, waits);
+                outlet.pass(done, &mut writing.shards);
+                if let Some(pause) = writing.release(fence.commit().committed()) {
+                    fence.wake_after(&activator, pause);
+                }
+                let prepared = writing.waiting.first().map(|&(epoch, _)| Epoch(epoch));
+                let next = reached(frontier).into_iter().chain(waits).chain(prepared).min();
+                if next.is_none() && !is_finished {
+                    is_finished = true;
+                    writing.finish();
+                }
+                advance(&mut held, next);
+            }
+        });
+        commit(frames, &fence, &name, ids);
+        released_stream
+    }
+}
+
+/// One worker's shards of a sink.
+struct Writing<D, S> {
+    sink: S,
+    fence: Fence,
+    name: OperatorName,
+    shards: Partitions<ShardKey, Bytes>,
+    route: KeyRoute<ShardKey>,
+    /// What is prepared and not released, in the order of release.
+    waiting: BTreeSet<(u64, PartitionId)>,
+    released: BTreeMap<PartitionId, Epoch>,
+    retry: Option<Retry>,
+    record: std::marker::PhantomData<D>,
+}
+
+impl<D: Data, S: Sink<D>> Writing<D, S> {
+    fn restore(mut sink: S, fence: &Fence, name: &OperatorName) -> Self {
+        let generation = fence.generation();
+        let start =
+            Start { run: generation.settings.run.clone(), first_view: fence.is_first_view() };
+        if let Err(error) = sink.open(&start) {
+            fence.fail(JobError::Sink { operator: name.clone(), what: error.to_string() });
+        }
+        if let Some(action) = sink.when_done() {
+            generation.add_when_done(action);
+        }
+        let mut shards = Partitions::<ShardKey, Bytes>::restore(fence, name, &mut |_| {});
+        let mut waiting = BTreeSet::new();
+        for partition in shards.owned().to_vec() {
+            shards.table(partition).for_each(|key, _prepared| {
+                if let ShardKey::Prepared(epoch) = key {
+                    waiting.insert((*epoch, partition));
+                }
+            });
+        }
+        Writing {
+            sink,
+            fence: fence.clone(),
+            name: name.clone(),
+            shards,
+            route: KeyRoute::new(generation.settings.hasher),
+            waiting,
+            released: BTreeMap::new(),
+            retry: None,
+            record: std::marker::PhantomData,
+        }
+    }
+
+    fn fail(&self, what: String) -> ! {
+        self.fence.fail(JobError::Sink { operator: self.name.clone(), what })
+    }
+
+    fn hash(&mut self, key: &ShardKey) -> u64 {
+        match self.route.hash(key) {
+            Ok(hash) => hash,
+            Err(error) => self.fail(format!("its state cannot be encoded: {error}")),
+        }
+    }
+
+    /// Where the next result of a shard goes; `None` where it has had none.
+    fn position(&mut self, shard: PartitionId) -> Option<S::Position> {
+        let hash = self.hash(&ShardKey::Position);
+        let held = self.shards.table(shard).get(hash, &ShardKey::Position)?;
+        match Postcard::decode(&held.0) {
+            Ok(position) => Some(position),
+            Err(error) => self.shards.refuse(shard, error.to_string()),
+        }
+    }
+
+    /// Makes sure that all that was released is still there.
+    fn finish(&mut self) {
+        for shard in self.shards.owned().to_vec() {
+            if let Some(position) = self.position(shard)
+                && let Err(error) = self.sink.finish(shard, &position)
+            {
+                self.fail(error.to_string());
+            }
+        }
+    }
+
+    /// Fixes the bytes and the place of an epoch's results.
+    fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
+        if self.fence.is_void(&self.name) {
+            return;
+        }
+        let Some(&shard) = self.shards.owned().first() else {
+            self.fail(format!(
+                "{} results of epoch {epoch} reached a worker that runs no partition",
+                rows.len()
+            ));
+        };
+        self.fence.whereabouts().set_partition(shard);
+        let position_hash = self.hash(&ShardKey::Position);
+        let mut position = self.position(shard).unwrap_or_default();
+        let prepared = match self.sink.prepare(&mut position, &rows) {
+            Ok(prepared) => prepared,
+            Err(error) => self.fail(error.to_string()),
+        };
+        let mut encoded = Vec::new();
+        if let Err(error) = Postcard::encode(&position, &mut encoded) {
+            self.fail(format!("its position cannot be encoded: {error}"));
+        }
+        let key = ShardKey::Prepared(epoch.0);
+        let hash = self.hash(&key);
+        let table = self.shards.table(shard);
+        table.insert(position_hash, ShardKey::Position, Bytes(encoded));
+        table.insert(hash, key, Bytes(prepared));
+        self.waiting.insert((epoch.0, shard));
+    }
+
+    /// Releases what is committed, in order; returns how long to wait before it is called again, where
+    /// the target failed.
+    fn release(&mut self, committed: Option<Epoch>) -> Option<Duration> {
+        let now = self.fence.generation().clock.elapsed();
+        if let Some(retry) = self.retry.filter(|retry| now < retry.at) {
+            return Some(retry.at - now);
+        }
+        while let Some(&(epoch, shard)) = self.waiting.first()
+            && committed.is_some_and(|committed| epoch <= committed.0)
+        {
+            let here = self.fence.whereabouts();
+            here.set_epoch(Epoch(epoch));
+            here.set_partition(shard);
+            let key = ShardKey::Prepared(epoch);
+            let hash = self.hash(&key);
+            let id = Release {
+                run: self.fence.generation().settings.run.clone(),
+                sink: self.name.clone(),
+                shard,
+                epoch: Epoch(epoch),
+                previous: self.released.get(&shard).copied(),
+                view: self.fence.generation().view,
+            };
+            let result = match self.shards.table(shard).get(hash, &key) {
+                Some(prepared) => self.sink.release(&id, &prepared.0),
+                None => Err(io::Error::other("what it prepared is gone")),
+            };
+            if let Err(error) = result {
+                return Some(self.try_later(shard, Epoch(epoch), &error, now));
+            }
+            if let Some(retry) = self.retry.take() {
+                self.fence.notice(Notice::ReleaseRecovered {
+                    operator: self.name.clone(),
+                    failed_for: now - retry.since,
+                });
+            }
+            self.shards.table(shard).remove(hash, &key);
+            self.released.insert(shard, Epoch(epoch));
+            self.waiting.pop_first();
+        }
+        None
+    }
+
+    /// Notes that a release failed; ends the job if it is not to be tried again.
+    fn try_later(
+        &mut self,
+        shard: PartitionId,
+        epoch: Epoch,
+        error: &io::Error,
+        now: Duration,
+    ) -> Duration {
+        let since = self.retry.map_or(now, |retry| retry.since);
+        if !may_pass(error.kind()) {
+            self.fail(format!("epoch {epoch} of shard {shard}: {error}"));
+        }
+        if now - since >= RELEASE_LIMIT {
+            let limit_s = RELEASE_LIMIT.as_secs();
+            self.fail(format!(
+                "epoch {epoch} of shard {shard}, tried again for {limit_s} s: {error}"
+            ));
+        }
+        if self.retry.is_none() {
+            self.fence.notice(Notice::ReleaseFailed {
+                operator: self.name.clone(),
+                epoch,
+                why: error.to_string(),
+            });
+        }
+        let pause =
+            self.retry.map_or(RETRY_PAUSE_MIN, |retry| (retry.pause * 2).min(RETRY_PAUSE_MAX));
+        self.retry = Some(Retry { since, at: now + pause, pause });
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::prelude::*;
+    use crate::testing::{self, Collected};
+
+    /// Fails a number of times, half of them after it has written.
+    struct Flaky {
+        inner: Collected<u64>,
+        failures: Arc<AtomicU32>,
+        kind: io::ErrorKind,
+    }
+
+    impl Sink<u64> for Flaky {
+        type Position = u64;
+
+        fn prepare(&mut self, at: &mut u64, rows: &[u64]) -> io::Result<Vec<u8>> {
+            self.inner.prepare(at, rows)
+        }
+
+        fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()> {
+            let left = self.failures.load(Ordering::SeqCst);
+            if left == 0 {
+                return self.inner.release(id, prepared);
+            }
+            self.failures.store(left - 1, Ordering::SeqCst);
+            if left.is_multiple_of(2) {
+                self.inner.release(id, prepared)?;
+            }
+            Err(self.kind.into())
+        }
+    }
+
+    fn run(failures: u32, kind: io::ErrorKind) -> Vec<u64> {
+        let failures = Arc::new(AtomicU32::new(failures));
+        let left = Arc::clone(&failures);
+        let mut rows = testing::run(1, move |scope, output| {
+            let sink = Flaky { inner: output, failures: Arc::clone(&failures), kind };
+            per_share(|_share| 0..10_u64).to_stream_fenced(scope, "ten").sink_fenced("out", sink);
+        });
+        assert_eq!(left.load(Ordering::SeqCst), 0);
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn a_target_that_fails_now_and_then_loses_and_doubles_nothing() {
+        let expected: Vec<u64> = (0..10).collect();
+        assert_eq!(run(5, io::ErrorKind::TimedOut), expected);
+        assert_eq!(run(4, io::ErrorKind::Other), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "out")]
+    fn what_time_does_not_mend_ends_the_job() {
+        run(1, io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,420 @@
+//! How a job is run.
+//!
+//! A [`Config`] comes from the command line ([`Config::from_args`]) or from the builder
+//! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
+//! contradiction has the same text. It is handed on as it is: nodes and launcher read its fields.
+
+mod flags;
+mod hosts;
+mod validate;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringfence_operators::hash::KeyHasher;
+use timely::WorkerConfig;
+use timely::worker::ProgressMode;
+
+use crate::chaos::{Fault, FaultParseError, RandomSpec};
+use crate::error::{Error, Result};
+use crate::protocol::member::{SUSPECT_MS, VIEWS_WITHOUT_COMMIT_MAX};
+use crate::report::{FailureReport, OnFailure};
+
+/// The environment variable by which a launcher tells a child which node it is.
+pub const NODE_VARIABLE: &str = "RINGFENCE_NODE";
+
+/// The greatest number of partitions.
+pub const PARTITIONS_MAX: u32 = 65_536;
+
+/// The greatest number of nodes that one launcher starts.
+pub const LOCAL_NODES_MAX: usize = 1_024;
+
+/// The greatest number of processes that are started by hand.
+pub const PROCESSES_MAX: usize = 1_024;
+
+/// The greatest number of worker threads in a process.
+pub const WORKERS_MAX: usize = 1_024;
+
+/// The longest of all times that can be set: a year. Sums of times and of moments stay sound.
+pub const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The default for how fast lost copies are rebuilt.
+const REFILL_MB_PER_SECOND: u64 = 64;
+
+const BYTES_PER_MB: u64 = 1_000_000;
+
+/// The least time that a node may be given to be heard: threads of a loaded machine wait that long.
+pub const SUSPECT_MIN: Duration = Duration::from_millis(50);
+
+/// What this process is in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The only process; its worker threads are what may fail.
+    Single,
+    /// The launcher of this many node processes.
+    Local(usize),
+    /// One of several processes that were started by hand.
+    Member {
+        /// The number of this process.
+        process: usize,
+        /// The addresses of all processes, this one's own included.
+        addresses: Vec<String>,
+    },
+    /// A node process that a launcher started.
+    Child {
+        /// The number of this node.
+        node: usize,
+        /// The number of nodes that the launcher started.
+        nodes: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cluster {
+    Single,
+    Local(usize),
+    Member { process: usize, addresses: Vec<String> },
+}
+
+/// How a job is run.
+///
+/// ```
+/// use ringfence::{Config, Mode};
+/// use std::time::Duration;
+///
+/// let config = Config::local(3)
+///     .workers(2)
+///     .backups(1)
+///     .epoch(Duration::from_millis(50))
+///     .fault("kill:1@40%")?;
+/// config.validate()?;
+/// assert_eq!(config.mode(), Mode::Local(3));
+/// # Ok::<(), ringfence::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    cluster: Cluster,
+    /// Worker threads of each process.
+    pub(crate) workers: usize,
+    /// Copies of each partition besides its owner's, where a number was asked for.
+    backups: Option<usize>,
+    pub(crate) epoch_interval: Duration,
+    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    pub(crate) checkpoint_interval: Option<Duration>,
+    pub(crate) partitions: u32,
+    /// How keys are hashed; the same in all processes.
+    pub(crate) key_hash: KeyHasher,
+    /// How many checkpoints that are not stored yet sources may leave behind.
+    pub(crate) in_flight_epochs_max: u32,
+    pub(crate) connect_limit: Duration,
+    pub(crate) suspect_limit: Duration,
+    pub(crate) hang_limit: Duration,
+    pub(crate) refill_bytes_per_second: u64,
+    pub(crate) register: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) random_faults: Option<RandomSpec>,
+    /// How many views panics may end, and within which time.
+    pub(crate) restarts: (u32, Duration),
+    /// How many views may follow each other without a commit in between.
+    pub(crate) views_without_commit_max: u32,
+    /// Where records go that cannot be processed.
+    pub(crate) quarantine: Option<PathBuf>,
+    pub(crate) on_failure: Option<OnFailure>,
+    progress_mode: ProgressMode,
+    idle_spin: Option<Duration>,
+    /// What node processes are started with, if not the launcher's own arguments.
+    pub(crate) node_args: Option<Vec<String>>,
+}
+
+impl Config {
+    fn of(cluster: Cluster) -> Self {
+        Config {
+            cluster,
+            workers: 1,
+            backups: None,
+            epoch_interval: Duration::from_millis(100),
+            checkpoint_interval: None,
+            partitions: 256,
+            key_hash: KeyHasher::default(),
+            in_flight_epochs_max: 4,
+            connect_limit: Duration::from_secs(30),
+            suspect_limit: Duration::from_millis(SUSPECT_MS),
+            hang_limit: Duration::from_secs(30),
+            refill_bytes_per_second: REFILL_MB_PER_SECOND * BYTES_PER_MB,
+            register: None,
+            report: None,
+            faults: Vec::new(),
+            random_faults: None,
+            restarts: (10, Duration::from_secs(60)),
+            views_without_commit_max: VIEWS_WITHOUT_COMMIT_MAX,
+            quarantine: None,
+            on_failure: None,
+            progress_mode: ProgressMode::default(),
+            idle_spin: None,
+            node_args: None,
+        }
+    }
+
+    /// One process.
+    pub fn single() -> Self {
+        Config::of(Cluster::Single)
+    }
+
+    /// A launcher of `nodes` processes of this program on this machine.
+    pub fn local(nodes: usize) -> Self {
+        Config::of(Cluster::Local(nodes))
+    }
+
+    /// Process `process` of those at `addresses`, each started by hand.
+    pub fn member(process: usize, addresses: impl IntoIterator<Item = String>) -> Self {
+        Config::of(Cluster::Member { process, addresses: addresses.into_iter().collect() })
+    }
+
+    /// Runs `workers` worker threads in each process.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Keeps `backups` copies of each partition beside its owner's. The default, 1, is clipped to
+    /// what the cluster has; a number given here is not.
+    pub fn backups(mut self, backups: usize) -> Self {
+        self.backups = Some(backups);
+        self
+    }
+
+    /// Closes an epoch each `interval`.
+    pub fn epoch(mut self, interval: Duration) -> Self {
+        self.epoch_interval = interval;
+        self
+    }
+
+    /// Chooses one epoch as checkpoint each `interval`, the same for all workers. Without this every
+    /// epoch is one.
+    ///
+    /// Only at checkpoints is state sealed, replicated and committed, and only what is committed is
+    /// released. Longer intervals cost less where epochs are short, and delay results.
+    pub fn checkpoint(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = Some(interval);
+        self
+    }
+
+    /// Cuts the key space into `partitions`.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// Hashes keys with `hasher`, which decides the partition of each key. Processes of one job that
+    /// were given different ones refuse each other.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    /// use ringfence::operators::hash::KeyHasher;
+    ///
+    /// let config = Config::local(3).key_hash(KeyHasher::Sha1);
+    /// # config.validate().unwrap();
+    /// ```
+    pub fn key_hash(mut self, hasher: KeyHasher) -> Self {
+        self.key_hash = hasher;
+        self
+    }
+
+    /// Lets sources leave at most `epochs` behind that all backups have not stored yet; checkpoints, where
+    /// not every epoch is one.
+    pub fn in_flight_epochs(mut self, epochs: u32) -> Self {
+        self.in_flight_epochs_max = epochs;
+        self
+    }
+
+    /// Gives the nodes this long to find each other.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_limit = limit;
+        self
+    }
+
+    /// Takes a node that no other has heard for `limit` for failed, one that some still hear after half
+    /// as long again, and goes on without it unless it answers within 3/5 of the limit.
+    pub fn suspect_after(mut self, limit: Duration) -> Self {
+        self.suspect_limit = limit;
+        self
+    }
+
+    /// Takes a worker for failed that has been in one operator, or in the job's own code, for `limit`.
+    pub fn hang_after(mut self, limit: Duration) -> Self {
+        self.hang_limit = limit;
+        self
+    }
+
+    /// Lets each node send at most `bytes_per_second` to rebuild copies that were lost.
+    pub fn refill(mut self, bytes_per_second: u64) -> Self {
+        self.refill_bytes_per_second = bytes_per_second;
+        self
+    }
+
+    /// Keeps the agreed views in the directory `register`.
+    pub fn register(mut self, register: impl Into<PathBuf>) -> Self {
+        self.register = Some(register.into());
+        self
+    }
+
+    /// Appends one JSON line per event to the file `report`.
+    ///
+    /// One that cannot be opened is an error at the start. One that cannot be written later ends with a line
+    /// on standard error, and the job goes on.
+    pub fn report(mut self, report: impl Into<PathBuf>) -> Self {
+        self.report = Some(report.into());
+        self
+    }
+
+    /// Makes a node fail on purpose; may be called several times, with one `random:` among them.
+    pub fn fault(mut self, spec: &str) -> Result<Self> {
+        self.add_fault(spec)?;
+        Ok(self)
+    }
+
+    /// Ends the job once panics of workers have ended more than `views` views within `window`.
+    ///
+    /// Panics anywhere in the cluster count, each view once, whatever its operator: it is a bound on
+    /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
+    pub fn restarts(mut self, views: u32, window: Duration) -> Self {
+        self.restarts = (views, window);
+        self
+    }
+
+    /// Ends the job once more than `views` have followed each other without a commit in between; 10 unless
+    /// set.
+    ///
+    /// Where every view ends before anything was committed in it, the reason is in the job or around it,
+    /// and the error says why the last one ended.
+    pub fn views_without_commit(mut self, views: u32) -> Self {
+        self.views_without_commit_max = views;
+        self
+    }
+
+    /// Sets records apart that keyed operators cannot process: those whose closure panics each time.
+    ///
+    /// The first panic ends a view, as always. When the record comes again it is tried twice more, and if it
+    /// panics both times it is written to files in `directory`, by operator, exactly once, and the job
+    /// goes on without it. A line has the partition, the panic's message and the record, both as JSON.
+    /// What such a closure keeps outside of its key's state is not undone when it panics. Timers that
+    /// panic are not set apart, nor are key functions: they use up the restart budget.
+    pub fn quarantine(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.quarantine = Some(directory.into());
+        self
+    }
+
+    /// Calls `callback` with the report of each failure once it is complete: when all nodes have caught
+    /// up after it, or the job has ended.
+    ///
+    /// In the launcher, or in a process without one; not in the nodes of a launcher, which tell it what
+    /// they saw. It is called in the midst of the launcher's or node's work, so it must be quick.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    ///
+    /// let config = Config::local(3).on_failure(|report| eprintln!("{}: {report}", report.cause));
+    /// # let _ = config;
+    /// ```
+    pub fn on_failure(mut self, callback: impl Fn(&FailureReport) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(OnFailure(Arc::new(callback)));
+        self
+    }
+
+    fn add_fault(&mut self, spec: &str) -> Result<()> {
+        let wrong = |error: FaultParseError| Error::usage(error.to_string());
+        if !RandomSpec::is_meant_by(spec) {
+            self.faults.push(spec.parse().map_err(wrong)?);
+            return Ok(());
+        }
+        let random = spec.parse().map_err(wrong)?;
+        match self.random_faults.replace(random) {
+            None => Ok(()),
+            Some(other) => Err(Error::usage(format!(
+                "faults {other} and {random}: one random schedule is enough"
+            ))),
+        }
+    }
+
+    /// Uses one of timely's ways to track progress.
+    pub fn progress_mode(mut self, mode: ProgressMode) -> Self {
+        self.progress_mode = mode;
+        self
+    }
+
+    /// Lets an idle worker poll for `limit` before it parks.
+    pub fn idle_spin(mut self, limit: Duration) -> Self {
+        self.idle_spin = Some(limit);
+        self
+    }
+
+    /// Starts node processes with these arguments, the program's name not among them, instead of
+    /// with those of the launcher. They must lead a node to the same call of `execute`, with the same closure,
+    /// and to no other job of that closure before.
+    pub fn node_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
+        self.node_args = Some(args.into_iter().collect());
+        self
+    }
+
+    /// What this process is. A [`Config::local`] is a child where a launcher says so in the
+    /// environment, and the launcher else.
+    pub fn mode(&self) -> Mode {
+        self.mode_given(std::env::var(NODE_VARIABLE).ok().as_deref())
+    }
+
+    fn mode_given(&self, node: Option<&str>) -> Mode {
+        match &self.cluster {
+            Cluster::Single => Mode::Single,
+            Cluster::Member { process, addresses } => {
+                Mode::Member { process: *process, addresses: addresses.clone() }
+            }
+            Cluster::Local(nodes) => match node.and_then(|node| node.parse().ok()) {
+                Some(node) if node < *nodes => Mode::Child { node, nodes: *nodes },
+                _ => Mode::Local(*nodes),
+            },
+        }
+    }
+
+    /// The number of node processes in the cluster.
+    pub fn node_count(&self) -> usize {
+        match &self.cluster {
+            Cluster::Single => 1,
+            Cluster::Local(nodes) => *nodes,
+            Cluster::Member { addresses, .. } => addresses.len(),
+        }
+    }
+
+    /// The number of worker threads in each process.
+    pub fn worker_count(&self) -> usize {
+        self.workers
+    }
+
+    /// The number of backups of each partition, clipped to what the cluster has if it was not
+    /// asked for explicitly.
+    pub(crate) fn backup_count(&self) -> usize {
+        self.backups.unwrap_or_else(|| self.backups_max().min(1))
+    }
+
+    /// Timely's configuration of a worker.
+    pub(crate) fn worker_config(&self) -> WorkerConfig {
+        let config = WorkerConfig::default().progress_mode(self.progress_mode);
+        match self.idle_spin {
+            Some(limit) => config.idle_spin(limit),
+            None => config,
+        }
+    }
+
+    /// Backups lie on other nodes; only where there is one node, on its other workers.
+    fn backups_max(&self) -> usize {
+        match self.node_count() {
+            // The vault of a lone worker is its backup: it survives the worker's panic.
+            1 => self.workers.saturating_sub(1).max(1),
+            nodes => nodes - 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
