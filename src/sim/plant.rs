@@ -120,9 +120,9 @@ plants! {
     /// Every data connection that is ahead may wait.
     WaitingUnbounded, "waiting-unbounded", 100, true;
     /// The end of a worker of a view that is over is taken for one of the present view.
-    LateEndCounted, "late-end-counted", 100, true;
+    LateEndCounted, "late-end-counted", 2_000, true;
     /// A vault takes what a late worker records after its view was closed.
-    RecordAfterClose, "record-after-close", 1_000, true;
+    RecordAfterClose, "record-after-close", 3_000, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
