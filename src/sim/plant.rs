@@ -114,11 +114,11 @@ plants! {
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 250, true;
     /// A worker runs before all of its data connections stand.
-    StartBeforeLinked, "start-before-linked", 100, true;
+    StartBeforeLinked, "start-before-linked", 40, true;
     /// Evidence is given when workers are asked to leave, not when they have left.
     EvidenceBeforeJoined, "evidence-before-joined", 100, true;
     /// Every data connection that is ahead may wait.
-    WaitingUnbounded, "waiting-unbounded", 100, true;
+    WaitingUnbounded, "waiting-unbounded", 40, true;
     /// The end of a worker of a view that is over is taken for one of the present view.
     LateEndCounted, "late-end-counted", 2_000, true;
     /// A vault takes what a late worker records after its view was closed.
