@@ -13,6 +13,8 @@
 //! | [`detector`] | who has been silent for too long |
 //! | [`message`] | what goes into and comes out of a member |
 //! | [`member`] | the state machine of one node |
+//! | [`present`] | a node's part in its present view: connections, workers, evidence |
+//! | [`planted`] | bugs put in on purpose |
 //! | [`invariants`] | what must hold between any view and its successor |
 //! | [`conduct`] | what the processes of a run did, held against the rules |
 
@@ -25,11 +27,15 @@ pub mod invariants;
 pub mod member;
 pub mod message;
 pub mod plan;
+pub mod planted;
+pub mod present;
 pub mod ranges;
 pub mod ring;
 pub mod view;
 
 #[cfg(test)]
 mod member_tests;
+#[cfg(test)]
+mod present_tests;
 #[cfg(test)]
 mod simulation;

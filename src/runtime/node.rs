@@ -11,7 +11,7 @@ mod protocol;
 mod telling;
 mod views;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,6 @@ use ringfence_operators::ids::{Epoch, Incarnation, NodeId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 
 use self::agreement::{Agreement, AllTold};
-use self::closing::{Abandoned, Ending};
 use self::dropping::Dropping;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
@@ -41,7 +40,7 @@ use crate::network::{
 };
 use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, RegisterReply};
-use crate::protocol::view::View;
+use crate::protocol::present::{Present, PresentLimits};
 use crate::register::Register;
 use crate::report::{Observation, What};
 
@@ -50,6 +49,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long workers may take to leave before their generation is closed without them.
+const HAND_OVER_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long a node that was asked to end says farewell, and then waits for its workers.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
@@ -148,15 +150,15 @@ pub(crate) struct Node {
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
-    /// Data connections of the next view, which is not installed here yet: the latest of each member.
-    waiting_links: BTreeMap<NodeId, Inbound>,
+    /// This node's part in the present view, which decides what is done in it and when.
+    present: Present<Inbound, TcpStream>,
+    /// The generations whose threads are not joined yet, and that of the present view.
+    generations: BTreeMap<ViewNumber, Running>,
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
     /// What the other nodes have built.
     catalogues: AllTold,
-    /// Generations that are over, with workers that have not left yet.
-    abandoned: Vec<Abandoned>,
     recovery: RecoveryLog,
     /// Whether the present view's failure has been told, by this node or by another.
     failure_told: bool,
@@ -177,18 +179,8 @@ pub(crate) struct Node {
     end: Option<Result<()>>,
 }
 
-/// The present view at this node: connecting, running, or ending.
+/// What this node knows of the present view besides its own part in it.
 struct Current {
-    view: View,
-    digest: String,
-    process_index: usize,
-    links: BTreeMap<NodeId, TcpStream>,
-    running: Option<Running>,
-    /// The workers that have ended.
-    ended: BTreeSet<usize>,
-    finished: usize,
-    ending: Ending,
-    joined: bool,
     committed: Option<Epoch>,
     watches: Watches,
     agreement: Agreement,
@@ -222,12 +214,20 @@ impl Node {
             registrar: None,
             machine: None,
             early: Vec::new(),
-            waiting_links: BTreeMap::new(),
+            present: Present::new(
+                setup.node,
+                setup.nodes.keys().copied().collect(),
+                setup.config.workers,
+                PresentLimits {
+                    hand_over_ms: HAND_OVER_LIMIT.as_millis() as u64,
+                    await_ms: setup.config.hang_limit.as_millis() as u64,
+                },
+            ),
+            generations: BTreeMap::new(),
             vault: Arc::new(MemoryVault::new(setup.config.partitions)),
             gauges: Arc::default(),
             current: None,
             catalogues: AllTold::new(),
-            abandoned: Vec::new(),
             recovery: RecoveryLog::default(),
             failure_told: false,
             lost_link: None,
@@ -354,7 +354,7 @@ impl Node {
                 self.tell_strangers(false);
                 progress_at = now + PROGRESS_INTERVAL;
             }
-            self.close_if_due(now)?;
+            self.close_if_due()?;
             let forming_until = self.started + self.setup.config.connect_limit;
             if self.current.is_none() && now >= forming_until {
                 return Err(self.not_formed());
@@ -395,9 +395,8 @@ impl Node {
                 }
             },
             NodeEvent::Control { node, event: ControlEvent::Message(message, _held) } => {
-                if let (Message::Received { view, bytes }, Some(current)) =
-                    (&message, &mut self.current)
-                    && *view == current.view.number
+                if let Message::Received { view, bytes } = &message
+                    && let Some(current) = self.current.as_mut().filter(|_| self.present.is(*view))
                 {
                     current.watches.received(node, *bytes);
                 }
@@ -430,7 +429,7 @@ impl Node {
                 self.step(Input::Register(reply))
             }
             NodeEvent::Fault(FaultKind::Panic) => {
-                if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+                if let Some(running) = self.running() {
                     running.shared.panic_next();
                 }
                 Ok(())
@@ -455,7 +454,7 @@ impl Node {
             }
         }
         self.controls.clear();
-        if let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+        if let Some(running) = self.running() {
             running.stop();
         }
         self.await_joined(LEAVE_LIMIT);
@@ -466,7 +465,7 @@ impl Node {
 
     /// Ends what is left of threads and connections, and lets the sinks do what is left to do.
     fn close(&mut self, finished: bool) -> Result<()> {
-        if !finished && let Some(running) = self.current.as_ref().and_then(|c| c.running.as_ref()) {
+        if !finished && let Some(running) = self.running() {
             running.stop();
         }
         self.await_joined(JOIN_LIMIT);
@@ -493,30 +492,27 @@ impl Node {
     /// do not end in time are left to themselves, since the process is about to end.
     fn await_joined(&mut self, limit: Duration) {
         self.join_until(Instant::now() + limit);
-        if let Some(current) = &mut self.current
-            && let Some(running) = &mut current.running
-            && !current.joined
+        if self.present.has_threads()
+            && let Some(running) = self.generations.get_mut(&self.present.number())
         {
             running.abandon();
         }
     }
 
     fn join_until(&mut self, until: Instant) {
-        while let Some(current) = &mut self.current
-            && let Some(running) = &mut current.running
-            && !current.joined
-        {
-            let view = current.view.number;
+        let view = self.present.number();
+        while self.present.has_threads() {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 Ok(NodeEvent::Ended(ended)) if ended.view == view => {
-                    current.ended.insert(ended.worker);
-                    if current.ended.len() == self.setup.config.workers {
-                        let events = self.events.clone();
-                        running.join(move || drop(events.send(NodeEvent::Joined { view })));
+                    if self.present.worker_ended(view, ended.worker, false).is_last {
+                        self.join_threads(view);
                     }
                 }
-                Ok(NodeEvent::Joined { view: joined }) if joined == view => current.joined = true,
+                Ok(NodeEvent::Joined { view: joined }) if joined == view => {
+                    // Nobody asks for evidence any more.
+                    let _ = self.present.joined(view);
+                }
                 Ok(_) => {}
                 Err(_) => return,
             }

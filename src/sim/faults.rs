@@ -24,6 +24,8 @@ faults! {
     Restart, "restart";
     /// A data connection breaks.
     LinkLost, "loss of a data link";
+    /// A data connection breaks before it is answered, and is made again.
+    DialAgain, "dial again";
     /// A control connection breaks.
     ControlLost, "loss of a control link";
     /// A direction between two nodes is slow for a while.

@@ -3,7 +3,7 @@
 //! The protocol's outputs are carried out here, and what happens becomes its inputs, in the same order
 //! as in `runtime/node.rs`; only threads, sockets and files are not there.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_operators::fence::generation::{Generation, Notice, Observer, Settings};
@@ -16,12 +16,13 @@ use timely::WorkerConfig;
 use super::faults::Fault;
 use super::job;
 use super::plant::Plant;
-use super::process::{Current, End, ProcessId, Running};
+use super::process::{End, ProcessId, Running};
 use super::wire;
 use super::words;
 use super::world::{Happening, RUN, World};
 use crate::protocol::invariants::{first, successor};
 use crate::protocol::message::{Event, Input, Message, Output, RegisterReply, WorkerPanic};
+use crate::protocol::present::{Due, Standing};
 use crate::protocol::view::{CopyEvidence, Evidence, View};
 use crate::register::answer;
 use crate::runtime::holdings::{evidence_of, role_of, routes_of};
@@ -88,17 +89,13 @@ impl World {
             // The loop itself wakes who hung.
             Happening::Wake => {}
             Happening::Compact => self.compact(id),
-            Happening::HandOver { view } => self.hand_over(id, view),
-            Happening::AwaitOver { view } => self.await_no_longer(id, view),
             Happening::CloseLate { view } => {
                 if let Some(process) = self.alive(id) {
                     process.vault.close(view);
                 }
             }
             Happening::StopLate { view } => {
-                if let Some(current) = self.alive(id).and_then(|process| process.hosted(view))
-                    && let Some(running) = &current.running
-                {
+                if let Some(running) = self.alive(id).and_then(|p| p.generations.get(&view)) {
                     running.generation.stop();
                     self.schedule_step(id, view, 0);
                 }
@@ -112,6 +109,12 @@ impl World {
         if process.wake_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             process.wake_at_ms = None;
         }
+        if let Some(due) = process.present.due(now_ms)
+            && let Some(input) = self.testimony(id, due)
+        {
+            self.feed(id, input);
+        }
+        let Some(process) = self.alive(id) else { return };
         if process.machine.next_deadline().is_some_and(|at_ms| at_ms <= now_ms) {
             self.feed(id, Input::Tick);
         } else {
@@ -150,7 +153,8 @@ impl World {
     fn wake_in_time(&mut self, id: ProcessId) {
         let now_ms = self.now_us / 1_000;
         let Some(process) = self.alive(id) else { return };
-        let Some(deadline_ms) = process.machine.next_deadline() else { return };
+        let deadlines = [process.machine.next_deadline(), process.present.next_deadline()];
+        let Some(deadline_ms) = deadlines.into_iter().flatten().min() else { return };
         let at_ms = deadline_ms.max(now_ms + 1);
         if process.wake_at_ms.is_none_or(|known| known > at_ms || known <= now_ms) {
             process.wake_at_ms = Some(at_ms);
@@ -257,25 +261,8 @@ impl World {
         if let Err(error) = process.vault.install(number, view.resume, &role) {
             return self.violate(format!("the vault of node {} refuses a view: {error}", id.node));
         }
-        let Some(index) = view.process_index(id.node) else {
-            return self.violate(format!("node {} installs a view without it", id.node));
-        };
-        let left_over = process.current.replace(Current {
-            digest: view.digest().0,
-            view,
-            index,
-            links: BTreeMap::new(),
-            running: None,
-            stop_wanted: false,
-            closed: false,
-            awaits: false,
-            ended: false,
-            finished: false,
-            step_at_us: None,
-        });
-        let waiting = std::mem::take(&mut process.waiting);
-        let is_left = |left: &Current| left.running.is_some() && !left.ended;
-        process.abandoned.extend(left_over.filter(is_left));
+        let waiting = process.present.install(view);
+        process.generations.retain(|view, _| process.present.hosts(*view));
         self.dial_lower(id);
         for dial in waiting {
             self.on_dial(id, dial);
@@ -298,17 +285,14 @@ impl World {
             piece_bytes: self.shape.piece_bytes,
         };
         let Some(process) = self.alive(id) else { return };
-        let Some(current) = &mut process.current else { return };
-        let is_linked = current.links.len() + 1 == current.view.members.len();
-        if current.running.is_some() || current.stop_wanted || !is_linked {
-            return;
-        }
-        let view = current.view.number;
+        let Some(links) = process.present.start() else { return };
+        let Some(present) = process.present.view() else { return };
+        let view = present.number;
         let notices = Arc::new(Notices::default());
         let generation = Generation::new(
             view,
-            current.view.resume,
-            routes_of(&current.view),
+            present.resume,
+            routes_of(present),
             settings,
             Arc::clone(&process.vault) as Arc<dyn Vault>,
             clock,
@@ -316,17 +300,24 @@ impl World {
             Arc::clone(&process.gauges),
         );
         let generation = Arc::new(generation.watching(process.machine.watched().clone()));
-        let (allocator, wire, idle) =
-            match wire::allocator(current.index, current.view.members.len()) {
-                Ok(made) => made,
-                Err(error) => return self.violate(format!("no allocator can be made: {error}")),
-            };
-        for (node, early) in &mut current.links {
-            let Some(from) = current.view.process_index(*node) else { continue };
-            early.drain(..).for_each(|bytes| wire.deliver(from, bytes));
+        let index = present.process_index(id.node).unwrap_or(0);
+        let (allocator, wire, idle) = match wire::allocator(index, present.members.len()) {
+            Ok(made) => made,
+            Err(error) => return self.violate(format!("no allocator can be made: {error}")),
+        };
+        let (mut linked, mut over) = (BTreeSet::new(), Vec::new());
+        for (from, (member, early)) in present.members.iter().zip(links).enumerate() {
+            let Some(early) = early else { continue };
+            linked.insert(member.node);
+            early.frames.into_iter().for_each(|bytes| wire.deliver(from, bytes));
+            over.extend(early.is_over.then_some(member.node));
         }
         let worker = FencedWorker::new(allocator, WorkerConfig::default(), &generation);
-        current.running = Some(Running::new(worker, wire, generation, notices, idle));
+        let running = Running::new(worker, wire, generation, notices, linked, idle);
+        process.generations.insert(view, running);
+        for from in over {
+            self.after(0, id, Happening::LinkEnded { from, view });
+        }
         let delay_us = self.chance.below(5_000);
         self.schedule_step(id, view, delay_us);
         self.feed(id, Input::GenerationRunning { view });
@@ -337,10 +328,12 @@ impl World {
         let now_us = self.now_us;
         let Some(process) = self.alive(id) else { return };
         let slow = if process.slow_until_us > now_us { 20 } else { 1 };
-        let Some(current) = process.hosted(view).filter(|current| !current.ended) else { return };
+        let Some(running) = process.generations.get_mut(&view).filter(|r| r.has_worker()) else {
+            return;
+        };
         let at_us = now_us + delay_us * slow;
-        if current.step_at_us.is_none_or(|known| known > at_us) {
-            current.step_at_us = Some(at_us);
+        if running.step_at_us.is_none_or(|known| known > at_us) {
+            running.step_at_us = Some(at_us);
             self.at(at_us, id, Happening::Step { view });
         }
     }
@@ -348,15 +341,13 @@ impl World {
     fn step(&mut self, id: ProcessId, view: ViewNumber) {
         let (now_us, plan) = (self.now_us, Arc::new(self.shape.job.clone()));
         let (target, outside) = (self.target.clone(), self.outside.clone());
-        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
+        let running = self.alive(id).and_then(|process| process.generations.get_mut(&view));
+        // It was to run earlier, and has.
+        let Some(running) = running.filter(|r| r.step_at_us.is_some_and(|at_us| at_us <= now_us))
+        else {
             return;
         };
-        // It was to run earlier, and has.
-        if current.ended || current.step_at_us.is_none_or(|at_us| at_us > now_us) {
-            return;
-        }
-        current.step_at_us = None;
-        let Some(running) = &mut current.running else { return };
+        running.step_at_us = None;
         let was_built = std::mem::replace(&mut running.built, true);
         let Some(worker) = running.worker() else { return };
         let stepped = match was_built {
@@ -390,10 +381,10 @@ impl World {
     }
 
     fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
+        let Some(running) = self.alive(id).and_then(|process| process.generations.get(&view))
+        else {
             return;
         };
-        let Some(running) = &current.running else { return };
         for notice in running.notices.take() {
             match notice {
                 Notice::Committed { epoch } => {
@@ -424,22 +415,25 @@ impl World {
         {
             self.fired(Fault::UpdatePanic, Some(id.node), String::new);
         }
-        let Some(current) = self.alive(id).and_then(|process| process.hosted(view)) else {
-            return;
-        };
-        current.ended = true;
-        current.finished = matches!(end, WorkerEnd::Finished(()));
-        if let Some(running) = &mut current.running {
+        let Some(process) = self.alive(id) else { return };
+        if let Some(running) = process.generations.get_mut(&view) {
             running.tear_down();
         }
-        let (finished, closed) = (current.finished, current.closed);
-        if closed {
-            return self.on_late_end(id, view);
+        let has_finished = matches!(end, WorkerEnd::Finished(()));
+        let departure = process.present.worker_ended(view, 0, has_finished);
+        if departure.is_last {
+            let delay_us = 50 + self.chance.below(5_000);
+            self.after(delay_us, id, Happening::Joined { view });
         }
-        if finished {
+        match departure.standing {
+            Standing::InTime => {}
+            Standing::Late => return self.testify(id, Due::Grow),
+            Standing::Over => return,
+        }
+        if has_finished {
             self.send_frames(id, view);
         }
-        if finished && self.plant == Some(Plant::ExitEarly) {
+        if has_finished && self.plant == Some(Plant::ExitEarly) {
             return self.end(id, End::Finished);
         }
         let input = match end {
@@ -459,20 +453,17 @@ impl World {
         if let Some(input) = input {
             self.feed(id, input);
         }
-        if !finished {
-            let delay_us = 50 + self.chance.below(5_000);
-            self.after(delay_us, id, Happening::Joined { view });
-        }
     }
 
     fn on_joined(&mut self, id: ProcessId, view: ViewNumber) {
         let Some(process) = self.alive(id) else { return };
-        if process.current(view).is_none_or(|current| current.closed) {
-            return;
+        let due = process.present.joined(view);
+        process.generations.retain(|view, _| process.present.hosts(*view));
+        match due {
+            Some(due) => self.testify(id, due),
+            // There may be room for another that is closed early.
+            None => self.wake_in_time(id),
         }
-        process.vault.close(view);
-        let evidence = evidence_of(process.vault.as_ref(), view);
-        self.feed(id, Input::GenerationStopped { view, evidence, awaited: Vec::new() });
     }
 
     fn stop_generation(&mut self, id: ProcessId, view: ViewNumber) -> Option<Input> {
@@ -484,28 +475,23 @@ impl World {
         if let Some(delay_us) = goes_on {
             return self.stop_later(id, view, delay_us);
         }
-        self.close_links(id, view);
+        self.close_links(id);
         let is_hung = self.alive(id)?.worker_hung_until_us > self.now_us;
         // One that hangs has a full queue, which is where coming late does harm.
         let is_deaf = self.faults && self.chance.one_in(if is_hung { 2 } else { 4 });
-        let hand_over_us = self.shape.hand_over_us;
+        let now_ms = self.now_us / 1_000;
         let process = self.alive(id)?;
-        let current = process.current(view)?;
-        current.stop_wanted = true;
-        let Some(running) = &current.running else {
-            process.vault.close(view);
-            let evidence = evidence_of(process.vault.as_ref(), view);
-            return Some(Input::GenerationStopped { view, evidence, awaited: Vec::new() });
-        };
-        if is_deaf {
-            self.stop_deaf(id, view);
-        } else {
-            running.generation.stop();
-            let delay_us = 20 + self.chance.below(3_000);
-            self.schedule_step(id, view, delay_us);
+        let due = process.present.stop(now_ms, view);
+        if let Some(running) = process.running() {
+            if is_deaf {
+                self.stop_deaf(id, view);
+            } else {
+                running.generation.stop();
+                let delay_us = 20 + self.chance.below(3_000);
+                self.schedule_step(id, view, delay_us);
+            }
         }
-        self.after(hand_over_us, id, Happening::HandOver { view });
-        None
+        self.testimony(id, due?)
     }
 
     /// A worker goes on for a while as if nothing had happened.
@@ -519,96 +505,62 @@ impl World {
         let hangs_us = process.worker_hung_until_us.saturating_sub(now_us);
         let still_us = match self.chance.one_in(4) {
             true => hangs_us,
-            false => hangs_us.max(self.shape.hand_over_us + self.chance.below(500_000)),
+            false => {
+                let hand_over_us = 1_000 * self.shape.present_limits.hand_over_ms;
+                hangs_us.max(hand_over_us + self.chance.below(500_000))
+            }
         };
         let deaf_us = still_us + self.chance.between(1_000, 2_000_000);
         self.fired(Fault::DeafWorker, Some(id.node), || format!("for {} ms", deaf_us / 1_000));
         self.after(deaf_us, id, Happening::StopLate { view });
         // Whatever it was to do before.
         let at_us = now_us + still_us;
-        if let Some(current) = self.alive(id).and_then(|process| process.current(view)) {
-            current.step_at_us = Some(at_us);
+        if let Some(running) = self.alive(id).and_then(|p| p.generations.get_mut(&view)) {
+            running.step_at_us = Some(at_us);
             self.at(at_us, id, Happening::Step { view });
         }
     }
 
-    /// Closes a generation whose worker has not left.
-    fn hand_over(&mut self, id: ProcessId, view: ViewNumber) {
-        let (plant, await_us) = (self.plant, self.shape.await_us);
-        let Some(process) = self.alive(id) else { return };
-        let vault = Arc::clone(&process.vault);
-        let Some(current) = process.current(view) else { return };
-        if current.ended || current.closed {
-            return;
+    fn testify(&mut self, id: ProcessId, due: Due) {
+        if let Some(input) = self.testimony(id, due) {
+            self.feed(id, input);
         }
-        (current.closed, current.awaits) = (true, true);
-        if plant == Some(Plant::EvidenceBeforeClose) {
-            self.after(1_000_000, id, Happening::CloseLate { view });
-        } else {
+    }
+
+    /// Does what is due, and says what a process holds.
+    fn testimony(&mut self, id: ProcessId, due: Due) -> Option<Input> {
+        let plant = self.plant;
+        let process = self.alive(id)?;
+        let (view, vault) = (process.present.number(), Arc::clone(&process.vault));
+        let is_late = due == Due::CloseEarly && plant == Some(Plant::EvidenceBeforeClose);
+        if due != Due::Grow && !is_late {
             vault.close(view);
         }
-        self.after(await_us, id, Happening::AwaitOver { view });
-        let Some((mut evidence, mut awaited)) = self.evidence_so_far(id, view) else { return };
-        if plant == Some(Plant::AbandonedLiveCounted) {
-            count_live(&mut evidence, &std::mem::take(&mut awaited));
+        let testimony = process.present.testify(due, evidence_of(vault.as_ref(), view));
+        if is_late {
+            self.after(1_000_000, id, Happening::CloseLate { view });
         }
-        self.feed(id, Input::GenerationStopped { view, evidence, awaited });
-    }
-
-    fn await_no_longer(&mut self, id: ProcessId, view: ViewNumber) {
-        let current = self.alive(id).and_then(|process| process.current(view));
-        let Some(current) = current.filter(|current| current.closed && !current.ended) else {
-            return;
-        };
-        current.awaits = false;
-        self.grow_evidence(id, view);
-    }
-
-    /// A worker has left after its generation was closed: what it handed over counts, and nothing else.
-    fn on_late_end(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(process) = self.alive(id) else { return };
-        process.abandoned.retain(|left| left.view.number != view);
-        if process.current(view).is_some() {
-            self.grow_evidence(id, view);
+        match testimony {
+            Input::GenerationStopped { view, mut evidence, mut awaited }
+                if plant == Some(Plant::AbandonedLiveCounted) =>
+            {
+                count_live(&mut evidence, &std::mem::take(&mut awaited));
+                Some(Input::GenerationStopped { view, evidence, awaited })
+            }
+            // It has given everything already.
+            Input::EvidenceGrown { .. } if plant == Some(Plant::AbandonedLiveCounted) => None,
+            testimony => Some(testimony),
         }
-    }
-
-    fn grow_evidence(&mut self, id: ProcessId, view: ViewNumber) {
-        let is_planted = self.plant == Some(Plant::AbandonedLiveCounted);
-        // It has given everything already.
-        if is_planted {
-            return;
-        }
-        if let Some((evidence, awaited)) = self.evidence_so_far(id, view) {
-            self.feed(id, Input::EvidenceGrown { view, evidence, awaited });
-        }
-    }
-
-    /// What a process holds of a closed view, and what its worker may still bring.
-    fn evidence_so_far(
-        &mut self,
-        id: ProcessId,
-        view: ViewNumber,
-    ) -> Option<(Evidence, Vec<PartitionId>)> {
-        let process = self.alive(id)?;
-        let evidence = evidence_of(process.vault.as_ref(), view);
-        let current = process.current(view)?;
-        if current.ended || !current.awaits {
-            return Some((evidence, Vec::new()));
-        }
-        let own = current.view.assignment.iter().filter(|(_, place)| place.owner.node == id.node);
-        let is_live = |partition| evidence.copy(partition).is_some_and(|copy| copy.live);
-        let awaited = own.map(|(partition, _)| partition).filter(|p| !is_live(*p)).collect();
-        Some((evidence, awaited))
     }
 
     /// The planted bugs of a node that gives evidence before its workers have stopped, or goes on.
     fn stop_later(&mut self, id: ProcessId, view: ViewNumber, delay_us: u64) -> Option<Input> {
+        let now_ms = self.now_us / 1_000;
         let process = self.alive(id)?;
         let evidence = evidence_of(process.vault.as_ref(), view);
-        let current = process.current(view)?;
-        current.stop_wanted = current.running.is_none();
-        if current.running.is_some() && delay_us < u64::MAX {
+        if !process.present.is_started() {
+            process.present.stop(now_ms, view);
+        } else if delay_us < u64::MAX {
             self.after(delay_us, id, Happening::StopLate { view });
         }
         Some(Input::GenerationStopped { view, evidence, awaited: Vec::new() })
@@ -650,16 +602,13 @@ impl World {
         self.note(Some(id.node), "END", 0, |_| words);
         self.judge_end(id, &end);
         let Some(process) = self.alive(id) else { return };
-        let view = process.current.as_ref().map(|current| current.view.number);
         let controls: Vec<ProcessId> = process.controls.iter().copied().collect();
-        if let Some(view) = view {
-            self.close_links(id, view);
-        }
+        self.close_links(id);
         for peer in controls {
             self.disconnect(id, peer, "end of file");
         }
         let Some(process) = self.alive(id) else { return };
-        let left = (process.current.take(), std::mem::take(&mut process.abandoned));
+        let left = std::mem::take(&mut process.generations);
         process.end = Some(end);
         drop(left);
     }

@@ -1,6 +1,6 @@
 //! Mischief: what the simulator does to a run, at any event and at any step of a recovery.
 
-use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
+use ringfence_operators::ids::{Incarnation, NodeId};
 
 use super::faults::Fault;
 use super::job;
@@ -95,7 +95,7 @@ impl World {
                 self.fired(Fault::HungWorker, node, || format!("until {} ms", until_us / 1_000));
                 let Some(process) = self.alive(id) else { return false };
                 process.worker_hung_until_us = until_us;
-                let view = process.current.as_ref().map(|current| current.view.number);
+                let view = process.present.view().map(|view| view.number);
                 // The node itself notices, as a real one does.
                 let busy_ms = self.chance.between(100, 2_000);
                 if let Some(view) = view
@@ -107,10 +107,7 @@ impl World {
             }
             16 => {
                 let Some(process) = self.alive(id) else { return false };
-                let Some(running) = process.current.as_ref().and_then(|c| c.running.as_ref())
-                else {
-                    return false;
-                };
+                let Some(running) = process.running() else { return false };
                 running.generation.panic_next();
                 self.fired(Fault::WorkerPanic, node, String::new);
             }
@@ -165,11 +162,8 @@ impl World {
     }
 
     fn lose_link(&mut self, id: ProcessId) -> bool {
-        let Some(current) = self.alive(id).and_then(|process| process.current.as_ref()) else {
-            return false;
-        };
-        let (view, peers): (ViewNumber, Vec<NodeId>) =
-            (current.view.number, current.links.keys().copied().collect());
+        let Some(process) = self.alive(id) else { return false };
+        let (view, peers) = (process.present.number(), process.linked());
         let Some(&peer) = self.chance.pick(&peers) else { return false };
         self.fired(Fault::LinkLost, Some(id.node), || format!("to node {peer} in view {view}"));
         for (from, to) in [(id.node, peer), (peer, id.node)] {

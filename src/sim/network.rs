@@ -1,17 +1,21 @@
 //! Network: connections between processes, which delay, break, and keep order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::faults::Fault;
-use super::process::{Dial, ProcessId};
+use super::process::{Dial, Early, ProcessId};
 use super::trace::digest;
 use super::world::{Happening, World, address};
 use crate::protocol::message::{Input, Message};
+use crate::protocol::present::{Answer, Caller, Why};
 
 /// How long making a data connection may take; the same as in a real node.
 const LINK_LIMIT_US: u64 = 5_000_000;
+
+/// How long a caller waits before it tries again.
+const DIAL_PAUSE_US: u64 = 50_000;
 
 /// A connection in one direction. Data connections are those of one view.
 type Direction = (NodeId, NodeId, Option<ViewNumber>);
@@ -71,6 +75,7 @@ impl World {
         for (here, there) in [(one, other), (other, one)] {
             if let Some(process) = self.alive(here) {
                 process.controls.insert(there);
+                process.met.insert(there.node, there.incarnation);
             }
             let input = Input::PeerUp {
                 node: there.node,
@@ -125,69 +130,89 @@ impl World {
 
     /// Asks the lower members of a process's view for data connections.
     pub(super) fn dial_lower(&mut self, id: ProcessId) {
-        let Some(current) = self.alive(id).and_then(|process| process.current.as_ref()) else {
-            return;
-        };
-        let (view, digest) = (current.view.number, current.digest.clone());
-        let lower: Vec<_> = current.view.members[..current.index]
+        let Some(process) = self.alive(id) else { return };
+        let (view, digest) = (process.present.number(), process.present.digest());
+        let digest = digest.map_or_else(String::new, |digest| digest.0.clone());
+        let lower: Vec<_> = process
+            .present
+            .lower()
             .iter()
             .map(|member| (member.node, member.incarnation))
             .collect();
         for (node, incarnation) in lower {
             let there = self.processes.get(&node).filter(|process| process.is_alive());
             let there = there.filter(|process| process.id.incarnation == incarnation);
-            match there.map(|process| process.id) {
-                Some(to) => {
-                    let dial = Dial { from: id, view, digest: digest.clone() };
-                    self.send(id.node, to, Some(view), Happening::Dial(dial));
-                    let why = "it took too long";
-                    let refusal = Happening::NotLinked { peer: node, view, why };
-                    self.after(LINK_LIMIT_US, id, refusal);
-                }
-                None => {
-                    let refusal = Happening::NotLinked { peer: node, view, why: "refused" };
-                    self.send(node, id, Some(view), refusal);
+            let Some(to) = there.map(|process| process.id) else {
+                let refusal = Happening::NotLinked { peer: node, view, why: "refused" };
+                self.send(node, id, Some(view), refusal);
+                continue;
+            };
+            let dial = Dial { from: id, view, digest: digest.clone() };
+            if self.faults && self.chance.one_in(8) {
+                // A connection that breaks before it is answered is made again.
+                self.fired(Fault::DialAgain, Some(id.node), || format!("to node {node}"));
+                for _ in 0..self.chance.between(1, 3) {
+                    self.send(id.node, to, Some(view), Happening::Dial(dial.clone()));
                 }
             }
+            self.send(id.node, to, Some(view), Happening::Dial(dial));
+            let why = "it took too long";
+            self.after(LINK_LIMIT_US, id, Happening::NotLinked { peer: node, view, why });
         }
     }
 
     pub(super) fn on_dial(&mut self, id: ProcessId, dial: Dial) {
         let (peer, view) = (dial.from, dial.view);
         let Some(process) = self.alive(id) else { return };
-        let here = process.current.as_ref().map_or(ViewNumber(0), |current| current.view.number);
-        if view > here {
-            process.waiting.push(dial);
-            return;
+        let caller = Caller {
+            node: peer.node,
+            incarnation: peer.incarnation,
+            view,
+            digest: &dial.digest,
+            known: process.met.get(&peer.node).copied(),
+        };
+        match process.present.answer(&caller) {
+            Answer::Accept => {
+                self.send(id.node, peer, Some(view), Happening::Linked { peer: id, view });
+                self.on_linked(id, peer, view);
+            }
+            Answer::Wait => {
+                process.present.wait(peer.node, dial);
+                self.check_waiting(id);
+            }
+            // The caller tries again.
+            Answer::Refuse(Why::NotYet) => self.after(DIAL_PAUSE_US, id, Happening::Dial(dial)),
+            Answer::Refuse(_) => {
+                let why = "refused: it has left that view";
+                let refusal = Happening::NotLinked { peer: id.node, view, why };
+                self.send(id.node, peer, Some(view), refusal);
+            }
         }
-        let accepted = process.current(view).is_some_and(|current| {
-            let member = current.view.member(peer.node);
-            current.digest == dial.digest
-                && member.is_some_and(|member| member.incarnation == peer.incarnation)
-                && !current.stop_wanted
-                && current.running.is_none()
-                && !current.links.contains_key(&peer.node)
-        });
-        if !accepted {
-            let why = "refused: it has left that view";
-            let refusal = Happening::NotLinked { peer: id.node, view, why };
-            return self.send(id.node, peer, Some(view), refusal);
+    }
+
+    /// Checks that what waits is bounded.
+    fn check_waiting(&mut self, id: ProcessId) {
+        let Some(process) = self.alive(id) else { return };
+        let next = process.present.number().0 + 1;
+        let waiting: Vec<NodeId> = process.present.waiting().map(|(node, _)| node).collect();
+        let nodes: BTreeSet<NodeId> = waiting.iter().copied().collect();
+        let are_next = process.present.waiting().all(|(_, dial)| dial.view.0 == next);
+        if nodes.len() < waiting.len() || !are_next {
+            self.violate(format!(
+                "waiting: {} connections of nodes {nodes:?} wait at node {}",
+                waiting.len(),
+                id.node
+            ));
         }
-        self.send(id.node, peer, Some(view), Happening::Linked { peer: id, view });
-        self.on_linked(id, peer, view);
     }
 
     pub(super) fn on_linked(&mut self, id: ProcessId, peer: ProcessId, view: ViewNumber) {
         let Some(process) = self.alive(id) else { return };
-        match process.current(view).filter(|current| !current.stop_wanted) {
-            Some(current) => {
-                current.links.insert(peer.node, Vec::new());
-                self.start_if_linked(id);
-            }
+        if process.present.link(view, peer.node, Early::default()) {
+            self.start_if_linked(id);
+        } else {
             // It has given the view up meanwhile, and closes the connection at once.
-            None => {
-                self.send(id.node, peer, Some(view), Happening::LinkEnded { from: id.node, view })
-            }
+            self.send(id.node, peer, Some(view), Happening::LinkEnded { from: id.node, view });
         }
     }
 
@@ -199,29 +224,27 @@ impl World {
         why: &str,
     ) {
         let Some(process) = self.alive(id) else { return };
-        let is_open = process.current(view).is_some_and(|current| {
-            !current.stop_wanted && current.running.is_none() && !current.links.contains_key(&peer)
-        });
-        if is_open {
+        let present = &process.present;
+        let is_open = present.is(view) && !present.is_stopping() && !present.is_started();
+        if is_open && present.linked().all(|node| node != peer) {
             self.feed(id, Input::ConnectFailed { view, node: peer, why: why.to_owned() });
         }
     }
 
     /// Sends what a worker has put out.
     pub(super) fn send_frames(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(process) = self.alive(id) else { return };
+        let Some(present) = process.present.view().filter(|present| present.number == view) else {
             return;
         };
-        let Some(running) = &current.running else { return };
+        let Some(running) = process.running() else { return };
         let sent = running.wire.take_sent();
-        let members: Vec<NodeId> = current.view.members.iter().map(|member| member.node).collect();
-        let linked: Vec<NodeId> = current.links.keys().copied().collect();
-        let incarnations: Vec<_> =
-            current.view.members.iter().map(|member| member.incarnation).collect();
+        let members: Vec<_> = present.members.iter().map(|m| (m.node, m.incarnation)).collect();
+        let linked = running.links.clone();
         for (index, bytes) in sent {
-            let node = members[index];
+            let (node, incarnation) = members[index];
             let there = self.processes.get(&node).filter(|process| process.is_alive());
-            let there = there.filter(|process| process.id.incarnation == incarnations[index]);
+            let there = there.filter(|process| process.id.incarnation == incarnation);
             // A broken connection swallows what is written to it.
             let Some(to) = there.map(|process| process.id).filter(|_| linked.contains(&node))
             else {
@@ -251,42 +274,50 @@ impl World {
         if overtaken {
             self.fired(Fault::Reordering, Some(id.node), String::new);
         }
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else {
             return;
         };
-        let Some(index) = current.view.process_index(from) else { return };
-        let Some(early) = current.links.get_mut(&from) else { return };
-        match &current.running {
-            Some(running) => {
-                running.wire.deliver(index, bytes);
-                let delay_us = 10 + self.chance.below(200);
-                self.schedule_step(id, view, delay_us);
-            }
-            None => early.push(bytes),
+        if let Some(early) = process.present.link_mut(from) {
+            return early.frames.push(bytes);
+        }
+        let index = process.present.view().and_then(|view| view.process_index(from));
+        if let (Some(index), Some(running)) = (index, process.running())
+            && running.links.contains(&from)
+        {
+            running.wire.deliver(index, bytes);
+            let delay_us = 10 + self.chance.below(200);
+            self.schedule_step(id, view, delay_us);
         }
     }
 
     pub(super) fn on_link_ended(&mut self, id: ProcessId, from: NodeId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
+        let Some(process) = self.alive(id).filter(|process| process.present.is(view)) else {
             return;
         };
+        if let Some(early) = process.present.link_mut(from) {
+            early.is_over = true;
+            return;
+        }
+        let has_finished = process.present.is_finished();
+        let running = process.generations.get_mut(&view);
         // Who closed its own end, or has finished, is not told.
-        let was_open = current.links.remove(&from).is_some() && !current.stop_wanted;
-        if was_open && !current.finished {
+        let was_open = running.is_some_and(|running| running.links.remove(&from));
+        if was_open && !has_finished {
             let why = "the connection was closed".to_owned();
             self.feed(id, Input::LinkLost { view, node: from, why });
         }
     }
 
-    /// Closes a process's data connections of a view; what it had sent still arrives.
-    pub(super) fn close_links(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(current) = self.alive(id).and_then(|process| process.current(view)) else {
-            return;
-        };
-        let finished = current.finished;
-        let linked: Vec<NodeId> = std::mem::take(&mut current.links).into_keys().collect();
+    /// Closes a process's data connections of its present view; what it had sent still arrives.
+    pub(super) fn close_links(&mut self, id: ProcessId) {
+        let Some(process) = self.alive(id) else { return };
+        let (view, linked) = (process.present.number(), process.linked());
+        let has_finished = process.present.is_finished();
+        if let Some(running) = process.generations.get_mut(&view) {
+            running.links.clear();
+        }
         // A clean end is no loss.
-        for node in linked.into_iter().filter(|_| !finished) {
+        for node in linked.into_iter().filter(|_| !has_finished) {
             let there = self.processes.get(&node).filter(|process| process.is_alive());
             if let Some(to) = there.map(|process| process.id) {
                 self.send(id.node, to, Some(view), Happening::LinkEnded { from: id.node, view });

@@ -113,8 +113,16 @@ plants! {
     AwaitingFirst, "awaiting-first", 400, false;
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 250, true;
+    /// A worker runs before all of its data connections stand.
+    StartBeforeLinked, "start-before-linked", 40, true;
+    /// Evidence is given when workers are asked to leave, not when they have left.
+    EvidenceBeforeJoined, "evidence-before-joined", 100, true;
+    /// Every data connection that is ahead may wait.
+    WaitingUnbounded, "waiting-unbounded", 40, true;
+    /// The end of a worker of a view that is over is taken for one of the present view.
+    LateEndCounted, "late-end-counted", 2_000, true;
     /// A vault takes what a late worker records after its view was closed.
-    RecordAfterClose, "record-after-close", 1_000, true;
+    RecordAfterClose, "record-after-close", 3_000, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
 }
@@ -156,6 +164,19 @@ impl Plant {
             Plant::PiecesForgotten => Some(Planted::PiecesForgotten),
             Plant::StoreAfterClose => Some(Planted::StoreAfterClose),
             Plant::RecordAfterClose => Some(Planted::RecordAfterClose),
+            _ => None,
+        }
+    }
+
+    /// The bug inside the protocol that this plant is.
+    #[cfg(feature = "planted")]
+    pub(super) fn inside_protocol(self) -> Option<crate::protocol::planted::Planted> {
+        use crate::protocol::planted::Planted;
+        match self {
+            Plant::StartBeforeLinked => Some(Planted::StartBeforeLinked),
+            Plant::EvidenceBeforeJoined => Some(Planted::EvidenceBeforeJoined),
+            Plant::WaitingUnbounded => Some(Planted::WaitingUnbounded),
+            Plant::LateEndCounted => Some(Planted::LateEndCounted),
             _ => None,
         }
     }

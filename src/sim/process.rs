@@ -15,7 +15,7 @@ use super::world::Happening;
 use crate::protocol::conduct::Who;
 use crate::protocol::member::Machine;
 use crate::protocol::message::ProtocolError;
-use crate::protocol::view::View;
+use crate::protocol::present::Present;
 
 /// One start of one node. No two processes of a simulation have the same `start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,13 +53,13 @@ pub(super) struct Process {
     pub(super) machine: Machine,
     pub(super) vault: Arc<WatchedVault>,
     pub(super) gauges: Arc<Gauges>,
-    pub(super) current: Option<Current>,
-    /// Generations that are over, whose workers have not left yet.
-    pub(super) abandoned: Vec<Current>,
-    /// Requests of views that are not installed here yet.
-    pub(super) waiting: Vec<Dial>,
+    pub(super) present: Present<Dial, Early>,
+    /// The generations whose threads are not joined yet, and that of the present view.
+    pub(super) generations: BTreeMap<ViewNumber, Running>,
     /// The processes at the other ends of its control connections.
     pub(super) controls: BTreeSet<ProcessId>,
+    /// The latest start of each node with which it has had a control connection.
+    pub(super) met: BTreeMap<NodeId, Incarnation>,
     pub(super) end: Option<End>,
     pub(super) hung_until_us: u64,
     /// What came in while it hung.
@@ -75,33 +75,24 @@ impl Process {
         self.end.is_none()
     }
 
-    pub(super) fn current(&mut self, view: ViewNumber) -> Option<&mut Current> {
-        self.current.as_mut().filter(|current| current.view.number == view)
+    /// The generation of the present view.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.generations.get(&self.present.number())
     }
 
-    /// The present view or one that is over, as long as a worker of it has not left.
-    pub(super) fn hosted(&mut self, view: ViewNumber) -> Option<&mut Current> {
-        let mut all = self.current.iter_mut().chain(&mut self.abandoned);
-        all.find(|current| current.view.number == view)
+    /// The other members whose data connection of the present view stands.
+    pub(super) fn linked(&self) -> Vec<NodeId> {
+        let started = self.running().into_iter().flat_map(|running| running.links.iter().copied());
+        self.present.linked().chain(started).collect()
     }
 }
 
-/// The present view at a process: connecting, running, or ending.
-pub(super) struct Current {
-    pub(super) view: View,
-    pub(super) digest: String,
-    pub(super) index: usize,
-    /// The other members whose data connection stands, and what came before the worker was made.
-    pub(super) links: BTreeMap<NodeId, Vec<Vec<u8>>>,
-    pub(super) running: Option<Running>,
-    pub(super) stop_wanted: bool,
-    /// Whether it was closed before its worker had left.
-    pub(super) closed: bool,
-    /// Whether what its worker may still bring is waited for.
-    pub(super) awaits: bool,
-    pub(super) ended: bool,
-    pub(super) finished: bool,
-    pub(super) step_at_us: Option<u64>,
+/// What came over a data connection before the generation was started with it.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    pub(super) frames: Vec<Vec<u8>>,
+    /// Whether it has ended, which is seen when it is read.
+    pub(super) is_over: bool,
 }
 
 /// A worker and what it runs in.
@@ -113,6 +104,9 @@ pub(super) struct Running {
     pub(super) wire: Arc<Wire>,
     pub(super) generation: Arc<Generation>,
     pub(super) notices: Arc<Notices>,
+    /// The other members whose data connection stands.
+    pub(super) links: BTreeSet<NodeId>,
+    pub(super) step_at_us: Option<u64>,
     /// SUBTLE: dropped last, when the worker is gone.
     idle: Option<Idle>,
 }
@@ -123,6 +117,7 @@ impl Running {
         wire: Arc<Wire>,
         generation: Arc<Generation>,
         notices: Arc<Notices>,
+        links: BTreeSet<NodeId>,
         idle: Idle,
     ) -> Self {
         Running {
@@ -132,6 +127,8 @@ impl Running {
             wire,
             generation,
             notices,
+            links,
+            step_at_us: None,
             idle: Some(idle),
         }
     }
@@ -153,6 +150,11 @@ impl Running {
 
     pub(super) fn worker(&mut self) -> Option<&mut FencedWorker> {
         self.worker.as_mut()
+    }
+
+    /// Whether the worker has not ended.
+    pub(super) fn has_worker(&self) -> bool {
+        self.worker.is_some()
     }
 
     /// Ends the worker: its state goes to the vault, unless it panicked.

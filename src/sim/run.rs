@@ -40,7 +40,10 @@ pub fn run(seed: u64, plant: Option<Plant>, traced: bool) -> Outcome {
     let quiet = Quiet::new();
     super::job::panic_after(0);
     #[cfg(feature = "planted")]
-    ringfence_operators::planted::plant(plant.and_then(Plant::inside));
+    {
+        ringfence_operators::planted::plant(plant.and_then(Plant::inside));
+        crate::protocol::planted::plant(plant.and_then(Plant::inside_protocol));
+    }
     let mut world = World::new(seed, plant, traced);
     let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
     if ran.is_err() {

@@ -7,6 +7,7 @@ use super::job::JobPlan;
 use super::scenes::Scenes;
 use crate::protocol::detector::DetectorLimits;
 use crate::protocol::member::MemberLimits;
+use crate::protocol::present::PresentLimits;
 
 /// The cluster, the job and the temper of one simulated run.
 #[derive(Clone, Debug)]
@@ -20,10 +21,8 @@ pub(super) struct Shape {
     pub(super) checkpoint_interval: Option<Duration>,
     pub(super) in_flight_epochs_max: u64,
     pub(super) limits: MemberLimits,
-    /// How long workers may take to leave before their generation is closed without them.
-    pub(super) hand_over_us: u64,
-    /// How long the state of one that has not left is waited for where nobody else has it.
-    pub(super) await_us: u64,
+    /// How long workers that do not leave are waited for.
+    pub(super) present_limits: PresentLimits,
     /// How long a worker with something to do waits from one step to the next, at most.
     pub(super) pace_us: u64,
     /// How long a message takes, at most, where nothing is wrong.
@@ -86,8 +85,7 @@ impl Shape {
             checkpoint_interval: checkpoint_ms.map(Duration::from_millis),
             in_flight_epochs_max: chance.between(1, 5),
             limits,
-            hand_over_us: 250_000,
-            await_us: 5_000_000,
+            present_limits: PresentLimits { hand_over_ms: 250, await_ms: 5_000 },
             pace_us: chance.between(5_000, 60_000),
             latency_us: chance.between(200, 20_000),
             refill_bytes_per_second: chance.between(2_000, 50_000),
@@ -112,8 +110,10 @@ impl Shape {
         }
         let mut of_closing = Chance::new(mix(seed ^ mix(0xC105E)));
         if !of_closing.one_in(10) {
-            shape.hand_over_us = of_closing.between(20_000, 400_000);
-            shape.await_us = of_closing.between(500_000, 5_000_000);
+            shape.present_limits = PresentLimits {
+                hand_over_ms: of_closing.between(20, 400),
+                await_ms: of_closing.between(500, 5_000),
+            };
         }
         shape
     }

@@ -60,9 +60,8 @@ impl World {
             let is_here = process.is_alive()
                 && process.id.incarnation == member.incarnation
                 && !self.troubled.contains(&member.node)
-                && process.current.as_ref().is_some_and(|c| c.view.number == view.number);
-            let current = process.current.as_ref();
-            if is_here && current.is_some_and(|current| current.awaits && !current.ended) {
+                && process.present.is(view.number);
+            if is_here && process.present.is_awaiting() {
                 busy.push(member.node);
             }
             if is_here {

@@ -26,6 +26,7 @@ use super::witness::Witness;
 use crate::protocol::invariants::OneViewPerNumber;
 use crate::protocol::member::{Machine, MemberConfig, Phase};
 use crate::protocol::message::{Input, Output};
+use crate::protocol::present::Present;
 use crate::protocol::view::{ClusterShape, View};
 use crate::register::{MemoryRegister, Register, RunRecord};
 
@@ -46,7 +47,7 @@ pub(super) enum Happening {
     Local(Input),
     /// Something on a control connection.
     Control(Input),
-    /// The protocol's own deadline.
+    /// A deadline of the protocol.
     Tick,
     /// A question reaches the register.
     Ask(Output),
@@ -70,10 +71,6 @@ pub(super) enum Happening {
     Compact,
     /// A worker learns that it is to leave, later than its node; or only with a planted bug.
     StopLate { view: ViewNumber },
-    /// Workers have had long enough to leave.
-    HandOver { view: ViewNumber },
-    /// Workers that have not left are not waited for any longer.
-    AwaitOver { view: ViewNumber },
     /// The vault closes, after evidence was given; only with a planted bug.
     CloseLate { view: ViewNumber },
 }
@@ -370,10 +367,15 @@ impl World {
             machine: Machine::new(config),
             vault: Arc::new(vault),
             gauges: Arc::default(),
-            current: None,
-            abandoned: Vec::new(),
-            waiting: Vec::new(),
+            present: Present::new(
+                node,
+                (0..self.shape.nodes).map(NodeId).collect(),
+                1,
+                self.shape.present_limits,
+            ),
+            generations: BTreeMap::new(),
             controls: BTreeSet::new(),
+            met: BTreeMap::new(),
             end: None,
             hung_until_us: 0,
             backlog: Vec::new(),

@@ -11,6 +11,17 @@ use timely::scheduling::Activator;
 use crate::ids::Epoch;
 use crate::planted::{self, Planted};
 
+/// When a worker may answer a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// At once.
+    Now,
+    /// Once all operators that were woken have had their turn.
+    AfterOthers,
+    /// Once the decision on the last question is known, which wakes whoever waits for it.
+    AfterDecision,
+}
+
 /// One worker's knowledge of which epochs are checkpoints.
 ///
 /// Without a clock for them every epoch is one. [`Epoch::END`], where a dataflow has ended, always is.
@@ -26,6 +37,8 @@ pub(crate) struct Checkpoints {
     /// on two ways, so that the next question may be here before the decision on the last one.
     answered: Cell<u64>,
     learnt: Cell<u64>,
+    /// Whether those who wait for a decision have had no turn since the last one.
+    unused: Cell<bool>,
     on_decision: RefCell<Vec<Activator>>,
 }
 
@@ -38,6 +51,7 @@ impl Checkpoints {
             asking: Cell::new(false),
             answered: Cell::new(0),
             learnt: Cell::new(0),
+            unused: Cell::new(false),
             on_decision: RefCell::default(),
         }
     }
@@ -111,6 +125,21 @@ impl Checkpoints {
         self.asking.get()
     }
 
+    /// Whether this worker may answer a question now, or what is to come before.
+    ///
+    /// The decision on one question and the next question may arrive together, every time: if each were
+    /// answered at once, nobody could ever begin an epoch in between. So those who wait for a decision have
+    /// their turn first.
+    pub(crate) fn readiness(&self) -> Readiness {
+        if self.answered > self.learnt {
+            Readiness::AfterDecision
+        } else if self.unused.replace(false) {
+            Readiness::AfterOthers
+        } else {
+            Readiness::Now
+        }
+    }
+
     /// The greatest epoch that has begun here; until the decision no greater one begins.
     pub(crate) fn answer(&self) -> Epoch {
         self.answered.set(self.answered.get() + 1);
@@ -124,6 +153,7 @@ impl Checkpoints {
         known.borrow_mut().insert(checkpoint);
         self.learnt.set(self.learnt.get() + 1);
         self.asking.set(false);
+        self.unused.set(true);
         for activator in self.on_decision.borrow().iter() {
             activator.activate();
         }
@@ -169,6 +199,24 @@ mod tests {
         assert!(checkpoints.admit(Epoch(3)) && !checkpoints.admit(Epoch(4)));
         checkpoints.learn(Epoch(3));
         assert!(checkpoints.admit(Epoch(4)));
+    }
+
+    #[test]
+    fn between_two_questions_a_later_epoch_may_begin() {
+        let checkpoints = Checkpoints::resume(None, true);
+        assert_eq!(checkpoints.readiness(), Readiness::Now);
+        let mut begun = checkpoints.answer();
+        for epoch in (1..10).map(Epoch) {
+            // The next question is here before the decision on the last one is.
+            assert_eq!(checkpoints.readiness(), Readiness::AfterDecision);
+            assert!(!checkpoints.admit(epoch));
+            checkpoints.learn(begun);
+            assert_eq!(checkpoints.readiness(), Readiness::AfterOthers);
+            assert!(checkpoints.admit(epoch));
+            assert_eq!(checkpoints.readiness(), Readiness::Now);
+            begun = checkpoints.answer();
+            assert_eq!(begun, epoch);
+        }
     }
 
     #[test]

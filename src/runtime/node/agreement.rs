@@ -82,11 +82,11 @@ pub(super) type AllTold = BTreeMap<NodeId, Told>;
 impl Node {
     /// Notes that a worker has built its dataflows, and tells the other members what that is.
     pub(super) fn on_built(&mut self, view: ViewNumber, worker: usize) -> Result<()> {
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
+        let Some(current) = self.current.as_mut().filter(|_| self.present.is(view)) else {
             return Ok(());
         };
         current.agreement.built.insert(worker % self.setup.config.workers.max(1));
-        let Some(running) = &current.running else { return Ok(()) };
+        let Some(running) = self.generations.get(&view) else { return Ok(()) };
         if current.agreement.own.is_some() {
             return Ok(());
         }
@@ -94,13 +94,7 @@ impl Node {
         let digests = items.iter().map(Item::digest).collect();
         current.agreement.own = Some(items);
         let message = Message::Catalogue { view, digests };
-        let others: Vec<NodeId> = current
-            .view
-            .members
-            .iter()
-            .map(|member| member.node)
-            .filter(|node| *node != self.setup.node)
-            .collect();
+        let others: Vec<NodeId> = self.others().collect();
         for node in &others {
             self.say(*node, &message);
         }
@@ -126,15 +120,16 @@ impl Node {
 
     /// Compares this node's catalogue with that of another, as far as both are known.
     fn compare_catalogue(&mut self, node: NodeId) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let view = current.view.number;
+        let (Some(current), Some(present)) = (&mut self.current, self.present.view()) else {
+            return Ok(());
+        };
+        let view = present.number;
         let told = self.catalogues.get(&node).filter(|told| told.view == view);
         let (Some(own), Some(told)) = (&current.agreement.own, told) else { return Ok(()) };
         let Some(position) = first_difference(own, &told.digests) else {
             current.agreement.same.insert(node);
-            let all = current.view.members.len();
-            if current.agreement.same.len() + 1 == all
-                && let Some(running) = &current.running
+            if current.agreement.same.len() + 1 == present.members.len()
+                && let Some(running) = self.generations.get(&view)
             {
                 running.shared.agree();
             }
@@ -162,7 +157,7 @@ impl Node {
         self.step(Input::FatalError { message: error.to_string() })
     }
 
-    fn say(&self, node: NodeId, message: &Message) {
+    pub(super) fn say(&self, node: NodeId, message: &Message) {
         if let Some((_, connection)) = self.controls.get(&node) {
             // A lost connection reports itself.
             let _ = connection.send(message);

@@ -91,7 +91,7 @@ impl Node {
         }
         match inbound.hello.purpose.clone() {
             Purpose::Control => self.on_inbound_control(inbound),
-            Purpose::Data { view, digest } => self.on_inbound_data(inbound, view, digest),
+            Purpose::Data { view, digest } => self.on_inbound_data(inbound, view, &digest),
         }
     }
 

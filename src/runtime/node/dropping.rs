@@ -69,19 +69,14 @@ impl Node {
     /// Notes that a worker of this node has dropped a dataflow.
     pub(super) fn on_dropped(&mut self, view: ViewNumber, worker: usize, at: usize, by_all: bool) {
         let node = self.setup.node;
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else { return };
+        let Some(current) = self.current.as_mut().filter(|_| self.present.is(view)) else { return };
         let dataflow = at as u64;
         current.dropping.of(dataflow).workers.insert(worker);
         if !by_all {
             return;
         }
         let message = Message::Dropped { view, dataflow };
-        for member in current.view.members.iter().filter(|member| member.node != node) {
-            if let Some((_, connection)) = self.controls.get(&member.node) {
-                // A lost connection reports itself.
-                let _ = connection.send(&message);
-            }
-        }
+        self.others().for_each(|other| self.say(other, &message));
         self.note_dropped(node, view, dataflow);
     }
 
@@ -93,13 +88,16 @@ impl Node {
     }
 
     fn note_dropped(&mut self, node: NodeId, view: ViewNumber, dataflow: u64) {
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else { return };
+        let Some(present) = self.present.view().filter(|present| present.number == view) else {
+            return;
+        };
+        let Some(current) = &mut self.current else { return };
         let dropped = current.dropping.of(dataflow);
         dropped.nodes.insert(node);
-        let by_all = current.view.members.iter().all(|member| dropped.nodes.contains(&member.node));
+        let by_all = present.members.iter().all(|member| dropped.nodes.contains(&member.node));
         if by_all
             && !std::mem::replace(&mut dropped.is_gone, true)
-            && let Some(running) = &current.running
+            && let Some(running) = self.generations.get(&view)
         {
             running.shared.all_have_dropped(dataflow as usize);
             let text = format!(

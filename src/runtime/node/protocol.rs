@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::ids::ViewNumber;
+use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::{Node, NodeEvent, Run};
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
 use crate::protocol::ranges::Ranges;
 use crate::report::{Observation, What, named_nodes};
+use crate::runtime::generation::Running;
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;
 use crate::runtime::wording::{protocol_failed, register_failed};
@@ -56,7 +57,7 @@ impl Node {
     pub(super) fn step(&mut self, input: Input) -> Result<()> {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            let now_ms = self.started.elapsed().as_millis() as u64;
+            let now_ms = self.now_ms();
             let Some(machine) = &mut self.machine else {
                 self.early.push(input);
                 continue;
@@ -101,6 +102,11 @@ impl Node {
         Ok(None)
     }
 
+    /// The time as the protocol counts it.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
     pub(super) fn on_decision(&mut self, decision: Decision) {
         let now = Instant::now();
         match decision {
@@ -111,8 +117,7 @@ impl Node {
                     what,
                     Suspicion::ConnectFailed { node, .. } if self.refused_by == Some(node)
                 );
-                let workers = self.current.as_ref().and_then(|current| current.running.as_ref());
-                let workers = workers.map_or_else(Vec::new, |r| r.shared.whereabouts());
+                let workers = self.running().map_or_else(Vec::new, |r| r.shared.whereabouts());
                 let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
                 let failure = seen.as_ref().and_then(|seen| witness::conclusion(&what, seen));
                 match (failure, what) {
@@ -188,11 +193,11 @@ impl Node {
         let (here, view) = (self.setup.node, self.view());
         let stalled = (self.stalled >= STALL_LIMIT).then_some(self.stalled.as_millis() as u64);
         self.observe(witness::of_protocol_error(here, view, error, stalled));
-        if let (ProtocolError::StopLimit { limit_ms, .. }, Some(current)) = (error, &self.current)
-            && let Some(running) = &current.running
+        if let ProtocolError::StopLimit { limit_ms, .. } = error
+            && let Some(running) = self.running()
         {
             for worker in running.shared.whereabouts() {
-                if !current.ended.contains(&worker.worker()) {
+                if !self.present.has_ended(worker.worker()) {
                     self.observe(Some(witness::of_hung_worker(here, view, &worker, *limit_ms)));
                 }
             }
@@ -205,6 +210,17 @@ impl Node {
 
     /// The number of the present view; 0 before the first.
     pub(super) fn view(&self) -> ViewNumber {
-        self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number)
+        self.present.number()
+    }
+
+    /// The generation of the present view, once it was started.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.generations.get(&self.present.number())
+    }
+
+    /// The other members of the present view.
+    pub(super) fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let members = self.present.view().into_iter().flat_map(|view| &view.members);
+        members.map(|member| member.node).filter(|node| *node != self.setup.node)
     }
 }

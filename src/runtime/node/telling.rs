@@ -19,7 +19,7 @@ const REGISTER_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 impl Node {
     pub(super) fn on_notice(&mut self, view: ViewNumber, notice: Notice) -> Result<()> {
         let now = Instant::now();
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == view) else {
+        let Some(current) = self.current.as_mut().filter(|_| self.present.is(view)) else {
             return Ok(());
         };
         if let Notice::Committed { epoch } = notice
@@ -109,7 +109,7 @@ impl Node {
     }
 
     pub(super) fn tell_progress(&self) {
-        if self.current.as_ref().is_some_and(|current| current.running.is_some()) {
+        if self.running().is_some() {
             self.tell(What::Progress {
                 consumed: self.gauges.consumed.load(Ordering::Relaxed),
                 total: self.gauges.total.load(Ordering::Relaxed),

@@ -1,22 +1,22 @@
 //! Views: a generation of workers for each, from its connections to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringfence_operators::fence::generation::{Generation, PIECE_BYTES, Settings};
-use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 
-use super::closing::Ending;
 use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
 use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message};
+use crate::protocol::present::{Answer, Caller, Due, Standing, Why};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
 use crate::runtime::advice;
@@ -57,28 +57,11 @@ impl Node {
         self.recovery.rewound(begun.saturating_sub(resume));
         (self.stalled, self.refused_by, self.register_told) = (Duration::ZERO, None, false);
 
-        let Some(process_index) = view.process_index(node) else {
-            return Err(Error::internal(format!("view {} does not have this node", view.number)));
-        };
         let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
         let refilling = view.assignment.places.iter().filter(filled).count() as u32;
-        let digest = view.digest().0;
-        let lower: Vec<(NodeId, Incarnation, String)> = view.members[..process_index]
-            .iter()
-            .map(|member| (member.node, member.incarnation, member.address.clone()))
-            .collect();
-        let number = view.number;
-        self.abandoned.extend(self.current.take().and_then(Current::abandon));
+        let waiting = self.present.install(view);
+        self.generations.retain(|view, _| self.present.hosts(*view));
         self.current = Some(Current {
-            view,
-            digest: digest.clone(),
-            process_index,
-            links: BTreeMap::new(),
-            running: None,
-            ended: BTreeSet::new(),
-            finished: 0,
-            ending: Ending::default(),
-            joined: false,
             committed: None,
             agreement: Agreement::new(),
             dropping: Dropping::default(),
@@ -88,84 +71,54 @@ impl Node {
                 refilling,
             ),
         });
-        for (peer, incarnation, address) in lower {
+        self.dial_lower();
+        for inbound in waiting {
+            self.on_inbound(inbound)?;
+        }
+        self.start_if_linked()
+    }
+
+    fn dial_lower(&self) {
+        let (view, digest) = (self.present.number(), self.present.digest());
+        let digest = digest.map_or_else(String::new, |digest| digest.0.clone());
+        for member in self.present.lower() {
+            let peer = member.node;
             // What this node was told itself goes before what others say: a host may have another
             // name from here.
-            let address = self.setup.nodes.get(&peer).cloned().unwrap_or(address);
-            let purpose = Purpose::Data { view: number, digest: digest.clone() };
-            let hello = self.hello(purpose, peer, Some(incarnation));
+            let address = self.setup.nodes.get(&peer).unwrap_or(&member.address).clone();
+            let purpose = Purpose::Data { view, digest: digest.clone() };
+            let hello = self.hello(purpose, peer, Some(member.incarnation));
             let deadline = Instant::now() + LINK_LIMIT;
             self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Linked {
-                view: number,
+                view,
                 node: peer,
                 result,
             });
         }
-        for inbound in std::mem::take(&mut self.waiting_links).into_values() {
-            self.on_inbound(inbound)?;
-        }
-        self.start_if_linked()
     }
 
     pub(super) fn on_inbound_data(
         &mut self,
         inbound: Inbound,
         view: ViewNumber,
-        digest: String,
+        digest: &str,
     ) -> Result<()> {
         let node = inbound.hello.node;
-        let here = self.current.as_ref().map_or(ViewNumber(0), |current| current.view.number);
-        if view > here {
-            return self.let_wait(inbound, view.0 == here.0 + 1);
+        let incarnation = inbound.hello.incarnation;
+        let known = self.controls.get(&node).map(|(known, _)| *known);
+        match self.present.answer(&Caller { node, incarnation, view, digest, known }) {
+            Answer::Accept => match inbound.accept(self.welcome()) {
+                Ok(stream) => self.on_link(view, node, stream),
+                Err(error) => {
+                    self.step(Input::ConnectFailed { view, node, why: error.to_string() })
+                }
+            },
+            Answer::Wait => {
+                self.present.wait(node, inbound);
+                Ok(())
+            }
+            Answer::Refuse(why) => self.refuse(inbound, refusal(why, node, view)),
         }
-        let Some(current) = self.current.as_ref().filter(|_| view == here) else {
-            return self.refuse(inbound, Refusal::StaleView { yours: view });
-        };
-        let reason = if current.digest != digest {
-            Some(Refusal::OtherDigest { view })
-        } else if current
-            .view
-            .member(node)
-            .is_none_or(|m| m.incarnation != inbound.hello.incarnation)
-        {
-            Some(Refusal::NotAMember { node })
-        } else if current.is_stopping() {
-            Some(Refusal::Ended { view })
-        } else if current.running.is_some() || current.links.contains_key(&node) {
-            Some(Refusal::AlreadyConnected { node })
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            return self.refuse(inbound, reason);
-        }
-        match inbound.accept(self.welcome()) {
-            Ok(stream) => self.on_link(view, node, stream),
-            Err(error) => self.step(Input::ConnectFailed { view, node, why: error.to_string() }),
-        }
-    }
-
-    /// Keeps a connection that is ahead by a moment until this node has the view, too.
-    ///
-    /// Nobody is ahead by more than one view: the next but one needs this node's evidence of the next, or
-    /// does not have it. Each member has one place, so that what waits is bounded by the members.
-    fn let_wait(&mut self, inbound: Inbound, is_next: bool) -> Result<()> {
-        let (node, incarnation) = (inbound.hello.node, inbound.hello.incarnation);
-        let is_member = self.setup.nodes.contains_key(&node)
-            && node > self.setup.node
-            && match (self.controls.get(&node), &self.current) {
-                (Some((known, _)), _) => *known == incarnation,
-                // Before the first view the connection for control may still be on its way.
-                (None, current) => current.is_none(),
-            };
-        if !is_member {
-            return self.refuse(inbound, Refusal::NotAMember { node });
-        }
-        if !is_next {
-            return self.refuse(inbound, Refusal::NotYet);
-        }
-        self.waiting_links.insert(node, inbound);
-        Ok(())
     }
 
     pub(super) fn on_link(
@@ -174,11 +127,7 @@ impl Node {
         node: NodeId,
         stream: TcpStream,
     ) -> Result<()> {
-        if let Some(current) = &mut self.current
-            && current.view.number == view
-            && !current.is_stopping()
-        {
-            current.links.insert(node, stream);
+        if self.present.link(view, node, stream) {
             return self.start_if_linked();
         }
         Ok(())
@@ -186,22 +135,16 @@ impl Node {
 
     /// Builds the generation once all data connections stand.
     pub(super) fn start_if_linked(&mut self) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let is_linked = current.links.len() + 1 == current.view.members.len();
-        if current.running.is_some() || current.is_stopping() || !is_linked {
-            return Ok(());
-        }
+        let Some(streams) = self.present.start() else { return Ok(()) };
         self.recovery.connected(Instant::now());
-        let (view, workers) = (&current.view, self.setup.config.workers);
-        let number = view.number;
+        let Some(view) = self.present.view() else { return Ok(()) };
+        let Some(here) = view.process_index(self.setup.node) else { return Ok(()) };
+        let (number, workers) = (view.number, self.setup.config.workers);
         let range = |process: usize| process * workers..(process + 1) * workers;
         let mut links = Vec::new();
-        for (index, member) in view.members.iter().enumerate() {
-            links.push(current.links.remove(&member.node).map(|stream| {
-                let ends = LinkEnds {
-                    local_workers: range(current.process_index),
-                    remote_workers: range(index),
-                };
+        for (index, (member, stream)) in view.members.iter().zip(streams).enumerate() {
+            links.push(stream.map(|stream| {
+                let ends = LinkEnds { local_workers: range(here), remote_workers: range(index) };
                 let events = self.events.clone();
                 Link::new(stream, member.node, ends, move |loss| {
                     drop(events.send(NodeEvent::LinkLost { view: number, loss }));
@@ -241,7 +184,7 @@ impl Node {
         let running = Running::start(
             generation,
             links,
-            current.process_index,
+            here,
             workers,
             self.setup.config.worker_config(),
             Arc::clone(&self.setup.job),
@@ -249,7 +192,7 @@ impl Node {
         );
         match running {
             Ok(running) => {
-                current.running = Some(running);
+                self.generations.insert(number, running);
                 self.recovery.building(number, workers);
                 self.step(Input::GenerationRunning { view: number })
             }
@@ -258,18 +201,22 @@ impl Node {
     }
 
     pub(super) fn on_ended(&mut self, ended: WorkerEnded) -> Result<()> {
-        if self.is_late(&ended) {
-            return self.on_ended_late(&ended);
+        let (view, worker) = (ended.view, ended.worker);
+        let verdict = ended.verdict();
+        let has_finished = matches!(verdict, Verdict::Finished);
+        let departure = self.present.worker_ended(view, worker, has_finished);
+        if departure.standing != Standing::InTime {
+            if departure.is_last {
+                self.join_threads(view);
+            }
+            return match departure.standing {
+                Standing::Late => self.give_evidence(Due::Grow),
+                _ => Ok(()),
+            };
         }
-        let Some(current) = self.current.as_mut().filter(|c| c.view.number == ended.view) else {
-            return Ok(());
-        };
-        current.ended.insert(ended.worker);
-        let view = ended.view;
         let (mut input, mut seen) = (None, None);
-        match ended.verdict() {
-            Verdict::Finished => current.finished += 1,
-            Verdict::Stopped => {}
+        match verdict {
+            Verdict::Finished | Verdict::Stopped => {}
             Verdict::Panicked(mut panic) => {
                 if let Some(advice) = advice::on_panic(&panic.message) {
                     panic.message = format!("{} ({advice})", panic.message);
@@ -282,45 +229,39 @@ impl Node {
                 seen = Some(witness::of_job_error(self.setup.node, view, &error));
             }
         }
-        let all_ended = current.ended.len() == self.setup.config.workers;
-        let all_finished = current.finished == self.setup.config.workers;
+        let all_finished = self.present.is_finished();
         self.observe(seen);
         if let Some(input) = input {
             self.step(input)?;
         }
-        if all_ended && let Some(current) = &mut self.current {
-            if let Some(running) = &mut current.running {
-                if all_finished {
-                    self.when_done = running.shared.take_when_done();
-                }
-                let events = self.events.clone();
-                running.join(move || drop(events.send(NodeEvent::Joined { view })));
+        if departure.is_last {
+            if let Some(running) = self.generations.get(&view).filter(|_| all_finished) {
+                self.when_done = running.shared.take_when_done();
             }
-            if all_finished {
-                self.step(Input::GenerationFinished { view })?;
-            }
+            self.join_threads(view);
         }
-        Ok(())
+        if all_finished { self.step(Input::GenerationFinished { view }) } else { Ok(()) }
     }
 
     /// Looks whether a worker hangs, a link is stuck, or lost copies are whole again.
     pub(super) fn look_around(&mut self, now: Instant) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
-        let view = current.view.number;
+        let view = self.present.number();
         if let Some((partitions, took)) = current.watches.refilled(now, self.vault.as_ref()) {
             let took_ms = took.as_secs_f64() * 1e3;
             self.tell(What::Refilled { view, partitions, took_ms });
         }
         // What the job does after its dataflow has ended is its own affair.
-        let is_over = |current: &Current| {
-            current.is_stopping()
-                || !current.ended.is_empty()
-                || current.committed == Some(Epoch::END)
-        };
-        let Some(current) = self.current.as_mut().filter(|current| !is_over(current)) else {
+        let (Some(current), Some(running)) = (&mut self.current, self.generations.get(&view))
+        else {
             return Ok(());
         };
-        let Some(running) = &current.running else { return Ok(()) };
+        if self.present.is_stopping()
+            || self.present.has_any_ended()
+            || current.committed == Some(Epoch::END)
+        {
+            return Ok(());
+        }
         let building = current.agreement.still_building(now, self.setup.config.workers);
         let waiting = current.dropping.waiting(now);
         let mut seen = Vec::new();
@@ -343,5 +284,17 @@ impl Node {
             self.tell(What::Message { text });
         }
         seen.into_iter().try_for_each(|input| self.step(input))
+    }
+}
+
+/// Why a data connection is refused, as the caller is told.
+fn refusal(why: Why, node: NodeId, view: ViewNumber) -> Refusal {
+    match why {
+        Why::NotYet => Refusal::NotYet,
+        Why::Stale => Refusal::StaleView { yours: view },
+        Why::OtherDigest => Refusal::OtherDigest { view },
+        Why::NotAMember => Refusal::NotAMember { node },
+        Why::Ended => Refusal::Ended { view },
+        Why::AlreadyConnected => Refusal::AlreadyConnected { node },
     }
 }

@@ -9,11 +9,12 @@
 //! Each worker answers with the greatest epoch that anything at it has begun, and from then on begins no
 //! greater one until it has learnt of the decision, which is the greatest of the answers. So when a
 //! checkpoint is known, no worker is beyond it; and none waits for more than this one round trip, in which
-//! it may still do whatever there is to do in the epochs that it has begun.
+//! it may still do whatever there is to do in the epochs that it has begun. Between a decision and the next
+//! answer those who waited have a turn, however fast the questions come.
 //!
 //! The dataflow ends when worker 0 knows that everything of the job is committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
@@ -26,6 +27,7 @@ use timely::worker::Worker;
 
 use crate::fence::Fence;
 use crate::fence::alarm::Alarm;
+use crate::fence::checkpoints::Readiness;
 use crate::fence::dropped::ClockWatch;
 use crate::ids::Epoch;
 
@@ -108,16 +110,30 @@ fn answer<'scope>(
     fence: &Fence,
 ) -> StreamVec<'scope, u64, u64> {
     let fence = fence.clone();
+    let scope = asked.scope();
     let pact = Exchange::new(|(to, _): &Order| *to as u64);
-    asked.unary::<Builder<u64>, _, _, _>(pact, "Checkpoint: answer", |_capability, _info| {
+    asked.unary::<Builder<u64>, _, _, _>(pact, "Checkpoint: answer", |_capability, info| {
+        let activator = scope.activator_for(info.address);
+        fence.checkpoints().wake_on_decision(activator.clone());
+        let mut waiting = VecDeque::new();
         move |input, output| {
             fence.leave_if_stopping();
             input.for_each(|capability, orders| {
-                for _order in orders.drain(..) {
-                    let begun = fence.checkpoints().answer();
-                    output.session(&capability).give(begun.0);
-                }
+                let Some(capability) = capability.retain_least(0) else { return };
+                waiting.extend(orders.drain(..).map(|_order| capability.clone()));
             });
+            if waiting.is_empty() {
+                return;
+            }
+            match fence.checkpoints().readiness() {
+                Readiness::Now => {
+                    if let Some(capability) = waiting.pop_front() {
+                        output.session(&capability).give(fence.checkpoints().answer().0);
+                    }
+                }
+                Readiness::AfterOthers => activator.activate(),
+                Readiness::AfterDecision => {}
+            }
         }
     })
 }
