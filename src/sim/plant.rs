@@ -44,7 +44,7 @@ plants! {
     /// Who loses a number proposes at the next one.
     LoserGoesOn, "loser-goes-on", 60, false;
     /// A register takes a second view of a number.
-    NumberReused, "number-reused", 80, false;
+    NumberReused, "number-reused", 400, false;
     /// Backups lie on their owner's node.
     BackupOnOwner, "backup-on-owner", 5, false;
     /// What is released again is written again.

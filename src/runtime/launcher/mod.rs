@@ -1,7 +1,7 @@
 //! The launcher: starts the node processes of `--local`, watches over them, and makes them fail on
 //! purpose where that was asked for.
 //!
-//! A node is this same program, started again with the same arguments and [`NODE_VARIABLE`] in its
+//! A node is this same program, started again with the same arguments and `NODE_VARIABLE` in its
 //! environment. The launcher has no part in the job: a run whose launcher is gone ends, and whatever
 //! the nodes agree on they agree on without it.
 //!
