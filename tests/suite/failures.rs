@@ -244,7 +244,7 @@ fn assert_panic(report: &FailureReport) {
     assert!(place.worker.is_some() && place.partition.is_some() && place.epoch.is_some());
     let is_located = report.evidence.iter().any(|clue| match clue {
         Clue::Panic { message, location: Some(location) } => {
-            *message == format!("cannot digest {BAD}") && location.starts_with("tests/failures.rs:")
+            *message == format!("cannot digest {BAD}") && location.starts_with("tests/suite/failures.rs:")
         }
         _ => false,
     });
@@ -294,7 +294,7 @@ fn a_panic_outside_of_protected_operators_has_a_location_only() {
     assert_eq!((report.component, report.cause), (Component::Worker, Cause::Panic));
     assert_eq!((&report.place.operator, report.place.partition), (&None, None));
     let text = report.to_string();
-    assert!(text.contains("plain code") && text.contains("tests/failures.rs:"), "{text}");
+    assert!(text.contains("plain code") && text.contains("tests/suite/failures.rs:"), "{text}");
 }
 
 /// The text of the error and the report both name where the record is that nobody can process.
