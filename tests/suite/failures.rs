@@ -244,7 +244,8 @@ fn assert_panic(report: &FailureReport) {
     assert!(place.worker.is_some() && place.partition.is_some() && place.epoch.is_some());
     let is_located = report.evidence.iter().any(|clue| match clue {
         Clue::Panic { message, location: Some(location) } => {
-            *message == format!("cannot digest {BAD}") && location.starts_with("tests/suite/failures.rs:")
+            *message == format!("cannot digest {BAD}")
+                && location.starts_with("tests/suite/failures.rs:")
         }
         _ => false,
     });
