@@ -111,7 +111,11 @@ impl World {
         if process.wake_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             process.wake_at_ms = None;
         }
-        if let Some(due) = process.present.due(now_ms)
+        let due = process.present.due(now_ms);
+        if due == Some(Due::Grow) {
+            process.gave_up_in = Some(process.present.number());
+        }
+        if let Some(due) = due
             && let Some(input) = self.testimony(id, due)
         {
             self.feed(id, input);

@@ -21,6 +21,7 @@ use super::world::World;
 pub(super) struct Reports {
     ledger: FailureLedger,
     has_launcher: bool,
+    agreed: BTreeSet<ViewNumber>,
     caught_up: BTreeSet<(NodeId, ViewNumber)>,
 }
 
@@ -59,6 +60,7 @@ impl World {
         let Some(process) = self.alive(id) else { return };
         let told = process.failures.agree();
         told.into_iter().for_each(|what| self.tell(id.node.into(), what));
+        self.reports.agreed.insert(number);
         let Some(view) = self.views.get(&number) else { return };
         let what = What::View {
             number,
@@ -150,7 +152,11 @@ impl World {
                 }
             }
         }
-        for (before, after) in self.views.values().zip(self.views.values().skip(1)) {
+        // Of a view that nobody agreed to, since the job was over, nothing is told.
+        let pairs = self.views.values().zip(self.views.values().skip(1));
+        for (before, after) in
+            pairs.filter(|(_, after)| self.reports.agreed.contains(&after.number))
+        {
             for member in before.members.iter().filter(|m| after.member(m.node).is_none()) {
                 if !told.iter().any(|report| report.place.node == Some(member.node)) {
                     return Err(format!("node {} left without a report", member.node));

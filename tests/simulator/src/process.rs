@@ -61,6 +61,8 @@ pub(super) struct Process {
     pub(super) controls: BTreeSet<ProcessId>,
     /// The latest start of each node with which it has had a control connection.
     pub(super) met: BTreeMap<NodeId, Incarnation>,
+    /// The view in which it said that it does not wait for its worker any longer.
+    pub(super) gave_up_in: Option<ViewNumber>,
     /// What it has told of failures.
     pub(super) failures: FailureAccount,
     pub(super) end: Option<End>,

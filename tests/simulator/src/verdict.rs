@@ -65,23 +65,26 @@ impl World {
                 busy.push(member.node);
             }
             if is_here {
-                witnesses.push((member.node, process.vault.recorded(), process.vault.inventory()));
+                // What a worker brings after the wait for it is over may not be heard of in time.
+                let is_late = process.gave_up_in == Some(view.number);
+                let vault = &process.vault;
+                witnesses.push((member.node, vault.recorded(), vault.inventory(), is_late));
             }
         }
-        let resume = witnesses.iter().map(|(_, recorded, _)| *recorded).max().flatten();
+        let resume = witnesses.iter().map(|(_, recorded, ..)| *recorded).max().flatten();
         let resume = resume.max(view.resume);
         let mut holders: Vec<(PartitionId, NodeId)> = Vec::new();
         for partition in partitions {
             let owner = view.assignment.place(*partition).map(|place| place.owner.node);
             // A worker that is still waited for may bring it.
             holders.extend(busy.iter().filter(|n| Some(**n) == owner).map(|n| (*partition, *n)));
-            for (node, _, inventory) in &witnesses {
+            for (node, _, inventory, is_late) in &witnesses {
                 let Some(copies) = inventory.partitions.get(partition) else { continue };
                 let owns = view.assignment.place(*partition).is_some_and(|p| p.owner.node == *node);
                 let spans = copies
                     .replica
                     .is_some_and(|span| span.from <= resume && span.through >= resume);
-                if (copies.live && owns) || spans {
+                if (copies.live && owns && !is_late) || spans {
                     holders.push((*partition, *node));
                 }
             }

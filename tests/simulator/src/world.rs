@@ -381,6 +381,7 @@ impl World {
             generations: BTreeMap::new(),
             controls: BTreeSet::new(),
             met: BTreeMap::new(),
+            gave_up_in: None,
             failures: FailureAccount::default(),
             end: None,
             hung_until_us: 0,
