@@ -34,8 +34,6 @@ pub mod ring;
 pub mod view;
 
 #[cfg(test)]
-mod member_tests;
-#[cfg(test)]
 mod present_tests;
 #[cfg(test)]
 mod simulation;
