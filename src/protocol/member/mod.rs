@@ -496,11 +496,7 @@ impl Machine {
         }
         self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
         self.give(evidence, awaited);
-        self.phase = Phase::Gathering(Gathering {
-            since_ms: self.now_ms,
-            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
-            ..Gathering::default()
-        });
+        self.gather(0);
     }
 
     fn on_evidence_grown(
