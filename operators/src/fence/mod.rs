@@ -30,6 +30,7 @@ pub use building::NAME_BYTES_MAX;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,11 +47,10 @@ use crate::fence::generation::{Generation, Notice};
 use crate::fence::origins::Origins;
 use crate::fence::whereabouts::{Active, Whereabouts};
 use crate::hash::partition_of_shard;
-use crate::ids::Share;
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId, Share};
 use crate::snapshot::operator_id;
 use crate::time::FencedTime;
-use crate::vault::VaultError;
+use crate::vault::{Opened, VaultError};
 
 const CONFIG_KEY: &str = "ringfence";
 
@@ -353,7 +353,7 @@ impl Fence {
                 "{why}, but there are {partitions} partitions for {peers} workers: give the job at least as \
                  many partitions as workers (--partitions)"
             );
-            self.fail(JobError::Misplaced { operator: operator.clone(), what });
+            self.misplaced(operator, what);
         }
     }
 
@@ -523,6 +523,41 @@ impl Fence {
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error.cut()).now()
+    }
+
+    /// Ends the job: the state of a partition of `operator` cannot be used.
+    pub(crate) fn unusable(
+        &self,
+        operator: &OperatorName,
+        partition: PartitionId,
+        why: impl Display,
+    ) -> ! {
+        let what = why.to_string();
+        self.fail(JobError::State { operator: operator.clone(), partition, what })
+    }
+
+    /// Ends the job: records are at a worker that cannot process them, or cannot be brought to one.
+    pub(crate) fn misplaced(&self, operator: &OperatorName, what: impl Display) -> ! {
+        self.fail(JobError::Misplaced { operator: operator.clone(), what: what.to_string() })
+    }
+
+    /// Opens the replica of a partition at the epoch `resume`, which is there.
+    pub(crate) fn open_replica(
+        &self,
+        operator: &OperatorName,
+        id: u64,
+        partition: PartitionId,
+        resume: Epoch,
+    ) -> Opened {
+        let generation = self.generation();
+        match generation.vault.open_replica(generation.view, id, partition) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                self.fail(JobError::NoCopy { operator: operator.clone(), partition, resume })
+            }
+            Err(error) if error.is_late() => self.leave(),
+            Err(error) => self.unusable(operator, partition, error),
+        }
     }
 
     /// Leaves because the vault refused something of `operator`: quietly where this generation is over.
