@@ -35,7 +35,7 @@ const OPERATOR_ROOMS: [&str; 20] = [
 ];
 
 /// The rooms that stand on the operators, from the ground up, and which of those before it each uses.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 8] = [
     ("error", &[]),
     ("protocol", &[]),
     ("register", &["protocol"]),
@@ -44,7 +44,6 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("report", &["chaos", "error"]),
     ("config", &["chaos", "error", "protocol", "report"]),
     ("runtime", &["error", "protocol", "register", "network", "chaos", "report", "config"]),
-    ("sim", &["protocol", "register", "runtime"]),
 ];
 
 fn root() -> &'static Path {
@@ -79,7 +78,7 @@ fn all_files() -> Vec<(String, String)> {
 }
 
 fn is_test(name: &str) -> bool {
-    name.contains("tests/") || name.ends_with("tests.rs") || name.ends_with("simulation.rs")
+    name.contains("tests/") || name.ends_with("tests.rs")
 }
 
 /// The lines of a file that are neither comments nor tests.

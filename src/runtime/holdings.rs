@@ -7,7 +7,7 @@ use ringfence_operators::vault::{Inventory, Role};
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
 /// What `node` is to a partition in `view`.
-pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
+pub fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
     let place = view.assignment.place(partition);
     Role {
         owner: place.is_some_and(|place| place.owner.node == node),
@@ -16,7 +16,7 @@ pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role
 }
 
 /// The routes of a view, in timely's worker numbers.
-pub(crate) fn routes_of(view: &View) -> Routes {
+pub fn routes_of(view: &View) -> Routes {
     let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
     let mut routes = Routes::default();
     for (_, place) in view.assignment.iter() {
@@ -28,7 +28,7 @@ pub(crate) fn routes_of(view: &View) -> Routes {
 }
 
 /// The evidence of a node whose vault holds this, now that its generation of `view` has ended.
-pub(crate) fn evidence_of(inventory: Inventory, view: ViewNumber) -> Evidence {
+pub fn evidence_of(inventory: Inventory, view: ViewNumber) -> Evidence {
     let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
         partition,
         replica: copies.replica.map(|span| ReplicaSpan { from: span.from, through: span.through }),
