@@ -128,56 +128,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut figures = Vec::new();
     for query in queries {
-        for (place, processes) in PROCESSES.into_iter().enumerate() {
-            let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
-            let (mut costs, mut cost_ratios) = ([vec![], vec![]], vec![]);
-            for round in 0..rounds {
-                // Whoever is first finds another machine than who is second: they take turns.
-                let mut forms = [Form::Bare, Form::Protected];
-                if round % 2 == 1 {
-                    forms.reverse();
-                }
-                let mut all = [Taken::default(); 2];
-                let written = forms.map(|form| {
-                    let (taken, written) = measure(Run { form, query, processes, events });
-                    rates[form as usize].push(events as f64 / taken.elapsed / 1e6);
-                    all[form as usize] = taken;
-                    written
-                });
-                assert_eq!(written[0], written[1], "query {query} writes different lines");
-                let [bare, protected] = all;
-                ratios.push(bare.elapsed / protected.elapsed);
-                let [bare_start, protected_start] = starts[place];
-                let (bare, protected) = (bare.busy - bare_start, protected.busy - protected_start);
-                costs[Form::Bare as usize].push(bare / events as f64 * 1e6);
-                costs[Form::Protected as usize].push(protected / events as f64 * 1e6);
-                cost_ratios.push(bare / protected);
-            }
-            let shown = |figures: &[f64]| match Spread::of(figures) {
-                Some(Spread { median, min, max, .. }) => {
-                    format!("{median:.2} ({min:.2} to {max:.2})")
-                }
-                None => "-".to_owned(),
-            };
-            println!(
-                "| {query} | {processes} | {} | {} | {} | {} | {} | {} |",
-                shown(&rates[Form::Bare as usize]),
-                shown(&rates[Form::Protected as usize]),
-                shown(&ratios),
-                shown(&costs[Form::Bare as usize]),
-                shown(&costs[Form::Protected as usize]),
-                shown(&cost_ratios)
-            );
-            let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
-            figures.push(serde_json::json!({
-                "query": query, "processes": processes, "events": events, "rounds": rounds,
-                "bare": json(&rates[Form::Bare as usize]),
-                "protected": json(&rates[Form::Protected as usize]),
-                "ratio": json(&ratios),
-                "bare_micros": json(&costs[Form::Bare as usize]),
-                "protected_micros": json(&costs[Form::Protected as usize]),
-                "ratio_of_micros": json(&cost_ratios),
-            }));
+        for (processes, starts) in PROCESSES.into_iter().zip(starts) {
+            let run = Run { form: Form::Bare, query, processes, events };
+            figures.push(compare(run, rounds, starts));
         }
     }
     match write_json("nexmark", &serde_json::json!(figures)) {
@@ -185,6 +138,54 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(error) => eprintln!("cannot write the figures: {error}"),
     }
     Ok(())
+}
+
+/// Compares the two forms of a run in rounds, prints a line of the table, and returns the figures.
+///
+/// What a start of each form takes of the processor counts for nothing.
+fn compare(run: Run, rounds: u64, starts: [f64; 2]) -> serde_json::Value {
+    let Run { query, processes, events, .. } = run;
+    let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
+    let (mut costs, mut cost_ratios) = ([vec![], vec![]], vec![]);
+    for round in 0..rounds {
+        // Whoever is first finds another machine than who is second: they take turns.
+        let mut forms = [Form::Bare, Form::Protected];
+        if round % 2 == 1 {
+            forms.reverse();
+        }
+        let mut all = [Taken::default(); 2];
+        let written = forms.map(|form| {
+            let (taken, written) = measure(Run { form, ..run });
+            rates[form as usize].push(events as f64 / taken.elapsed / 1e6);
+            all[form as usize] = taken;
+            written
+        });
+        assert_eq!(written[0], written[1], "query {query} writes different lines");
+        let [bare, protected] = all;
+        ratios.push(bare.elapsed / protected.elapsed);
+        let [bare, protected] = [bare.busy - starts[0], protected.busy - starts[1]];
+        costs[Form::Bare as usize].push(bare / events as f64 * 1e6);
+        costs[Form::Protected as usize].push(protected / events as f64 * 1e6);
+        cost_ratios.push(bare / protected);
+    }
+    let shown = |figures: &[f64]| match Spread::of(figures) {
+        Some(Spread { median, min, max, .. }) => format!("{median:.2} ({min:.2} to {max:.2})"),
+        None => "-".to_owned(),
+    };
+    let ([bare, protected], [bare_micros, protected_micros]) = (rates, costs);
+    let columns = [&bare, &protected, &ratios, &bare_micros, &protected_micros, &cost_ratios];
+    let columns = columns.map(|figures| shown(figures)).join(" | ");
+    println!("| {query} | {processes} | {columns} |");
+    let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
+    serde_json::json!({
+        "query": query, "processes": processes, "events": events, "rounds": rounds,
+        "bare": json(&bare),
+        "protected": json(&protected),
+        "ratio": json(&ratios),
+        "bare_micros": json(&bare_micros),
+        "protected_micros": json(&protected_micros),
+        "ratio_of_micros": json(&cost_ratios),
+    })
 }
 
 /// Runs what the command line asks for, as one process of a run.

@@ -18,8 +18,8 @@ use ringfence::prelude::*;
 use support::graph::{Graph, Shape};
 use support::job::Job;
 use support::random::random;
-use timely::dataflow::ProbeHandle;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::{ProbeHandle, StreamVec};
 
 /// The rank of a node to which no edge leads.
 const RANK: i64 = 1000;
@@ -44,82 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         worker.dataflow::<u64, _, _>(|scope| {
             let (handle, changes) = scope.feedback_fenced(1);
-            let by_start = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
-            let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
-            let (found, next) = input
-                .to_stream(scope)
-                .binary_frontier_fenced(changes, by_start, by_node, "ranks", |_, state| {
-                    let mut edge_queues = state.stash("edge queues");
-                    let mut change_queues = state.stash("change queues");
-                    let mut edges = state.map::<u32, Vec<Change>>("edges");
-                    let mut ranks = state.map::<u32, i64>("ranks");
-                    let mut kept = state.map::<u32, i64>("kept");
-                    move |(input1, frontier1), (input2, frontier2), output| {
-                        input1.for_each_stamp(|capability, batches| {
-                            if let Some(capability) = capability.retain_least(output.output_index())
-                            {
-                                let edges = batches.flat_map(|batch| batch.drain(..));
-                                edge_queues.entry(capability).or_default().extend(edges);
-                            }
-                        });
-                        input2.for_each_stamp(|capability, batches| {
-                            if let Some(capability) = capability.retain_least(output.output_index())
-                            {
-                                let changes = batches.flat_map(|batch| batch.drain(..));
-                                change_queues.entry(capability).or_default().extend(changes);
-                            }
-                        });
-
-                        for (capability, queue) in edge_queues.iter_mut() {
-                            let time = *capability.time();
-                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
-                                continue;
-                            }
-                            let mut session = output.session(capability);
-                            for (from, differences) in by_source(queue.drain(..)) {
-                                let rank = *ranks.entry(from).or_insert(RANK);
-                                let mut targets = edges.entry(from).or_default();
-                                let before = given(-rank, &targets[..]);
-                                *targets = summed(targets.drain(..).chain(differences));
-                                let after = given(rank, &targets[..]);
-                                for change in summed(before.into_iter().chain(after)) {
-                                    session.give(Err(change));
-                                }
-                            }
-                        }
-                        edge_queues.retain(|_capability, queue| !queue.is_empty());
-
-                        for (capability, queue) in change_queues.iter_mut() {
-                            let time = *capability.time();
-                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
-                                continue;
-                            }
-                            let mut session = output.session(capability);
-                            for (node, difference) in summed(queue.drain(..)) {
-                                let change = *kept.entry(node).or_insert(0) + difference;
-                                if change.abs() < LEAST_CHANGE {
-                                    kept.insert(node, change);
-                                    continue;
-                                }
-                                kept.insert(node, 0);
-                                let before = *ranks.entry(node).or_insert(RANK);
-                                let rank = before + change;
-                                ranks.insert(node, rank);
-                                session.give(Ok((time, node, rank)));
-                                if let Some(targets) = edges.get(&node) {
-                                    let before = given(-before, &targets[..]);
-                                    let after = given(rank, &targets[..]);
-                                    for change in summed(before.into_iter().chain(after)) {
-                                        session.give(Err(change));
-                                    }
-                                }
-                            }
-                        }
-                        change_queues.retain(|_capability, queue| !queue.is_empty());
-                    }
-                })
-                .container::<Vec<_>>()
-                .ok_err(|record: Result<(u64, u32, i64), Change>| record);
+            let ranks = ranks(input.to_stream(scope), changes);
+            let (found, next) = ranks.ok_err(|record| record);
             next.container::<Vec<_>>().probe_with(&probe).connect_loop_fenced("loop", handle);
             found.container::<Vec<_>>().sink_fenced("out", LineFiles::new(&out));
         });
@@ -137,6 +63,85 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     job.report();
     Ok(())
+}
+
+/// What becomes of ranks, and what flows on along the edges.
+fn ranks<'scope>(
+    edges: StreamVec<'scope, u64, Edge>,
+    changes: StreamVec<'scope, u64, Change>,
+) -> StreamVec<'scope, u64, Result<(u64, u32, i64), Change>> {
+    let by_start = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
+    let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
+    edges
+        .binary_frontier_fenced(changes, by_start, by_node, "ranks", |_, state| {
+            let mut edge_queues = state.stash("edge queues");
+            let mut change_queues = state.stash("change queues");
+            let mut edges = state.map::<u32, Vec<Change>>("edges");
+            let mut ranks = state.map::<u32, i64>("ranks");
+            let mut kept = state.map::<u32, i64>("kept");
+            move |(input1, frontier1), (input2, frontier2), output| {
+                input1.for_each_stamp(|capability, batches| {
+                    if let Some(capability) = capability.retain_least(output.output_index()) {
+                        let edges = batches.flat_map(|batch| batch.drain(..));
+                        edge_queues.entry(capability).or_default().extend(edges);
+                    }
+                });
+                input2.for_each_stamp(|capability, batches| {
+                    if let Some(capability) = capability.retain_least(output.output_index()) {
+                        let changes = batches.flat_map(|batch| batch.drain(..));
+                        change_queues.entry(capability).or_default().extend(changes);
+                    }
+                });
+
+                for (capability, queue) in edge_queues.iter_mut() {
+                    let time = *capability.time();
+                    if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                        continue;
+                    }
+                    let mut session = output.session(capability);
+                    for (from, differences) in by_source(queue.drain(..)) {
+                        let rank = *ranks.entry(from).or_insert(RANK);
+                        let mut targets = edges.entry(from).or_default();
+                        let before = given(-rank, &targets[..]);
+                        *targets = summed(targets.drain(..).chain(differences));
+                        let after = given(rank, &targets[..]);
+                        for change in summed(before.into_iter().chain(after)) {
+                            session.give(Err(change));
+                        }
+                    }
+                }
+                edge_queues.retain(|_capability, queue| !queue.is_empty());
+
+                for (capability, queue) in change_queues.iter_mut() {
+                    let time = *capability.time();
+                    if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                        continue;
+                    }
+                    let mut session = output.session(capability);
+                    for (node, difference) in summed(queue.drain(..)) {
+                        let change = *kept.entry(node).or_insert(0) + difference;
+                        if change.abs() < LEAST_CHANGE {
+                            kept.insert(node, change);
+                            continue;
+                        }
+                        kept.insert(node, 0);
+                        let before = *ranks.entry(node).or_insert(RANK);
+                        let rank = before + change;
+                        ranks.insert(node, rank);
+                        session.give(Ok((time, node, rank)));
+                        if let Some(targets) = edges.get(&node) {
+                            let before = given(-before, &targets[..]);
+                            let after = given(rank, &targets[..]);
+                            for change in summed(before.into_iter().chain(after)) {
+                                session.give(Err(change));
+                            }
+                        }
+                    }
+                }
+                change_queues.retain(|_capability, queue| !queue.is_empty());
+            }
+        })
+        .container::<Vec<_>>()
 }
 
 /// What is fed in a round: the whole graph at first, later some edges of it that go, for others.

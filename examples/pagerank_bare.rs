@@ -22,7 +22,7 @@ use support::lines::WriteLines;
 use support::random::random;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::{ConnectLoop, Feedback, OkErr, Operator, Probe};
-use timely::dataflow::{InputHandle, ProbeHandle};
+use timely::dataflow::{InputHandle, ProbeHandle, StreamVec};
 
 /// The rank of a node to which no edge leads.
 const RANK: i64 = 1000;
@@ -47,82 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
         worker.dataflow::<u64, _, _>(|scope| {
             let (handle, changes) = scope.feedback(1);
-            let by_start = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
-            let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
-            let (found, next) = input
-                .to_stream(scope)
-                .binary_frontier(changes, by_start, by_node, "ranks", |_, _info| {
-                    let mut edge_queues = HashMap::<_, Vec<Edge>>::new();
-                    let mut change_queues = HashMap::<_, Vec<Change>>::new();
-                    let mut edges = HashMap::<u32, Vec<Change>>::new();
-                    let mut ranks = HashMap::<u32, i64>::new();
-                    let mut kept = HashMap::<u32, i64>::new();
-                    move |(input1, frontier1), (input2, frontier2), output| {
-                        input1.for_each_stamp(|capability, batches| {
-                            if let Some(capability) = capability.retain_least(output.output_index())
-                            {
-                                let edges = batches.flat_map(|batch| batch.drain(..));
-                                edge_queues.entry(capability).or_default().extend(edges);
-                            }
-                        });
-                        input2.for_each_stamp(|capability, batches| {
-                            if let Some(capability) = capability.retain_least(output.output_index())
-                            {
-                                let changes = batches.flat_map(|batch| batch.drain(..));
-                                change_queues.entry(capability).or_default().extend(changes);
-                            }
-                        });
-
-                        for (capability, queue) in edge_queues.iter_mut() {
-                            let time = *capability.time();
-                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
-                                continue;
-                            }
-                            let mut session = output.session(capability);
-                            for (from, differences) in by_source(queue.drain(..)) {
-                                let rank = *ranks.entry(from).or_insert(RANK);
-                                let targets = edges.entry(from).or_default();
-                                let before = given(-rank, &targets[..]);
-                                *targets = summed(targets.drain(..).chain(differences));
-                                let after = given(rank, &targets[..]);
-                                for change in summed(before.into_iter().chain(after)) {
-                                    session.give(Err(change));
-                                }
-                            }
-                        }
-                        edge_queues.retain(|_capability, queue| !queue.is_empty());
-
-                        for (capability, queue) in change_queues.iter_mut() {
-                            let time = *capability.time();
-                            if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
-                                continue;
-                            }
-                            let mut session = output.session(capability);
-                            for (node, difference) in summed(queue.drain(..)) {
-                                let change = *kept.entry(node).or_insert(0) + difference;
-                                if change.abs() < LEAST_CHANGE {
-                                    kept.insert(node, change);
-                                    continue;
-                                }
-                                kept.insert(node, 0);
-                                let before = *ranks.entry(node).or_insert(RANK);
-                                let rank = before + change;
-                                ranks.insert(node, rank);
-                                session.give(Ok((time, node, rank)));
-                                if let Some(targets) = edges.get(&node) {
-                                    let before = given(-before, &targets[..]);
-                                    let after = given(rank, &targets[..]);
-                                    for change in summed(before.into_iter().chain(after)) {
-                                        session.give(Err(change));
-                                    }
-                                }
-                            }
-                        }
-                        change_queues.retain(|_capability, queue| !queue.is_empty());
-                    }
-                })
-                .container::<Vec<_>>()
-                .ok_err(|record: Result<(u64, u32, i64), Change>| record);
+            let ranks = ranks(input.to_stream(scope), changes);
+            let (found, next) = ranks.ok_err(|record| record);
             next.container::<Vec<_>>().probe_with(&probe).connect_loop(handle);
             found.container::<Vec<_>>().write_lines(&out);
         });
@@ -140,6 +66,85 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     job.report();
     Ok(())
+}
+
+/// What becomes of ranks, and what flows on along the edges.
+fn ranks<'scope>(
+    edges: StreamVec<'scope, u64, Edge>,
+    changes: StreamVec<'scope, u64, Change>,
+) -> StreamVec<'scope, u64, Result<(u64, u32, i64), Change>> {
+    let by_start = Exchange::new(|((from, _to), _): &Edge| u64::from(*from));
+    let by_node = Exchange::new(|(node, _): &Change| u64::from(*node));
+    edges
+        .binary_frontier(changes, by_start, by_node, "ranks", |_, _info| {
+            let mut edge_queues = HashMap::<_, Vec<Edge>>::new();
+            let mut change_queues = HashMap::<_, Vec<Change>>::new();
+            let mut edges = HashMap::<u32, Vec<Change>>::new();
+            let mut ranks = HashMap::<u32, i64>::new();
+            let mut kept = HashMap::<u32, i64>::new();
+            move |(input1, frontier1), (input2, frontier2), output| {
+                input1.for_each_stamp(|capability, batches| {
+                    if let Some(capability) = capability.retain_least(output.output_index()) {
+                        let edges = batches.flat_map(|batch| batch.drain(..));
+                        edge_queues.entry(capability).or_default().extend(edges);
+                    }
+                });
+                input2.for_each_stamp(|capability, batches| {
+                    if let Some(capability) = capability.retain_least(output.output_index()) {
+                        let changes = batches.flat_map(|batch| batch.drain(..));
+                        change_queues.entry(capability).or_default().extend(changes);
+                    }
+                });
+
+                for (capability, queue) in edge_queues.iter_mut() {
+                    let time = *capability.time();
+                    if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                        continue;
+                    }
+                    let mut session = output.session(capability);
+                    for (from, differences) in by_source(queue.drain(..)) {
+                        let rank = *ranks.entry(from).or_insert(RANK);
+                        let targets = edges.entry(from).or_default();
+                        let before = given(-rank, &targets[..]);
+                        *targets = summed(targets.drain(..).chain(differences));
+                        let after = given(rank, &targets[..]);
+                        for change in summed(before.into_iter().chain(after)) {
+                            session.give(Err(change));
+                        }
+                    }
+                }
+                edge_queues.retain(|_capability, queue| !queue.is_empty());
+
+                for (capability, queue) in change_queues.iter_mut() {
+                    let time = *capability.time();
+                    if frontier1.less_equal(&time) || frontier2.less_equal(&time) {
+                        continue;
+                    }
+                    let mut session = output.session(capability);
+                    for (node, difference) in summed(queue.drain(..)) {
+                        let change = *kept.entry(node).or_insert(0) + difference;
+                        if change.abs() < LEAST_CHANGE {
+                            kept.insert(node, change);
+                            continue;
+                        }
+                        kept.insert(node, 0);
+                        let before = *ranks.entry(node).or_insert(RANK);
+                        let rank = before + change;
+                        ranks.insert(node, rank);
+                        session.give(Ok((time, node, rank)));
+                        if let Some(targets) = edges.get(&node) {
+                            let before = given(-before, &targets[..]);
+                            let after = given(rank, &targets[..]);
+                            for change in summed(before.into_iter().chain(after)) {
+                                session.give(Err(change));
+                            }
+                        }
+                    }
+                }
+                change_queues.retain(|_capability, queue| !queue.is_empty());
+            }
+        })
+        .container::<Vec<_>>()
 }
 
 /// What is fed in a round: the whole graph at first, later some edges of it that go, for others.

@@ -26,6 +26,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Operator, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
+use timely::worker::Worker;
 
 /// How long an epoch takes.
 const EPOCH: Duration = Duration::from_millis(100);
@@ -69,41 +70,8 @@ fn run() -> Result<bool, (String, i32)> {
     let guards = timely::execute(config, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let part = File::create_new(parts.join(format!("part-{index}")))?;
-        let mut part = BufWriter::new(part);
-
         let mut input = InputHandle::new();
-        let probe = ProbeHandle::new();
-        worker.dataflow::<u64, _, _>(|scope| {
-            let hasher = BuildHasherDefault::<DefaultHasher>::default();
-            let by_word = Exchange::new(move |word: &String| hasher.hash_one(word));
-            let mut counts = HashMap::<String, u64>::new();
-            input
-                .to_stream(scope)
-                .flat_map(|line: String| words(&line).collect::<Vec<_>>())
-                .unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(by_word, "counts", |_, _| {
-                    move |input, output| {
-                        input.for_each_stamp(|capability, batches| {
-                            let mut session = output.session(&capability);
-                            for word in batches.flat_map(|batch| batch.drain(..)) {
-                                let count = counts.entry(word.clone()).or_default();
-                                *count += 1;
-                                session.give((word, *count));
-                            }
-                        });
-                    }
-                })
-                .probe_with(&probe)
-                .sink(Pipeline, "totals", move |(input, frontier)| {
-                    input.for_each_stamp(|_, batches| {
-                        for (word, n) in batches.flat_map(|batch| batch.drain(..)) {
-                            writeln!(part, "{word}\t{n}").expect("the output can be written");
-                        }
-                    });
-                    if frontier.is_empty() {
-                        part.flush().expect("the output can be written");
-                    }
-                });
-        });
+        let probe = count(worker, &mut input, BufWriter::new(part));
 
         let (started, mut lines) = (Instant::now(), 0u64);
         for _pass in 0..passes {
@@ -148,6 +116,47 @@ fn run() -> Result<bool, (String, i32)> {
         remove_output(fresh).map_err(|error| (error.to_string(), 1))?;
     }
     Ok(verdict.is_exactly_once())
+}
+
+/// Builds the dataflow: the running counts of the words of `input` are written to `part`.
+fn count(
+    worker: &mut Worker,
+    input: &mut InputHandle<u64, CapacityContainerBuilder<Vec<String>>>,
+    mut part: BufWriter<File>,
+) -> ProbeHandle<u64> {
+    let probe = ProbeHandle::new();
+    worker.dataflow::<u64, _, _>(|scope| {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let by_word = Exchange::new(move |word: &String| hasher.hash_one(word));
+        let mut counts = HashMap::<String, u64>::new();
+        input
+            .to_stream(scope)
+            .flat_map(|line: String| words(&line).collect::<Vec<_>>())
+            .unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(by_word, "counts", |_, _| {
+                move |input, output| {
+                    input.for_each_stamp(|capability, batches| {
+                        let mut session = output.session(&capability);
+                        for word in batches.flat_map(|batch| batch.drain(..)) {
+                            let count = counts.entry(word.clone()).or_default();
+                            *count += 1;
+                            session.give((word, *count));
+                        }
+                    });
+                }
+            })
+            .probe_with(&probe)
+            .sink(Pipeline, "totals", move |(input, frontier)| {
+                input.for_each_stamp(|_, batches| {
+                    for (word, n) in batches.flat_map(|batch| batch.drain(..)) {
+                        writeln!(part, "{word}\t{n}").expect("the output can be written");
+                    }
+                });
+                if frontier.is_empty() {
+                    part.flush().expect("the output can be written");
+                }
+            });
+    });
+    probe
 }
 
 /// Creates `DIR/totals`. Alone, it must be empty; with others, they may have begun to write there.

@@ -6,9 +6,45 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The longest a source file may be, and the exceptions, which wait for their second noun.
-const LINES_MAX: usize = 800;
-const LONGER: [(&str, usize); 1] = [("src/runtime/node.rs", 1200)];
+/// The longest that a file and a function may be.
+const FILE_LINES_MAX: usize = 700;
+const FUNCTION_LINES_MAX: usize = 80;
+
+/// The rooms of the operators, from the ground up: each may use those before it.
+const OPERATOR_ROOMS: [&str; 20] = [
+    "ids",
+    "text",
+    "paths",
+    "codec",
+    "data",
+    "hash",
+    "time",
+    "error",
+    "planted",
+    "snapshot",
+    "state",
+    "vault",
+    "fence",
+    "rounds",
+    "protected",
+    "verbs",
+    "wrap",
+    "differential",
+    "worker",
+    "testing",
+];
+
+/// The rooms that stand on the operators, from the ground up, and which of those before it each uses.
+const ROOMS: [(&str, &[&str]); 8] = [
+    ("error", &[]),
+    ("protocol", &[]),
+    ("register", &["protocol"]),
+    ("network", &[]),
+    ("chaos", &[]),
+    ("report", &["chaos", "error"]),
+    ("config", &["chaos", "error", "protocol", "report"]),
+    ("runtime", &["error", "protocol", "register", "network", "chaos", "report", "config"]),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -36,8 +72,13 @@ fn files(directory: &str, ending: &str) -> Vec<(String, String)> {
     found
 }
 
+fn all_files() -> Vec<(String, String)> {
+    let directories = ["src", "operators", "examples", "tests", "benches"];
+    directories.iter().flat_map(|directory| files(directory, "rs")).collect()
+}
+
 fn is_test(name: &str) -> bool {
-    name.starts_with("tests/") || name.ends_with("_tests.rs") || name.ends_with("/tests.rs")
+    name.contains("tests/") || name.ends_with("tests.rs")
 }
 
 /// The lines of a file that are neither comments nor tests.
@@ -55,6 +96,40 @@ fn assert_free_of(files: &[(String, String)], words: &[String]) {
             }
         }
     }
+}
+
+/// Asserts that the code in `directory` uses no rooms of its package but those that its own may use.
+fn assert_layers(directory: &str, may_use: impl Fn(&str, &str) -> bool) {
+    for (name, text) in files(directory, "rs").iter().filter(|(name, _)| !is_test(name)) {
+        let inside = name[directory.len() + 1..].trim_end_matches(".rs").trim_end_matches("/mod");
+        let room = inside.split('/').next().unwrap();
+        if ["lib", "main", "prelude"].contains(&room) {
+            continue;
+        }
+        let code: Vec<&str> = code(text).collect();
+        let code = code.join("\n");
+        for path in code.split("crate::").skip(1) {
+            let used = path.split(|c: char| c != '_' && !c.is_alphanumeric()).next().unwrap();
+            assert!(used == room || may_use(room, used), "{name} uses the room {used:?}");
+        }
+        let out = "super::".repeat(inside.split('/').count());
+        assert!(!code.contains(&out), "{name} leaves its room by {out}");
+    }
+}
+
+#[test]
+fn rooms_know_only_those_below_them() {
+    assert_layers("operators/src", |room, used| {
+        let level = |room: &str| OPERATOR_ROOMS.iter().position(|one| *one == room);
+        level(used).is_some() && level(used) < level(room)
+    });
+    for (at, (room, uses)) in ROOMS.iter().enumerate() {
+        let is_below = |used: &&str| ROOMS[..at].iter().any(|(below, _)| below == used);
+        assert!(uses.iter().all(is_below), "{room} uses what is not below it");
+    }
+    assert_layers("src", |room, used| {
+        ROOMS.iter().any(|(one, uses)| *one == room && uses.contains(&used))
+    });
 }
 
 #[test]
@@ -90,19 +165,6 @@ fn the_protocol_uses_only_the_names_of_things() {
 }
 
 #[test]
-fn inner_rooms_do_not_know_outer_ones() {
-    for (room, forbidden) in [
-        ("src/register", &["crate::runtime", "crate::network", "crate::report"][..]),
-        ("src/network", &["crate::runtime", "crate::protocol", "crate::register", "crate::report"]),
-        ("src/report", &["crate::runtime", "crate::network", "crate::protocol"]),
-        ("src/chaos", &["crate::runtime", "crate::network", "crate::protocol", "crate::report"]),
-    ] {
-        let words: Vec<String> = forbidden.iter().map(|word| (*word).to_owned()).collect();
-        assert_free_of(&files(room, "rs"), &words);
-    }
-}
-
-#[test]
 fn only_runtime_and_network_have_threads() {
     let words = ["thread::spawn", "thread::Builder", "thread::sleep"].map(str::to_owned);
     for room in ["src/protocol", "src/register", "src/report", "src/chaos", "operators/src"] {
@@ -118,20 +180,10 @@ fn nothing_is_left_half_done() {
     // Put together here, so that this file does not hold them itself.
     let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"], ["todo", "!("], ["unimpl", "emented!("]]
         .map(|[a, b]| format!("{a}{b}"));
-    let mut all = Vec::new();
-    for directory in ["src", "operators", "examples", "tests", "benches"] {
-        if root().join(directory).exists() {
-            all.extend(files(directory, "rs"));
-        }
-    }
-    for (name, text) in &all {
+    for (name, text) in &all_files() {
         for word in &words {
             assert!(!text.contains(word.as_str()), "{name} has {word}");
         }
-        let lines = text.lines().count();
-        let longer = LONGER.iter().find(|(long, _)| long == name);
-        let max = longer.map_or(LINES_MAX, |(_, max)| *max);
-        assert!(lines <= max, "{name} has {lines} lines, more than {max}");
     }
     let unwrap = format!(".unwrap{}", "()");
     let own: Vec<_> = files("src", "rs").into_iter().chain(files("operators/src", "rs")).collect();
@@ -139,6 +191,33 @@ fn nothing_is_left_half_done() {
         // A doc example may unwrap: it is a comment here.
         for line in code(text) {
             assert!(!line.contains(&unwrap), "{name} unwraps: {line}");
+        }
+    }
+}
+
+/// The functions with a body in a text that is formatted, each with its first line and how many it has.
+fn functions(text: &str) -> Vec<(&str, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let body = |(at, line): (usize, &&str)| {
+        let head = line.trim_start();
+        let indent = &line[..line.len() - head.len()];
+        let is_function = head.starts_with("fn ") || head.contains(" fn ");
+        (is_function && !head.starts_with("//")).then_some(())?;
+        let begin = at + lines[at..].iter().position(|line| line.ends_with(['{', '}', ';']))?;
+        lines[begin].ends_with('{').then_some(())?;
+        let end = begin + lines[begin..].iter().position(|line| *line == format!("{indent}}}"))?;
+        Some((lines[at], end + 1 - at))
+    };
+    lines.iter().enumerate().filter_map(body).collect()
+}
+
+#[test]
+fn files_and_functions_are_read_in_a_sitting() {
+    for (name, text) in &all_files() {
+        let lines = text.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{name} has {lines} lines, more than {FILE_LINES_MAX}");
+        for (head, lines) in functions(text) {
+            assert!(lines <= FUNCTION_LINES_MAX, "{name} has {lines} lines from {head:?}");
         }
     }
 }

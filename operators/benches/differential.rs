@@ -107,7 +107,7 @@ impl Observer for Still {
 
 /// A node of one worker, through several views.
 struct Node {
-    vault: Arc<dyn Vault>,
+    vault: Arc<MemoryVault>,
     view: ViewNumber,
     resume: Option<Epoch>,
 }
@@ -124,10 +124,7 @@ impl Node {
         is_bare: bool,
         job: impl Fn(&mut Worker) -> A + Send + Sync + 'static,
     ) -> A {
-        match is_bare {
-            true => timely::execute_directly(job),
-            false => self.run(job),
-        }
+        if is_bare { timely::execute_directly(job) } else { self.run(job) }
     }
 
     /// Runs one generation.
@@ -161,7 +158,7 @@ impl Node {
             self.resume,
             routes,
             settings,
-            Arc::clone(&self.vault),
+            Arc::clone(&self.vault) as Arc<dyn Vault>,
             Arc::clone(&still) as Arc<dyn Clock>,
             still,
             Arc::new(Gauges::default()),
@@ -275,9 +272,10 @@ fn restore(job: Job, records: u64) -> (f64, usize, usize) {
     let (elapsed_ms, old) = node.run_as(job.is_bare(), move |worker| {
         let begun = Instant::now();
         let (mut input, probe, old) = build(worker, job, 1);
-        match job.is_bare() {
-            true => feed(worker, &mut input, &probe, 0, 0..records),
-            false => input.advance_to(1),
+        if job.is_bare() {
+            feed(worker, &mut input, &probe, 0, 0..records);
+        } else {
+            input.advance_to(1);
         }
         worker.step_while(|| probe.less_than(&1));
         let elapsed = begun.elapsed();

@@ -65,21 +65,14 @@ fn count(tables: &mut [Live], records: &[Record]) {
     }
 }
 
-fn main() {
-    // `cargo test` starts benches too, without this flag; there it is enough that they start.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
-    let argument = std::env::args().find_map(|argument| argument.parse().ok());
-    let keys: u64 = argument.unwrap_or(1_000_000);
-    let records = keys as usize;
-
-    // Every key once, shuffled; then uniform draws.
+/// A record of every key once, in any order; as many that are drawn; and what it took to hash these.
+fn draw_records(keys: u64) -> (Vec<Record>, Vec<Record>, Times) {
     let mut seed = 1_u64;
     let mut draw = |below: u64| {
         seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (seed >> 20) % below
     };
+    let records = keys as usize;
     let mut order: Vec<u64> = (0..keys).collect();
     (1..records).for_each(|last| order.swap(last, draw(last as u64 + 1) as usize));
     let mut drawn: Vec<u64> = (0..records).map(|_| draw(keys)).collect();
@@ -95,9 +88,21 @@ fn main() {
         let hash = hash(&key);
         (key, hash, partition_of(hash, PARTITIONS).0 as usize)
     };
-    let once: Vec<Record> = order.into_iter().map(&mut record).collect();
-    let uniform: Vec<Record> = drawn.into_iter().map(&mut record).collect();
+    let once = order.into_iter().map(&mut record).collect();
+    let uniform = drawn.into_iter().map(&mut record).collect();
+    (once, uniform, hashing)
+}
 
+fn main() {
+    // `cargo test` starts benches too, without this flag; there it is enough that they start.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let argument = std::env::args().find_map(|argument| argument.parse().ok());
+    let keys: u64 = argument.unwrap_or(1_000_000);
+    let records = keys as usize;
+
+    let (once, uniform, hashing) = draw_records(keys);
     let mut bare: Vec<Table<u64, u64>> = (0..PARTITIONS).map(|_| Table::new()).collect();
     let mut live: Vec<Live> = (0..PARTITIONS).map(|_| Live::new(KeyHasher::Rapid)).collect();
     let mut replicas: Vec<Replica> =
@@ -157,11 +162,19 @@ fn main() {
     println!("sum per dirty key: {:.1} ns", tracked_once - untracked_once + cost);
     println!("ratio tracked to untracked, dirty keys: {:.3}", tracked / untracked);
 
-    // A successor opens the replicas and decodes them.
+    take_over(&mut replicas, &once);
+    let live = live.iter().map(KeyedTable::memory_bytes).sum::<usize>();
+    let copy = replicas.iter().map(Replica::base_bytes).sum::<usize>();
+    println!("memory per key: live {} bytes, replica {} bytes", live / records, copy / records);
+}
+
+/// A successor opens the replicas and decodes them.
+fn take_over(replicas: &mut [Replica], once: &[Record]) {
+    let records = once.len();
     let through = Some(Epoch(ROUNDS));
     let [mut opening, mut touching, mut decoding, mut rewinding] = <[Times; 4]>::default();
     let mut successors: Vec<Live> = Vec::new();
-    for replica in &mut replicas {
+    for replica in replicas {
         let mut successor = Live::new(KeyHasher::Rapid);
         opening.slice(1, || {
             let base = replica.open_at(through).expect("opened");
@@ -182,7 +195,4 @@ fn main() {
     touching.print("update through an attached replica");
     decoding.print("decode in the background, per key");
     rewinding.print("rewind, per change");
-    let live = live.iter().map(KeyedTable::memory_bytes).sum::<usize>();
-    let copy = replicas.iter().map(Replica::base_bytes).sum::<usize>();
-    println!("memory per key: live {} bytes, replica {} bytes", live / records, copy / records);
 }

@@ -19,7 +19,7 @@ use ringfence_operators::fence::generation::{
 use ringfence_operators::hash::KeyHasher;
 use ringfence_operators::ids::ViewNumber;
 use ringfence_operators::prelude::*;
-use ringfence_operators::vault::{MemoryVault, Role, Vault};
+use ringfence_operators::vault::{MemoryVault, Role};
 use ringfence_operators::worker::{WorkerEnd, run_worker};
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Hooks, initialize_from};

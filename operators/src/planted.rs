@@ -5,8 +5,6 @@
 
 use std::cell::Cell;
 
-use crate::vault::VaultError;
-
 /// A bug inside the operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
@@ -78,12 +76,4 @@ pub fn plant(bug: Option<Planted>) {
 #[inline]
 pub(crate) fn is(bug: Planted) -> bool {
     cfg!(feature = "planted") && PLANTED.get() == Some(bug)
-}
-
-/// Lets a call of a closed view through if `bug` is at work.
-pub(crate) fn late_is_taken(bug: Planted, open: Result<(), VaultError>) -> Result<(), VaultError> {
-    match open {
-        Err(error) if error.is_late() && is(bug) => Ok(()),
-        open => open,
-    }
 }

@@ -16,8 +16,7 @@ use crate::fence::generation::{
     Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use crate::hash::KeyHasher;
-use crate::ids::Share;
-use crate::ids::{OperatorName, ViewNumber};
+use crate::ids::{OperatorName, Share, ViewNumber};
 use crate::vault::{MemoryVault, Role, Vault};
 use crate::verbs::sink::{Release, Sink};
 use crate::verbs::source::{Reader, Source};
@@ -148,7 +147,9 @@ where
 /// ```
 pub struct Trial {
     settings: Settings,
-    vault: Arc<dyn Vault>,
+    vault: Arc<MemoryVault>,
+    /// The vault as the workers see it.
+    port: Arc<dyn Vault>,
     observer: Arc<dyn Observer>,
 }
 
@@ -159,7 +160,7 @@ impl Trial {
     ///
     /// Does not, unless the vault is broken.
     pub fn new(workers: usize) -> Self {
-        let vault = MemoryVault::new(PARTITIONS);
+        let vault = Arc::new(MemoryVault::new(PARTITIONS));
         let everything = |_| Role { owner: true, backup: true };
         if let Err(error) = vault.install(ViewNumber(1), None, &everything) {
             panic!("the vault refuses its first view: {error}");
@@ -175,7 +176,8 @@ impl Trial {
             refill_bytes_per_second: u64::MAX,
             piece_bytes: PIECE_BYTES,
         };
-        Trial { settings, vault: Arc::new(vault), observer: Arc::new(Nobody) }
+        let port = Arc::clone(&vault) as Arc<dyn Vault>;
+        Trial { settings, vault, port, observer: Arc::new(Nobody) }
     }
 
     /// Makes epochs last this long at sources.
@@ -198,7 +200,7 @@ impl Trial {
 
     /// Puts another vault in front of the one that a trial has.
     pub fn vault(mut self, around: impl FnOnce(Arc<dyn Vault>) -> Arc<dyn Vault>) -> Self {
-        self.vault = around(self.vault);
+        self.port = around(self.port);
         self
     }
 
@@ -309,7 +311,7 @@ impl Trial {
             resume,
             routes,
             settings,
-            Arc::clone(&self.vault),
+            Arc::clone(&self.port),
             Arc::new(Since(Instant::now())),
             Arc::clone(&self.observer),
             Arc::new(Gauges::default()),

@@ -1,6 +1,5 @@
 //! A worker's life in one generation: build, step, leave, tear down.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +10,9 @@ use timely::worker::{Config, Worker};
 use crate::error::{JobError, Leave};
 use crate::fence::careful::drop_with_care;
 use crate::fence::generation::{Generation, Notice};
-use crate::fence::panics;
-use crate::fence::{Fence, FenceGuard};
+use crate::fence::{Fence, FenceGuard, panics};
 use crate::ids::WorkerPanic;
 use crate::rounds::clock;
-use crate::text::cut;
 
 /// How a worker left its generation.
 #[derive(Debug)]
@@ -110,7 +107,7 @@ impl FencedWorker {
             Err(payload) => {
                 guard.taint();
                 let whereabouts = guard.fence().whereabouts();
-                let mut message = message_of(payload.as_ref());
+                let mut message = panics::message_of(payload.as_ref());
                 if !guard.fence().is_built() {
                     message = format!("while the dataflows were built: {message}");
                 }
@@ -169,11 +166,4 @@ fn turn(worker: &mut Worker, generation: &Generation, patience: Option<Duration>
         Leave::Stopped.now();
     }
     worker.step_or_park(patience)
-}
-
-/// What a panic said, as much of it as is told.
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    cut(text.unwrap_or_else(|| "a panic without a message".to_owned()))
 }

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use ringfence_operators::ids::NodeId;
+use timely::communication::allocator::zero_copy::bytes_slab::{BytesRefill, BytesSlab};
 use timely::communication::allocator::zero_copy::stream::Stream;
+use timely::communication::networking::MessageHeader;
 
 use super::frame::HEADER_BYTES;
 use super::*;
@@ -329,98 +331,6 @@ fn a_close_unblocks_a_reader_and_a_writer() {
 #[test]
 #[ignore = "a measurement"]
 fn link_cost() {
-    use timely::communication::allocator::zero_copy::bytes_slab::{BytesRefill, BytesSlab};
-    use timely::communication::networking::MessageHeader;
-
-    // The processor time of this thread: the machine may have other things to do meanwhile.
-    fn cpu_seconds() -> f64 {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
-    }
-    // Reads as timely does, and returns the bytes of the frames.
-    fn drain(mut stream: impl Read) -> usize {
-        let logic = Arc::new(|size| Box::new(vec![0u8; size]) as Box<_>);
-        let mut slab = BytesSlab::new(20, BytesRefill { logic, limit: None });
-        let mut total = 0;
-        loop {
-            slab.ensure_capacity(1);
-            let count = stream.read(slab.empty()).unwrap();
-            slab.make_valid(count);
-            while let Some(header) = MessageHeader::try_read(slab.valid()) {
-                total += slab.extract(header.required_bytes()).len();
-                if header.length == 0 {
-                    return total;
-                }
-            }
-        }
-    }
-    fn throughput(size: usize, wrapped: bool) -> f64 {
-        let (near, far) = socket_pair();
-        let count = (1 << 28) / size;
-        let sender = thread::spawn(move || {
-            let mut plain = io::BufWriter::with_capacity(1 << 16, far.try_clone().unwrap());
-            let link = Link::new(far, NodeId(1), ends(), |_| ());
-            let mut linked = io::BufWriter::with_capacity(1 << 16, link);
-            let out: &mut dyn Write = if wrapped { &mut linked } else { &mut plain };
-            let one = frame(size, 1);
-            for _ in 0..count {
-                out.write_all(&one).unwrap();
-            }
-            out.write_all(&END).unwrap();
-            out.flush().unwrap();
-        });
-        let started = cpu_seconds();
-        let total =
-            if wrapped { drain(Link::new(near, NodeId(1), ends(), |_| ())) } else { drain(near) };
-        let seconds = cpu_seconds() - started;
-        sender.join().unwrap();
-        total as f64 / seconds / 1e6
-    }
-    fn round_trip(wrapped: bool) -> f64 {
-        let (near, far) = socket_pair();
-        let rounds = 5_000;
-        fn pong(mut stream: impl Read + Write, rounds: usize, first: bool) {
-            let (one, mut buffer) = (frame(200, 1), vec![0; 1 << 20]);
-            for _ in 0..rounds {
-                if first {
-                    stream.write_all(&one).unwrap();
-                }
-                let mut got = 0;
-                while got < one.len() {
-                    got += stream.read(&mut buffer[got..]).unwrap();
-                }
-                if !first {
-                    stream.write_all(&one).unwrap();
-                }
-            }
-        }
-        let started = std::time::Instant::now();
-        let wrap = |stream| Link::new(stream, NodeId(1), ends(), |_| ());
-        let other = thread::spawn(move || {
-            if wrapped { pong(wrap(far), rounds, false) } else { pong(far, rounds, false) }
-        });
-        if wrapped {
-            pong(wrap(near), rounds, true)
-        } else {
-            pong(near, rounds, true)
-        }
-        other.join().unwrap();
-        started.elapsed().as_secs_f64() * 1e6 / rounds as f64
-    }
-    // Other programs share the machine: the ratio is the median of many pairs.
-    fn compare(pairs: usize, measure: impl Fn(bool) -> f64) -> [f64; 3] {
-        let mut columns = [const { Vec::new() }; 3];
-        for _ in 0..pairs {
-            let (bare, linked) = (measure(false), measure(true));
-            for (column, value) in columns.iter_mut().zip([bare, linked, linked / bare]) {
-                column.push(value);
-            }
-        }
-        columns.map(|mut column| {
-            column.sort_by(f64::total_cmp);
-            column[pairs / 2]
-        })
-    }
     for size in [200, 8 << 10, 100 << 10, 3 << 20] {
         let [bare, linked, ratio] = compare(31, |wrapped| throughput(size, wrapped));
         println!(
@@ -429,4 +339,98 @@ fn link_cost() {
     }
     let [bare, linked, ratio] = compare(31, round_trip);
     println!("round trip: bare {bare:.2} us, link {linked:.2}, ratio {ratio:.3}");
+}
+
+/// The processor time of this thread: the machine may have other things to do meanwhile.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
+/// Reads as timely does, and returns the bytes of the frames.
+fn drain(mut stream: impl Read) -> usize {
+    let logic = Arc::new(|size| Box::new(vec![0u8; size]) as Box<_>);
+    let mut slab = BytesSlab::new(20, BytesRefill { logic, limit: None });
+    let mut total = 0;
+    loop {
+        slab.ensure_capacity(1);
+        let count = stream.read(slab.empty()).unwrap();
+        slab.make_valid(count);
+        while let Some(header) = MessageHeader::try_read(slab.valid()) {
+            total += slab.extract(header.required_bytes()).len();
+            if header.length == 0 {
+                return total;
+            }
+        }
+    }
+}
+
+fn throughput(size: usize, wrapped: bool) -> f64 {
+    let (near, far) = socket_pair();
+    let count = (1 << 28) / size;
+    let sender = thread::spawn(move || {
+        let mut plain = io::BufWriter::with_capacity(1 << 16, far.try_clone().unwrap());
+        let link = Link::new(far, NodeId(1), ends(), |_| ());
+        let mut linked = io::BufWriter::with_capacity(1 << 16, link);
+        let out: &mut dyn Write = if wrapped { &mut linked } else { &mut plain };
+        let one = frame(size, 1);
+        for _ in 0..count {
+            out.write_all(&one).unwrap();
+        }
+        out.write_all(&END).unwrap();
+        out.flush().unwrap();
+    });
+    let started = cpu_seconds();
+    let total =
+        if wrapped { drain(Link::new(near, NodeId(1), ends(), |_| ())) } else { drain(near) };
+    let seconds = cpu_seconds() - started;
+    sender.join().unwrap();
+    total as f64 / seconds / 1e6
+}
+
+fn round_trip(wrapped: bool) -> f64 {
+    let (near, far) = socket_pair();
+    let rounds = 5_000;
+    fn pong(mut stream: impl Read + Write, rounds: usize, first: bool) {
+        let (one, mut buffer) = (frame(200, 1), vec![0; 1 << 20]);
+        for _ in 0..rounds {
+            if first {
+                stream.write_all(&one).unwrap();
+            }
+            let mut got = 0;
+            while got < one.len() {
+                got += stream.read(&mut buffer[got..]).unwrap();
+            }
+            if !first {
+                stream.write_all(&one).unwrap();
+            }
+        }
+    }
+    let started = std::time::Instant::now();
+    let wrap = |stream| Link::new(stream, NodeId(1), ends(), |_| ());
+    let other = thread::spawn(move || {
+        if wrapped { pong(wrap(far), rounds, false) } else { pong(far, rounds, false) }
+    });
+    if wrapped {
+        pong(wrap(near), rounds, true)
+    } else {
+        pong(near, rounds, true)
+    }
+    other.join().unwrap();
+    started.elapsed().as_secs_f64() * 1e6 / rounds as f64
+}
+
+/// Other programs share the machine: the ratio is the median of many pairs.
+fn compare(pairs: usize, measure: impl Fn(bool) -> f64) -> [f64; 3] {
+    let mut columns = [const { Vec::new() }; 3];
+    for _ in 0..pairs {
+        let (bare, linked) = (measure(false), measure(true));
+        for (column, value) in columns.iter_mut().zip([bare, linked, linked / bare]) {
+            column.push(value);
+        }
+    }
+    columns.map(|mut column| {
+        column.sort_by(f64::total_cmp);
+        column[pairs / 2]
+    })
 }

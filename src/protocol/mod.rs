@@ -32,6 +32,4 @@ pub mod ring;
 pub mod view;
 
 #[cfg(test)]
-mod member_tests;
-#[cfg(test)]
 mod present_tests;

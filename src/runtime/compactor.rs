@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringfence_operators::vault::{MemoryVault, Vault};
+use ringfence_operators::vault::MemoryVault;
 
 /// How much is folded before it is looked again what is most urgent.
 const COMPACT_BYTES: usize = 1 << 20;

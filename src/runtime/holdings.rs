@@ -2,7 +2,7 @@
 
 use ringfence_operators::fence::generation::Routes;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
-use ringfence_operators::vault::{Role, Vault};
+use ringfence_operators::vault::{Inventory, Role};
 
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
@@ -27,9 +27,8 @@ pub fn routes_of(view: &View) -> Routes {
     routes
 }
 
-/// What a node with this vault holds, now that its generation of `view` has ended.
-pub fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
-    let inventory = vault.inventory();
+/// The evidence of a node whose vault holds this, now that its generation of `view` has ended.
+pub fn evidence_of(inventory: Inventory, view: ViewNumber) -> Evidence {
     let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
         partition,
         replica: copies.replica.map(|span| ReplicaSpan { from: span.from, through: span.through }),
@@ -37,10 +36,10 @@ pub fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
     });
     Evidence {
         view,
-        recorded: vault.recorded(),
+        recorded: inventory.recorded,
         copies: copies.collect(),
         journals: inventory.journals,
         operators: inventory.operators.into_values().collect(),
-        dropped: vault.dropped().into_iter().collect(),
+        dropped: inventory.dropped.into_iter().collect(),
     }
 }

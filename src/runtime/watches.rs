@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_operators::fence::generation::Generation;
 use ringfence_operators::ids::NodeId;
-use ringfence_operators::vault::Vault;
+use ringfence_operators::vault::MemoryVault;
 
 use super::hang::{HangWatch, Hung};
 use super::link_watch::{LinkWatch, Stuck};
@@ -69,7 +69,11 @@ impl Watches {
     }
 
     /// Returns how many copies this node was filled with, and how long it took, once all are whole.
-    pub(super) fn refilled(&mut self, now: Instant, vault: &dyn Vault) -> Option<(u32, Duration)> {
+    pub(super) fn refilled(
+        &mut self,
+        now: Instant,
+        vault: &MemoryVault,
+    ) -> Option<(u32, Duration)> {
         let (partitions, since) = self.refilling?;
         if vault.usage().filling_partitions > 0 {
             return None;

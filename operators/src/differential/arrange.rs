@@ -93,10 +93,7 @@ fn seal<'scope, K, V, T, R, Tr>(
     let (inner_fence, inner_name) = (fence.clone(), name.clone());
     builder.build(move |capabilities| {
         let (fence, name) = (inner_fence, inner_name);
-        let mut outlet = capabilities.into_iter().next().map(|mut held| {
-            held.downgrade(&fence.resume_time::<T>());
-            Outlet::new(&fence, output, held)
-        });
+        let mut outlet = Outlet::new(&fence, output, capabilities.into_iter().next());
         move |frontiers| {
             let _active = fence.check(&name);
             input.for_each(|_capability, spans| {
@@ -104,9 +101,7 @@ fn seal<'scope, K, V, T, R, Tr>(
                     log.waiting().add(batch);
                 }
             });
-            if let Some(outlet) = &mut outlet {
-                log.advance(passed(&frontiers[0]), outlet);
-            }
+            log.advance(passed(&frontiers[0]), &mut outlet);
         }
     });
     commit(frames, fence, name, ids);

@@ -9,9 +9,7 @@ use differential_dataflow::lattice::Lattice;
 use super::chunk::{self, Update};
 use super::layout::{BatchWriter, Kept, Room};
 use super::merge::Merge;
-use crate::codec::CodecError;
 use crate::data::Data;
-use crate::error::JobError;
 use crate::fence::Fence;
 use crate::fence::generation::Notice;
 use crate::ids::{OperatorName, PartitionId};
@@ -85,7 +83,7 @@ impl Contents {
                     decoded.is_err() || !updates.is_sorted_by(|one, next| one.0.0 <= next.0.0)
                 };
                 let place = chunks.iter().position(|chunks| chunks.iter().any(is_bad));
-                self.refuse(self.bases[place.unwrap_or(0)].0, &error)
+                self.fence.unusable(&self.name, self.bases[place.unwrap_or(0)].0, error)
             })
         });
         self.tell();
@@ -95,15 +93,12 @@ impl Contents {
     fn chunks(&self) -> Vec<Vec<&[u8]>> {
         let mut all = Vec::with_capacity(self.bases.len());
         for (partition, base) in &self.bases {
-            let chunks = base.chunks().unwrap_or_else(|error| self.refuse(*partition, &error));
+            let chunks = base.chunks();
+            let chunks =
+                chunks.unwrap_or_else(|error| self.fence.unusable(&self.name, *partition, error));
             all.push(chunks.into_iter().map(|(_, chunk)| chunk).collect());
         }
         all
-    }
-
-    fn refuse(&self, partition: PartitionId, error: &CodecError) -> ! {
-        let (operator, what) = (self.name.clone(), error.to_string());
-        self.fence.fail(JobError::State { operator, partition, what })
     }
 
     fn tell(&self) {

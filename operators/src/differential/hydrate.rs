@@ -59,10 +59,7 @@ where
             }
         }
         let mut restored = restored.into_iter().peekable();
-        let mut outlet = capabilities.next().map(|mut held| {
-            held.downgrade(&fence.resume_time::<T>());
-            Outlet::new(&fence, frames_output, held)
-        });
+        let mut outlet = Outlet::new(&fence, frames_output, capabilities.next());
         move |frontiers| {
             let _active = fence.check(&name);
             let mut output = output.activate();
@@ -83,9 +80,7 @@ where
                 }
                 output.session_with_builder(&capability).give_container(updates);
             });
-            if let Some(outlet) = &mut outlet {
-                log.advance(passed(&frontiers[0]), outlet);
-            }
+            log.advance(passed(&frontiers[0]), &mut outlet);
         }
     });
     commit(frames, &fence, &name, ids);

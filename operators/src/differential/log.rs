@@ -13,7 +13,6 @@ use super::contents::Contents;
 use super::waiting::Waiting;
 use crate::codec::{CodecError, Postcard, encoding_of, fingerprint};
 use crate::data::Data;
-use crate::error::JobError;
 use crate::fence::Fence;
 use crate::fence::generation::Generation;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -25,6 +24,7 @@ use crate::rounds::frames::Frames;
 use crate::rounds::outbox::Outbox;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
+use crate::vault::Kind;
 
 /// A partition's part of a log, but for the chunk that is being written.
 struct Slot {
@@ -113,7 +113,7 @@ impl<W: Waiting> Log<W> {
         let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
-            .register_chunks(view, name, fingerprint, partition_count, merger)
+            .register(view, name, fingerprint, Kind::Chunks(partition_count, merger))
             .unwrap_or_else(|error| fence.refused(name, &error));
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
@@ -124,20 +124,11 @@ impl<W: Waiting> Log<W> {
             if let Some(resume) = generation.resume
                 && !fence.is_void(name)
             {
-                let refuse = |what: String| -> ! {
-                    fence.fail(JobError::State { operator: name.clone(), partition, what })
-                };
-                let replica = match vault.open_replica(view, id, partition) {
-                    Ok(Some(replica)) => replica,
-                    Ok(None) => {
-                        fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
-                    }
-                    Err(error) if error.is_late() => fence.refused(name, &error),
-                    Err(error) => refuse(error.to_string()),
-                };
+                let replica = fence.open_replica(name, id, partition, resume);
                 if is_filling {
                     let chunks = replica.base.chunks();
-                    let chunks = chunks.unwrap_or_else(|error| refuse(error.to_string()));
+                    let chunks =
+                        chunks.unwrap_or_else(|error| fence.unusable(name, partition, error));
                     lacking.extend(chunks.iter().map(|(id, _)| (*id, Arc::clone(&replica.base))));
                 }
                 slot.sealed = replica.last;
@@ -199,12 +190,7 @@ impl<W: Waiting> Log<W> {
         waiting.take(epoch, |place, key, val, time, diff| {
             let slot = match keyed {
                 Some((number, slot)) if number == place.0 => slot,
-                _ => match slot_of(route, places, key) {
-                    Ok(slot) => slot,
-                    Err(what) => {
-                        fence.fail(JobError::Misplaced { operator: name.clone(), what });
-                    }
-                },
+                _ => slot_of(route, places, key).unwrap_or_else(|what| fence.misplaced(name, what)),
             };
             keyed = Some((place.0, slot));
             let writer = &mut writers[slot];
@@ -217,8 +203,7 @@ impl<W: Waiting> Log<W> {
                 Ok(())
             };
             if let Err(error) = writer.push(place, write_key, val, time, diff) {
-                let (operator, what) = (name.clone(), error.to_string());
-                fence.fail(JobError::State { operator, partition: slots[slot].partition, what })
+                fence.unusable(name, slots[slot].partition, error);
             }
         });
     }
@@ -274,11 +259,7 @@ impl<W: Waiting> Seal for Log<W> {
                 slot.seal(writer, delta, epoch, generation, &mut allowance)
             });
             if let Err(error) = sealed {
-                self.fence.fail(JobError::State {
-                    operator: self.name.clone(),
-                    partition,
-                    what: error.to_string(),
-                });
+                self.fence.unusable(&self.name, partition, error);
             }
         }
         self.outbox.flush(send);

@@ -7,11 +7,9 @@
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::fence::Fence;
 use crate::fence::generation::Notice;
-use crate::fence::panics;
+use crate::fence::{Fence, panics};
 use crate::ids::OperatorName;
-use crate::worker::message_of;
 
 /// Something of the job's that an operator keeps: it is dropped with care.
 pub(crate) struct Careful<V> {
@@ -61,7 +59,7 @@ impl<V> Drop for Careful<V> {
 /// Runs what drops something of the job's; returns what it says if it panics.
 pub(crate) fn drop_with_care(dropping: impl FnOnce()) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(dropping)).err()?;
-    let message = message_of(payload.as_ref());
+    let message = panics::message_of(payload.as_ref());
     let message = match panics::location() {
         Some(place) => format!("{message}, at {place}"),
         None => message,

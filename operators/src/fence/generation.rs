@@ -13,8 +13,13 @@ use crate::fence::dropped::Drops;
 use crate::fence::whereabouts::Whereabouts;
 use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
-pub use crate::rounds::pieces::PIECE_BYTES;
 use crate::vault::Vault;
+
+/// Snapshots and journals that are larger than this travel in pieces of so many bytes.
+///
+/// Timely's buffers have 1 MiB. Within that, a container of frames makes none of them grow, which would
+/// stay as large as the largest frame for as long as the generation lasts.
+pub const PIECE_BYTES: usize = 448 << 10;
 
 /// Who runs and who backs each partition, as timely worker indices of this generation.
 #[derive(Clone, Debug, Default)]

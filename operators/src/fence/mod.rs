@@ -7,6 +7,7 @@
 //! | `commit` | what is recorded and committed, as far as a worker knows |
 //! | [`whereabouts`] | which operator, epoch and partition a worker is at |
 //! | `panics` | where a panic began |
+//! | `building` | what a worker builds, admitted one by one |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
 //! | [`origins`] | which operators bring something in, and whether they are protected |
 //! | `dropped` | dataflows that a job ends by dropping them |
@@ -14,6 +15,7 @@
 //! | `alarm` | wakes an operator later |
 
 pub(crate) mod alarm;
+mod building;
 pub(crate) mod careful;
 pub mod catalogue;
 pub(crate) mod checkpoints;
@@ -24,8 +26,11 @@ pub mod origins;
 pub(crate) mod panics;
 pub mod whereabouts;
 
+pub use building::NAME_BYTES_MAX;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,23 +41,18 @@ use timely::scheduling::Activator;
 use timely::worker::{Config, Worker};
 
 use crate::error::{JobError, Leave};
-use crate::fence::catalogue::Item;
 use crate::fence::checkpoints::Checkpoints;
 use crate::fence::commit::Commit;
 use crate::fence::generation::{Generation, Notice};
-use crate::fence::origins::{Origins, Unprotected};
+use crate::fence::origins::Origins;
 use crate::fence::whereabouts::{Active, Whereabouts};
 use crate::hash::partition_of_shard;
-use crate::ids::Share;
-use crate::ids::{Epoch, OperatorName, PartitionId};
+use crate::ids::{Epoch, OperatorName, PartitionId, Share};
 use crate::snapshot::operator_id;
 use crate::time::FencedTime;
-use crate::vault::VaultError;
+use crate::vault::{Opened, VaultError};
 
 const CONFIG_KEY: &str = "ringfence";
-
-/// The longest name of a protected operator, prefixes included.
-pub const NAME_BYTES_MAX: usize = 1_024;
 
 /// How long the first epoch of a view after the first lasts at most.
 const FIRST_EPOCH_AFTER_FAILURE: Duration = Duration::from_millis(10);
@@ -323,118 +323,8 @@ impl Fence {
         &self.inner.checkpoints
     }
 
-    /// The names of the protected operators built so far.
-    pub fn catalogue(&self) -> Vec<OperatorName> {
-        self.inner.names.borrow().clone()
-    }
-
-    /// Admits a protected operator to the catalogue, built in `scope` by the verb `kind`; returns its full
-    /// name.
-    pub(crate) fn admit<T: Timestamp>(
-        &self,
-        kind: &str,
-        name: &str,
-        scope: Scope<'_, T>,
-    ) -> OperatorName {
-        let mut full = self.inner.prefix.borrow().clone();
-        full.push(name.to_owned());
-        let full = full.join("/");
-        if name.is_empty() {
-            let what = "is empty: a name is the identity of an operator's state".to_owned();
-            self.fail(JobError::BadName { name: OperatorName::new(&full), what });
-        }
-        if full.len() > NAME_BYTES_MAX {
-            let what = format!("has {} bytes, and at most {NAME_BYTES_MAX} may be", full.len());
-            let begin: String = full.chars().take(40).chain("..".chars()).collect();
-            self.fail(JobError::BadName { name: OperatorName::new(&begin), what });
-        }
-        let name = OperatorName::new(&full);
-        if self.inner.names.borrow().contains(&name) {
-            self.fail(JobError::DuplicateName { name });
-        }
-        if self.inner.built.get() {
-            self.fail(JobError::BuiltLate { name });
-        }
-        self.compare(Item::operator(kind, &name, scope.worker().peek_identifier()));
-        self.refuse_unprotected(self.inner.origins.admit(&name, scope));
-        self.inner.whereabouts.admit(&name, self.inner.generation.resume);
-        self.inner.names.borrow_mut().push(name.clone());
-        name
-    }
-
-    /// Takes a target for a sink; ends the job where another sink of this worker has it, or a part of it.
-    pub(crate) fn claim(&self, sink: &OperatorName, target: String) {
-        let is_within = |inner: &str, outer: &str| {
-            let rest = inner.strip_prefix(outer.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let clash = {
-            let targets = self.inner.targets.borrow();
-            let clashes = |other: &str| is_within(&target, other) || is_within(other, &target);
-            targets.iter().find(|(_, other)| clashes(other)).cloned()
-        };
-        if let Some((first, first_target)) = clash {
-            let (second, second_target) = (sink.clone(), target);
-            self.fail(JobError::SharedTarget { first, first_target, second, second_target });
-        }
-        self.inner.targets.borrow_mut().push((sink.clone(), target));
-    }
-
-    /// Notes a state of a protected operator, with its number in the vault: the next item of the catalogue.
-    pub(crate) fn admit_state(&self, name: &OperatorName, encoding: &str, partitions: u32) {
-        let of = self.inner.names.borrow().last().cloned();
-        let what = match of {
-            Some(of) if of != *name => format!("state \"{name}\" of operator \"{of}\""),
-            _ => format!("operator \"{name}\""),
-        };
-        let there = self.inner.numbers.borrow_mut().insert(operator_id(name), what.clone());
-        if let Some(one) = there {
-            self.fail(JobError::NameCollision { one, other: what });
-        }
-        self.compare(Item::state(name, encoding, partitions));
-    }
-
     pub(crate) fn origins(&self) -> &Origins {
         &self.inner.origins
-    }
-
-    fn refuse_unprotected(&self, found: Option<Unprotected>) {
-        if let Some(Unprotected { after, before }) = found {
-            let after = after.map_or(String::new(), |after| format!("after \"{after}\" and "));
-            self.fail(JobError::Unprotected { place: format!("{after}before \"{before}\"") });
-        }
-    }
-
-    /// Compares the next item of this worker's catalogue with that of the others.
-    pub(crate) fn compare(&self, item: Item) {
-        let position = self.inner.items.replace(self.inner.items.get() + 1);
-        let worker = self.inner.generation.index_in_process(self.inner.worker);
-        if let Err(error) = self.inner.generation.catalogue.compare(worker, position, item) {
-            self.fail(error);
-        }
-    }
-
-    /// Notes, once, that this worker's job is built, and checks it against what the others have built and
-    /// against the state that waits.
-    pub(crate) fn built(&self) {
-        if self.inner.built.replace(true) {
-            return;
-        }
-        if self.inner.names.borrow().is_empty() {
-            self.fail(JobError::NothingProtected);
-        }
-        self.refuse_unprotected(self.inner.origins.check());
-        self.compare(Item::end());
-        match self.generation().vault.unclaimed(self.generation().view) {
-            Ok(unclaimed) => {
-                if let Some(name) = unclaimed.into_iter().next() {
-                    self.fail(JobError::UnknownName { name });
-                }
-            }
-            // This generation is over, and its worker late.
-            Err(_) => self.leave(),
-        }
-        self.notice(Notice::Built { worker: self.inner.worker });
     }
 
     /// Whether this worker's job is built.
@@ -463,7 +353,7 @@ impl Fence {
                 "{why}, but there are {partitions} partitions for {peers} workers: give the job at least as \
                  many partitions as workers (--partitions)"
             );
-            self.fail(JobError::Misplaced { operator: operator.clone(), what });
+            self.misplaced(operator, what);
         }
     }
 
@@ -633,6 +523,41 @@ impl Fence {
     /// Ends the job with an error.
     pub(crate) fn fail(&self, error: JobError) -> ! {
         Leave::Failed(error.cut()).now()
+    }
+
+    /// Ends the job: the state of a partition of `operator` cannot be used.
+    pub(crate) fn unusable(
+        &self,
+        operator: &OperatorName,
+        partition: PartitionId,
+        why: impl Display,
+    ) -> ! {
+        let what = why.to_string();
+        self.fail(JobError::State { operator: operator.clone(), partition, what })
+    }
+
+    /// Ends the job: records are at a worker that cannot process them, or cannot be brought to one.
+    pub(crate) fn misplaced(&self, operator: &OperatorName, what: impl Display) -> ! {
+        self.fail(JobError::Misplaced { operator: operator.clone(), what: what.to_string() })
+    }
+
+    /// Opens the replica of a partition at the epoch `resume`, which is there.
+    pub(crate) fn open_replica(
+        &self,
+        operator: &OperatorName,
+        id: u64,
+        partition: PartitionId,
+        resume: Epoch,
+    ) -> Opened {
+        let generation = self.generation();
+        match generation.vault.open_replica(generation.view, id, partition) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                self.fail(JobError::NoCopy { operator: operator.clone(), partition, resume })
+            }
+            Err(error) if error.is_late() => self.leave(),
+            Err(error) => self.unusable(operator, partition, error),
+        }
     }
 
     /// Leaves because the vault refused something of `operator`: quietly where this generation is over.

@@ -1,4 +1,4 @@
-//! Where a panic began: the place in the source, which only a panic hook gets to see.
+//! What a panic said, and where it began: the place in the source, which only a panic hook gets to see.
 //!
 //! What is caught after a panic is its payload, and that has no location; timely, user code and this
 //! crate may all have been running. So there is a hook. It is put in once for a process, adds a note
@@ -6,9 +6,12 @@
 //! panics goes on doing so. A program that sets a hook of its own later, without calling the one
 //! before, loses nothing but the locations in its reports.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::panic;
 use std::sync::Once;
+
+use crate::text::cut;
 
 static INSTALLED: Once = Once::new();
 
@@ -44,6 +47,13 @@ pub(crate) fn forget() {
 /// sees, such as [`resume_unwind`](std::panic::resume_unwind), has no place.
 pub(crate) fn location() -> Option<String> {
     LOCATION.with_borrow_mut(Option::take)
+}
+
+/// What a panic said, as much of it as is told.
+pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    cut(text.unwrap_or_else(|| "a panic without a message".to_owned()))
 }
 
 #[cfg(test)]

@@ -56,9 +56,17 @@ struct Unsealed {
 }
 
 impl<T: FencedTime> Outlet<T> {
-    pub(crate) fn new(fence: &Fence, output: Output<T, Frames>, capability: Capability<T>) -> Self {
+    /// The outlet of an operator that has just been built with this output and its capability.
+    pub(crate) fn new(
+        fence: &Fence,
+        output: Output<T, Frames>,
+        mut capability: Option<Capability<T>>,
+    ) -> Self {
+        if let Some(capability) = &mut capability {
+            capability.downgrade(&fence.resume_time());
+        }
         let output = OutputBuilder::from(output);
-        Outlet { fence: fence.clone(), output, capability: Some(capability), unsealed: None }
+        Outlet { fence: fence.clone(), output, capability, unsealed: None }
     }
 
     /// Whether the operator may act on `epoch` now. If so, its changes count as not sealed.

@@ -1,10 +1,10 @@
 //! Partitions: the keyed state of a protected operator, from restore through seals to leave.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use crate::codec::{Codec, Postcard, encoding_of, fingerprint_of};
 use crate::data::{Data, Plain};
-use crate::error::JobError;
 use crate::fence::Fence;
 use crate::fence::generation::Notice;
 use crate::ids::{Epoch, OperatorName, PartitionId};
@@ -14,6 +14,7 @@ use crate::rounds::frames::Frames;
 use crate::rounds::outbox::Outbox;
 use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
+use crate::vault::Kind;
 
 /// The keyed state of one protected operator at one worker: a table for each partition it runs, with
 /// values in the encoding of `C`.
@@ -63,7 +64,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         fence.admit_state(name, &encoding_of::<K, V, Postcard, C>(), partition_count);
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
-            .register(view, name, fingerprint, partition_count)
+            .register(view, name, fingerprint, Kind::Table(partition_count))
             .unwrap_or_else(|error| fence.refused(name, &error));
         let owned = fence.owned();
         let is_filling = |partition: &PartitionId| generation.routes.filling[partition.0 as usize];
@@ -92,29 +93,21 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
             if let Some(live) = live.unwrap_or_else(|error| fence.refused(name, &error)) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
                     Ok(table) => *table,
-                    Err(_) => partitions.refuse(partition, "its type has changed".to_owned()),
+                    Err(_) => fence.unusable(name, partition, "its type has changed"),
                 };
                 before(&mut table);
                 match table.rewind(live.rewind_to) {
                     Ok(keys) => keys_rewound += keys.keys,
-                    Err(error) => partitions.refuse(partition, error.to_string()),
+                    Err(error) => fence.unusable(name, partition, error),
                 }
                 rewound += 1;
             } else if let Some(resume) = generation.resume.filter(|_| !is_void) {
-                match vault.open_replica(view, id, partition) {
-                    Ok(Some(replica)) => {
-                        bytes_opened += replica.base.encoded_bytes();
-                        if let Err(error) = table.attach(replica.base, Some(resume)) {
-                            partitions.refuse(partition, error.to_string());
-                        }
-                        opened += 1;
-                    }
-                    Ok(None) => {
-                        fence.fail(JobError::NoCopy { operator: name.clone(), partition, resume })
-                    }
-                    Err(error) if error.is_late() => fence.refused(name, &error),
-                    Err(error) => partitions.refuse(partition, error.to_string()),
+                let replica = fence.open_replica(name, id, partition, resume);
+                bytes_opened += replica.base.encoded_bytes();
+                if let Err(error) = table.attach(replica.base, Some(resume)) {
+                    fence.unusable(name, partition, error);
                 }
+                opened += 1;
             }
             partitions.tables[partition.0 as usize] = Some(table);
         }
@@ -152,9 +145,16 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
                      where the record comes from and where it is processed, and must depend on nothing else",
                     self.fence.worker()
                 );
-                self.fence.fail(JobError::Misplaced { operator: self.name.clone(), what })
+                self.fence.misplaced(&self.name, what)
             }
         }
+    }
+
+    /// The hash of a key of a partition that this worker runs.
+    #[inline]
+    pub(crate) fn hash(&mut self, partition: PartitionId, key: &K) -> u64 {
+        let hash = self.table(partition).hash_of(key);
+        hash.unwrap_or_else(|error| self.refuse(partition, error))
     }
 
     /// The table of a partition, if this worker runs it.
@@ -214,8 +214,8 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
     }
 
     /// Ends the job: the state of a partition cannot be used.
-    pub(crate) fn refuse(&self, partition: PartitionId, what: String) -> ! {
-        self.fence.fail(JobError::State { operator: self.name.clone(), partition, what })
+    pub(crate) fn refuse(&self, partition: PartitionId, why: impl Display) -> ! {
+        self.fence.unusable(&self.name, partition, why)
     }
 }
 
@@ -244,11 +244,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Seal for Partitions<K, V, C> {
             });
             match written {
                 Ok(written) => sealed_bytes += written as u64,
-                Err(error) => self.fence.fail(JobError::State {
-                    operator: self.name.clone(),
-                    partition,
-                    what: error.to_string(),
-                }),
+                Err(error) => self.refuse(partition, error),
             }
         }
         self.outbox.flush(send);

@@ -9,7 +9,6 @@ use timely::progress::Timestamp;
 
 use crate::codec::{CodecError, Postcard};
 use crate::data::Data;
-use crate::error::JobError;
 use crate::fence::Fence;
 use crate::hash::KeyHasher;
 use crate::ids::OperatorName;
@@ -31,6 +30,14 @@ impl<K: Data> KeyRoute<K> {
     #[inline]
     pub(crate) fn hash(&mut self, key: &K) -> Result<u64, CodecError> {
         hash_key::<K, Postcard>(self.hasher, key, &mut self.encoded)
+    }
+
+    /// The hash of a record's key; ends the job where the key cannot be encoded.
+    #[inline]
+    pub(crate) fn hash_or_fail(&mut self, key: &K, fence: &Fence, name: &OperatorName) -> u64 {
+        self.hash(key).unwrap_or_else(|error| {
+            fence.misplaced(name, format!("a key cannot be encoded: {error}"))
+        })
     }
 
     /// The encoded form of the key that was hashed last.
@@ -69,11 +76,8 @@ where
 {
     let (fence, name) = (fence.clone(), name.clone());
     let mut route = KeyRoute::new(fence.generation().settings.hasher);
-    ExchangePact::new(move |record: &D| match route.hash(&key(record)) {
-        Ok(hash) => fence.generation().routes.owner_of_hash(hash) as u64,
-        Err(error) => fence.fail(JobError::Misplaced {
-            operator: name.clone(),
-            what: format!("a key cannot be encoded: {error}"),
-        }),
+    ExchangePact::new(move |record: &D| {
+        let hash = route.hash_or_fail(&key(record), &fence, &name);
+        fence.generation().routes.owner_of_hash(hash) as u64
     })
 }

@@ -6,7 +6,7 @@
 //!
 //! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner
 //! of a trace sends each delta to its own vault as well, and opens from there in the next view: so of
-//! operators [of chunks](Vault::register_chunks) an owner has a copy of its own.
+//! operators [of chunks](Kind::Chunks) an owner has a copy of its own.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ use crate::snapshot::SnapshotError;
 use crate::state::{ChunkMerger, ReplicaBase};
 
 mod chunks;
+mod identity;
 mod journals;
 mod memory;
 
@@ -31,6 +32,16 @@ pub struct Role {
     pub owner: bool,
     /// It is sent the partition's deltas.
     pub backup: bool,
+}
+
+/// What an operator keeps in a vault.
+pub enum Kind {
+    /// Tables, one for each of so many partitions.
+    Table(u32),
+    /// Logs of chunks, one for each of so many partitions; the merger that came last merges them.
+    Chunks(u32, Arc<dyn ChunkMerger>),
+    /// Journals of what was fed by hand, one for each of so many shares.
+    Journals(u32),
 }
 
 /// The live state of one partition, as a stopped worker left it.
@@ -78,6 +89,10 @@ pub struct Inventory {
     /// Whether the job has inputs that are fed by hand. Before the first commit a copy is then one of
     /// the journals, which not every node has.
     pub journals: bool,
+    /// The greatest epoch recorded in the view, or the one that it resumed from.
+    pub recorded: Option<Epoch>,
+    /// The numbers of the operators that were dropped.
+    pub dropped: BTreeSet<u64>,
 }
 
 /// How much a vault holds.
@@ -252,36 +267,28 @@ impl VaultError {
     }
 }
 
-/// A node's store of snapshots and of live state.
+/// A node's store of snapshots and of live state, as its workers see it.
 ///
 /// Partitions are those of an operator; where it has its own number of them, its partition p belongs
 /// to the view's partition p modulo the view's number.
 ///
 /// A worker may still be at work when its view has ended, since nobody can make a thread leave a job's own
-/// code. So each call of a worker names its view, and is refused once that view is [closed](Vault::close)
+/// code. So each call names its view, and is refused once that view is [closed](MemoryVault::close)
 /// or another one is installed. What such a worker does can therefore change nothing.
 pub trait Vault: Send + Sync {
-    /// Begins a view that resumes from `resume`, in which this node is `role` to each partition.
+    /// Returns the number of an operator, which the job has in this view.
     ///
-    /// Afterwards nothing above `resume` is left, nor anything of partitions to which this node is
-    /// nothing, and only calls of `view` are accepted. A replica goes on as a copy only if it was fed
-    /// all along: a node that begins to back a partition has no copy of it, except where `resume` is
-    /// `None` and there is nothing to have. It is filled by the deltas of this view, up to one that
-    /// says it [completes](crate::snapshot::DeltaHeader::completes) the copy; a copy that was not
-    /// complete at `resume` is filled anew. On an error nothing has changed.
-    fn install(
+    /// Called by every worker. The fingerprint is that of its codec and types, or of an input's records.
+    fn register(
         &self,
         view: ViewNumber,
-        resume: Option<Epoch>,
-        role: &dyn Fn(PartitionId) -> Role,
-    ) -> Result<(), VaultError>;
+        operator: &OperatorName,
+        fingerprint: u32,
+        kind: Kind,
+    ) -> Result<u64, VaultError>;
 
-    /// Closes a view: from now on nothing that evidence is given of changes any more.
-    ///
-    /// Every later call of the view is refused, but for one: a worker that comes late may still
-    /// [deposit](Vault::deposit) its live state, until the next view is installed. That adds a copy and
-    /// takes nothing back. A view that is not the one installed is not closed.
-    fn close(&self, view: ViewNumber);
+    /// Returns the operators that have state here, and that nobody registered in this view.
+    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError>;
 
     /// Takes the deltas that stand back to back in `frames`, and returns how many it stored.
     ///
@@ -300,9 +307,6 @@ pub trait Vault: Send + Sync {
 
     /// Notes that `epoch` is committed. A lower epoch than before changes nothing.
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError>;
-
-    /// Returns the greatest epoch recorded in this view, or the one that it resumed from.
-    fn recorded(&self) -> Option<Epoch>;
 
     /// Leaves the live state of a partition for the next generation of this process.
     ///
@@ -335,33 +339,10 @@ pub trait Vault: Send + Sync {
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError>;
 
-    /// Notes that the job has dropped the operators of these numbers: nothing of them is kept or taken any
-    /// more, in this view and later ones, and they count as complete.
-    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
-        let _ = (view, numbers);
-        Ok(())
-    }
-
-    /// The numbers of all operators that were dropped.
-    fn dropped(&self) -> BTreeSet<u64> {
-        BTreeSet::new()
-    }
-
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
     ///
     /// A copy of an operator of chunks never goes by this, since it is fed.
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId);
-
-    /// Returns the number of an input, which the job has in this view, with so many shares.
-    ///
-    /// Called by every worker. The fingerprint is that of its records.
-    fn register_input(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        shares: u32,
-    ) -> Result<u64, VaultError>;
 
     /// Takes the frames of journals that stand back to back, and returns how many it took.
     ///
@@ -379,41 +360,10 @@ pub trait Vault: Send + Sync {
         share: u32,
     ) -> Result<Option<Journal>, VaultError>;
 
-    /// Returns what copies are here.
-    fn inventory(&self) -> Inventory;
+    /// Notes that the job has dropped the operators of these numbers: nothing of them is kept or taken any
+    /// more, in this view and later ones, and they count as complete.
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError>;
 
-    /// Returns the number of an operator, which the job has in this view.
-    ///
-    /// Called by every worker. The fingerprint is that of its codec and types.
-    fn register(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-    ) -> Result<u64, VaultError>;
-
-    /// Registers an operator, as [`register`](Self::register) does, whose state is a log of chunks.
-    ///
-    /// Its chunks are merged by the `merger` that came last.
-    fn register_chunks(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-        merger: Arc<dyn ChunkMerger>,
-    ) -> Result<u64, VaultError>;
-
-    /// Returns the operators that have state here, and that nobody registered in this view.
-    fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError>;
-
-    /// Folds pending deltas up to the recorded epoch and merges chunks of what is folded, about
-    /// `budget_bytes` of both, and returns how many bytes were folded or merged.
-    ///
-    /// Chunks that cannot be merged are an error only once all else is done.
-    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError>;
-
-    /// Returns how much is here.
-    fn usage(&self) -> Usage;
+    /// The numbers of all operators that were dropped.
+    fn dropped(&self) -> BTreeSet<u64>;
 }

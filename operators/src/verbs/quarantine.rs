@@ -23,15 +23,13 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
 use crate::error::Leave;
-use crate::fence::Fence;
 use crate::fence::generation::Notice;
-use crate::fence::panics;
+use crate::fence::{Fence, panics};
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::protected::outlet::advance;
 use crate::text::cut;
 use crate::time::FencedTime;
 use crate::verbs::sink::{LineFiles, SinkFenced};
-use crate::worker::message_of;
 
 /// A line of a file of dead letters: the partition, the panic's message and the record, both as JSON.
 pub(crate) type DeadLetter = (u32, String, String);
@@ -95,7 +93,7 @@ pub(crate) fn set_apart<T: FencedTime, D: Data>(
         Some(letters) => {
             // It is over: a later panic has a place of its own.
             panics::forget();
-            letters.put(partition, &message_of(panic.as_ref()), text.clone());
+            letters.put(partition, &panics::message_of(panic.as_ref()), text.clone());
             fence.notice(Notice::Quarantined {
                 operator: name.clone(),
                 partition,

@@ -452,14 +452,11 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         builder.build(|capabilities| {
             let (fence, name) = (inner_fence, inner_name);
             let mut capabilities = capabilities.into_iter();
-            let (Some(origin), Some(mut frames_held)) = (capabilities.next(), capabilities.next())
-            else {
-                unreachable!("timely gives one capability for each of the two outputs");
+            let Some(origin) = capabilities.next() else {
+                unreachable!("timely gives one capability for each output");
             };
-            let resume = fence.resume_time::<T>();
-            frames_held.downgrade(&resume);
-            let outlet = Outlet::new(&fence, frames_output, frames_held);
-            let first = origin.delayed(&resume);
+            let outlet = Outlet::new(&fence, frames_output, capabilities.next());
+            let first = origin.delayed(&fence.resume_time());
             let store = Store::new(&fence, &name, origin);
             let mut logics = Vec::new();
             let is_here = |partition: &PartitionId| {

@@ -21,7 +21,6 @@ use timely::worker::Worker;
 
 use super::parcel::Parcel;
 use super::port::{PartitionPuller, Port, Receive};
-use crate::error::JobError;
 use crate::fence::Fence;
 use crate::ids::{OperatorName, PartitionId};
 use crate::time::FencedTime;
@@ -162,13 +161,13 @@ impl<T: Timestamp, C, P: Pull<Message<T, C>>> Receive<T, C> for Local<P> {
         while let Some(message) = self.puller.pull().take() {
             match self.lowest {
                 Some(partition) => take(partition, message),
-                None => self.fence.fail(JobError::Misplaced {
-                    operator: self.name.clone(),
-                    what: format!(
-                        "records stay on worker {}, which runs no partition: use an exchange",
-                        self.fence.worker()
-                    ),
-                }),
+                None => {
+                    let here = self.fence.worker();
+                    let what = format!(
+                        "records stay on worker {here}, which runs no partition: use an exchange"
+                    );
+                    self.fence.misplaced(&self.name, what)
+                }
             }
         }
     }

@@ -110,12 +110,8 @@ impl<T: FencedTime, C> Port<T, C> {
     fn epochs(&self, message: &Message<T, C>) -> (Epoch, Epoch) {
         let mut times = message.stamp.iter().map(T::epoch);
         let Some(some) = times.next() else {
-            self.fence.fail(JobError::Misplaced {
-                operator: self.name.clone(),
-                what: "a batch without a time arrived: it belongs to no epoch, so send it with a \
-                       capability"
-                    .to_owned(),
-            })
+            let what = "a batch without a time arrived: it belongs to no epoch, so send it with a capability";
+            self.fence.misplaced(&self.name, what)
         };
         let (first, last) =
             times.fold((some, some), |(first, last), epoch| (first.min(epoch), last.max(epoch)));
@@ -157,13 +153,11 @@ impl<T: FencedTime, C> Gate for Port<T, C> {
         channel.receive(&mut |partition, message| {
             let (first, last) = self.epochs(&message);
             if owners.get(partition as usize) != Some(&self.fence.worker()) {
-                self.fence.fail(JobError::Misplaced {
-                    operator: self.name.clone(),
-                    what: format!(
-                        "records of partition {partition} reached worker {}, which does not run it",
-                        self.fence.worker()
-                    ),
-                })
+                let here = self.fence.worker();
+                let what = format!(
+                    "records of partition {partition} reached worker {here}, which does not run it"
+                );
+                self.fence.misplaced(&self.name, what)
             }
             match queues.limit {
                 Some(limit) if last <= limit => queues.make_ready(partition, message),

@@ -94,8 +94,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
 
     /// Ends the job: this state cannot be used.
     pub(super) fn refuse(&self, what: String) -> ! {
-        let (operator, partition) = (self.name.clone(), self.partition);
-        self.fence.fail(JobError::State { operator, partition, what })
+        self.fence.unusable(&self.name, self.partition, what)
     }
 
     #[inline]

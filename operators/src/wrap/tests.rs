@@ -165,7 +165,7 @@ fn a_map_whose_codec_has_changed_is_refused() {
         })
     });
     let payload = std::panic::catch_unwind(job).unwrap_err();
-    let error = crate::worker::message_of(payload.as_ref());
+    let error = crate::fence::panics::message_of(payload.as_ref());
     assert!(error.contains("tallies.tallies has changed: its codec"), "{error}");
 }
 
@@ -624,7 +624,7 @@ fn a_view_after_the_end_of_everything_ends() {
 fn error_of(build: impl Fn(Scope<'_, u64>, Collected<u64>) + Send + Sync + 'static) -> String {
     let job = std::panic::AssertUnwindSafe(move || testing::run(1, build));
     let payload = std::panic::catch_unwind(job).unwrap_err();
-    crate::worker::message_of(payload.as_ref())
+    crate::fence::panics::message_of(payload.as_ref())
 }
 
 #[test]

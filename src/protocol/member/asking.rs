@@ -3,8 +3,7 @@
 //! A question that was not answered may have taken effect. So an unanswered proposal is never simply
 //! repeated: the register is read first, and the read tells who won.
 
-use super::super::message::ProtocolError;
-use super::super::message::{Event, Output, RegisterReply};
+use super::super::message::{Event, Output, ProtocolError, RegisterReply};
 use super::super::view::View;
 use super::{Machine, Phase};
 
@@ -75,8 +74,7 @@ impl Machine {
             }
             RegisterReply::Unusable { message } => self.fail(ProtocolError::Register { message }),
         }
-        let is_idle =
-            self.register.asked.is_none() && self.register.retry_at_ms.is_none() && !self.is_over();
+        let is_idle = self.register.is_idle() && !self.is_over();
         if is_idle && self.register.mark_wanted {
             self.ask_to_mark();
         } else if is_idle && std::mem::take(&mut self.register.read_again) {
@@ -122,8 +120,7 @@ impl Machine {
     }
 
     pub(super) fn ask_to_mark(&mut self) {
-        self.register.mark_wanted =
-            self.register.asked.is_some() || self.register.retry_at_ms.is_some();
+        self.register.mark_wanted = !self.register.is_idle();
         if !self.register.mark_wanted {
             self.ask(Question::MarkDone, Output::MarkDone(self.number()));
         }

@@ -51,27 +51,32 @@ impl Machine {
         let complete = self.missing().next().is_none();
         let now_ms = self.now_ms;
         let Phase::Gathering(gathering) = &mut self.phase else { return };
-        if complete {
-            gathering.complete_since_ms = gathering.complete_since_ms.or(Some(now_ms));
-        } else {
-            gathering.complete_since_ms = None;
-        }
+        let since_ms = gathering.complete_since_ms.unwrap_or(now_ms);
+        gathering.complete_since_ms = complete.then_some(since_ms);
         let Phase::Gathering(gathering) = &self.phase else { return };
         let due = self.propose_at(gathering) <= now_ms;
-        if due && self.register.is_idle() {
+        if !self.register.is_idle() || !(due || gathering.poll_at_ms <= now_ms) {
+            return;
+        }
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        if due {
             // SUBTLE: the register is read after it was decided to go on without the missing. One that
             // ended because it had finished marked the run as done before, so the read tells.
-            self.ask_to_read();
-            if let Phase::Gathering(gathering) = &mut self.phase {
-                gathering.reading = true;
-            }
-        } else if gathering.poll_at_ms <= now_ms && self.register.is_idle() {
-            self.ask_to_read();
-            let poll_at_ms = now_ms + self.config.limits.register_retry_ms;
-            if let Phase::Gathering(gathering) = &mut self.phase {
-                gathering.poll_at_ms = poll_at_ms;
-            }
+            gathering.reading = true;
+        } else {
+            gathering.poll_at_ms = now_ms + self.config.limits.register_retry_ms;
         }
+        self.ask_to_read();
+    }
+
+    /// Gathers from now on, and reads the register anew when it is time.
+    pub(super) fn gather(&mut self, not_before_ms: u64) {
+        self.phase = Phase::Gathering(Gathering {
+            since_ms: self.now_ms,
+            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
+            not_before_ms,
+            ..Gathering::default()
+        });
     }
 
     pub(super) fn propose_at(&self, gathering: &Gathering) -> u64 {
@@ -175,14 +180,7 @@ impl Machine {
     pub(super) fn back_to_gathering(&mut self) {
         let not_before_ms = self.now_ms + self.config.limits.propose_stagger_ms;
         match &mut self.phase {
-            Phase::Proposing => {
-                self.phase = Phase::Gathering(Gathering {
-                    since_ms: self.now_ms,
-                    poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
-                    not_before_ms,
-                    ..Gathering::default()
-                });
-            }
+            Phase::Proposing => self.gather(not_before_ms),
             Phase::Gathering(gathering) => gathering.reading = false,
             _ => {}
         }

@@ -31,6 +31,7 @@ use restarts::Restarts;
 mod asking;
 mod config;
 mod gathering;
+mod installing;
 mod listening;
 mod progress;
 mod restarts;
@@ -495,11 +496,7 @@ impl Machine {
         }
         self.outputs.push(Output::Report(Event::Stopped { view, recorded: evidence.recorded }));
         self.give(evidence, awaited);
-        self.phase = Phase::Gathering(Gathering {
-            since_ms: self.now_ms,
-            poll_at_ms: self.now_ms + self.config.limits.register_retry_ms,
-            ..Gathering::default()
-        });
+        self.gather(0);
     }
 
     fn on_evidence_grown(
@@ -593,117 +590,6 @@ impl Machine {
         self.broadcast(&Message::Done);
     }
 
-    // Installing.
-
-    /// Installs the next view if this node may take part in it.
-    fn consider(&mut self, view: View) {
-        let number = view.number;
-        if matches!(self.phase, Phase::Finishing { .. }) {
-            return;
-        }
-        if let Err(error) = self.check(&view) {
-            return self.fail(error);
-        }
-        let limit = self.config.limits.views_without_commit_max;
-        let won = self.view.as_ref();
-        // SUBTLE: who gave evidence of the last view lived when this node had lost it already, and no
-        // lost connection is made again. The two would suspect each other in every view to come. So
-        // the higher one leaves, if the others still reach both.
-        let node = self.config.node;
-        let gave = |other: &NodeId| self.peers.get(other)?.evidence.as_ref().map(|e| e.view);
-        let reached = |other: &NodeId| {
-            let unheard = self.is_unheard(*other) && gave(other) != Some(self.number());
-            unheard && view.member(*other).is_some()
-        };
-        let others: BTreeSet<NodeId> = self.cut_off.iter().copied().filter(reached).collect();
-        if let Some(&other) = others.first().filter(|other| **other < node) {
-            return self.fail(ProtocolError::CutOff { number, node, other });
-        }
-        debug_assert_eq!(
-            won.map_or(Ok(()), |previous| super::invariants::successor(previous, &view)),
-            Ok(())
-        );
-        if let Some(previous) = won
-            && let Some(error) = self.progress.follows(previous, &view, limit)
-        {
-            return self.fail_all(error);
-        }
-        let won = self.view.as_ref();
-        let empty = Vec::new();
-        let before = won.map_or(&empty, |previous| &previous.members);
-        let left = before
-            .iter()
-            .map(|member| member.node)
-            .filter(|node| view.member(*node).is_none())
-            .collect();
-        let moved =
-            won.map_or_else(Vec::new, |previous| previous.assignment.moved(&view.assignment));
-        self.outputs.push(Output::Report(Event::ViewAgreed {
-            number,
-            resume: view.resume,
-            members: view.members.iter().map(|member| member.node).collect(),
-            left,
-            moved,
-            // A cluster that began with one node never had other nodes to lie on.
-            under_replicated: match self.config.nodes.len() {
-                1 => Vec::new(),
-                _ => view.assignment.under_replicated(view.backups),
-            },
-        }));
-        self.phase = Phase::Installing;
-        self.given.clear();
-        self.awaited.clear();
-        self.view = Some(view.clone());
-        self.watch();
-        self.outputs.push(Output::Install(view));
-        self.broadcast(&Message::ViewCreated { number });
-        let others: Vec<NodeId> = self.other_members().collect();
-        self.cut_off = others.iter().copied().filter(|node| self.is_unheard(*node)).collect();
-        self.detector.acquit();
-        for node in others {
-            let stop = self.peers.get(&node).and_then(|peer| peer.stop.clone());
-            if self.is_gone(node) {
-                self.suspect(number, Suspicion::Gone { node });
-            } else if let Some((_, reason)) = stop.filter(|(stopped, _)| *stopped == number) {
-                self.stopped_by(node, number, reason);
-            }
-        }
-    }
-
-    fn check(&self, view: &View) -> Result<(), ProtocolError> {
-        let MemberConfig { run, node, incarnation, .. } = &self.config;
-        let number = view.number;
-        if view.run != *run {
-            return Err(ProtocolError::OtherRun {
-                number,
-                expected: run.clone(),
-                found: view.run.clone(),
-            });
-        }
-        view.validate().map_err(|error| ProtocolError::BadView { number, error })?;
-        if number != self.next_number() || view.previous != self.view.as_ref().map(View::digest) {
-            return Err(ProtocolError::Diverged { number });
-        }
-        let Some(this) = view.member(*node).filter(|member| member.incarnation == *incarnation)
-        else {
-            // Who is not in the first view was started when the run was under way.
-            return Err(match self.view {
-                None => ProtocolError::RunStarted { number },
-                Some(_) => {
-                    ProtocolError::Excluded { number, node: *node, incarnation: *incarnation }
-                }
-            });
-        };
-        let is_quoted = match &this.evidence {
-            Some(quoted) => self.given.contains(quoted),
-            None => self.given.is_empty(),
-        };
-        if !is_quoted {
-            return Err(ProtocolError::Misquoted { number });
-        }
-        Ok(())
-    }
-
     // What is known of the others.
 
     fn number(&self) -> ViewNumber {
@@ -778,3 +664,6 @@ impl Machine {
         self.fail(error);
     }
 }
+
+#[cfg(test)]
+mod tests;

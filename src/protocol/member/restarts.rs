@@ -43,7 +43,7 @@ impl Machine {
     }
 
     #[cfg(test)]
-    pub(in crate::protocol) fn set_restarts(&mut self, restarts_max: u32, window_ms: u64) {
+    pub(super) fn set_restarts(&mut self, restarts_max: u32, window_ms: u64) {
         self.config.limits.restarts_max = restarts_max;
         self.config.limits.restarts_window_ms = window_ms;
     }

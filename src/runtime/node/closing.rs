@@ -3,7 +3,6 @@
 //! [`Present`](crate::protocol::present) says what is due. Here it is done with threads and the vault.
 
 use ringfence_operators::ids::ViewNumber;
-use ringfence_operators::vault::Vault;
 
 use super::{Node, NodeEvent};
 use crate::error::Result;
@@ -58,7 +57,7 @@ impl Node {
             // From now on nothing that this node holds changes by what its workers do.
             self.vault.close(view);
         }
-        self.present.testify(due, evidence_of(self.vault.as_ref(), view))
+        self.present.testify(due, evidence_of(self.vault.inventory(), view))
     }
 
     fn tell_late(&self, waited_ms: u64) {

@@ -247,7 +247,7 @@ impl Node {
     pub(super) fn look_around(&mut self, now: Instant) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let view = self.present.number();
-        if let Some((partitions, took)) = current.watches.refilled(now, self.vault.as_ref()) {
+        if let Some((partitions, took)) = current.watches.refilled(now, &self.vault) {
             let took_ms = took.as_secs_f64() * 1e3;
             self.tell(What::Refilled { view, partitions, took_ms });
         }

@@ -545,7 +545,7 @@ impl World {
         if due != Due::Grow && !is_late {
             vault.close(view);
         }
-        let testimony = process.present.testify(due, evidence_of(vault.as_ref(), view));
+        let testimony = process.present.testify(due, evidence_of(vault.inventory(), view));
         if is_late {
             self.after(1_000_000, id, Happening::CloseLate { view });
         }
@@ -566,7 +566,7 @@ impl World {
     fn stop_later(&mut self, id: ProcessId, view: ViewNumber, delay_us: u64) -> Option<Input> {
         let now_ms = self.now_us / 1_000;
         let process = self.alive(id)?;
-        let evidence = evidence_of(process.vault.as_ref(), view);
+        let evidence = evidence_of(process.vault.inventory(), view);
         if !process.present.is_started() {
             process.present.stop(now_ms, view);
         } else if delay_us < u64::MAX {

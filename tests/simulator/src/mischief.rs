@@ -58,18 +58,7 @@ impl World {
             }
             3 | 4 => return self.restart_one(),
             5 | 6 => return self.lose_link(id),
-            7 => {
-                // Before the first view such a loss ends the job at its connect limit.
-                if self.views.is_empty() {
-                    return false;
-                }
-                let Some(&peer) = self.chance.pick(&others) else { return false };
-                self.trouble(&[id.node, peer.node]);
-                self.fired(Fault::ControlLost, node, || format!("to node {}", peer.node));
-                self.lose_in_flight(id.node, peer.node, None);
-                self.lose_in_flight(peer.node, id.node, None);
-                self.disconnect(id, peer, "connection reset");
-            }
+            7 => return self.lose_control(id, &others),
             8 => {
                 let Some(&peer) = self.chance.pick(&others) else { return false };
                 self.fired(Fault::Delay, node, || format!("to node {}", peer.node));
@@ -90,21 +79,7 @@ impl World {
                 let Some(process) = self.alive(id) else { return false };
                 process.slow_until_us = until_us;
             }
-            15 => {
-                self.trouble(&[id.node]);
-                self.fired(Fault::HungWorker, node, || format!("until {} ms", until_us / 1_000));
-                let Some(process) = self.alive(id) else { return false };
-                process.worker_hung_until_us = until_us;
-                let view = process.present.view().map(|view| view.number);
-                // The node itself notices, as a real one does.
-                let busy_ms = self.chance.between(100, 2_000);
-                if let Some(view) = view
-                    && self.now_us + busy_ms * 1_000 < until_us
-                {
-                    let input = Input::WorkerHung { view, worker: 0, busy_ms };
-                    self.after(busy_ms * 1_000, id, Happening::Local(input));
-                }
-            }
+            15 => return self.hang_worker(id, until_us),
             16 => {
                 let Some(process) = self.alive(id) else { return false };
                 let Some(running) = process.running() else { return false };
@@ -124,6 +99,38 @@ impl World {
                 self.armed(id, |armed| armed.release_us = slow_us);
             }
             _ => return false,
+        }
+        true
+    }
+
+    fn lose_control(&mut self, id: ProcessId, others: &[ProcessId]) -> bool {
+        // Before the first view such a loss ends the job at its connect limit.
+        if self.views.is_empty() {
+            return false;
+        }
+        let Some(&peer) = self.chance.pick(others) else { return false };
+        self.trouble(&[id.node, peer.node]);
+        self.fired(Fault::ControlLost, Some(id.node), || format!("to node {}", peer.node));
+        self.lose_in_flight(id.node, peer.node, None);
+        self.lose_in_flight(peer.node, id.node, None);
+        self.disconnect(id, peer, "connection reset");
+        true
+    }
+
+    fn hang_worker(&mut self, id: ProcessId, until_us: u64) -> bool {
+        self.trouble(&[id.node]);
+        let until = || format!("until {} ms", until_us / 1_000);
+        self.fired(Fault::HungWorker, Some(id.node), until);
+        let Some(process) = self.alive(id) else { return false };
+        process.worker_hung_until_us = until_us;
+        let view = process.present.view().map(|view| view.number);
+        // The node itself notices, as a real one does.
+        let busy_ms = self.chance.between(100, 2_000);
+        if let Some(view) = view
+            && self.now_us + busy_ms * 1_000 < until_us
+        {
+            let input = Input::WorkerHung { view, worker: 0, busy_ms };
+            self.after(busy_ms * 1_000, id, Happening::Local(input));
         }
         true
     }

@@ -1,13 +1,13 @@
 //! Vault: a node's own vault, with faults on the way in and a witness of what goes through.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use ringfence_operators::snapshot;
-use ringfence_operators::state::ChunkMerger;
 use ringfence_operators::vault::{
-    Inventory, Journal, Live, MemoryVault, Opened, Role, Span, Usage, Vault, VaultError,
+    Inventory, Journal, Kind, Live, MemoryVault, Opened, Role, Span, Vault, VaultError,
 };
 
 use super::faults::Fault;
@@ -45,6 +45,45 @@ impl WatchedVault {
         }
     }
 
+    pub(super) fn install(
+        &self,
+        view: ViewNumber,
+        resume: Option<Epoch>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError> {
+        let held =
+            self.witness.lock().conduct.installs(self.process.who(), self.process.start, view);
+        self.witness.check("install", held);
+        self.inner.install(view, resume, role)?;
+        let fed = (0..self.partitions).map(PartitionId).filter(|p| role(*p).backup);
+        *self.fed.lock().unwrap_or_else(PoisonError::into_inner) = fed.collect();
+        Ok(())
+    }
+
+    pub(super) fn close(&self, view: ViewNumber) {
+        self.inner.close(view);
+    }
+
+    pub(super) fn recorded(&self) -> Option<Epoch> {
+        self.inner.recorded()
+    }
+
+    pub(super) fn inventory(&self) -> Inventory {
+        let mut inventory = self.inner.inventory();
+        if self.witness.is_planted(Plant::FillingCopyCounted) {
+            let through = inventory.recorded;
+            for partition in self.fed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                let copies = inventory.partitions.entry(*partition).or_default();
+                copies.replica.get_or_insert(Span { from: None, through });
+            }
+        }
+        inventory
+    }
+
+    pub(super) fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
+        self.inner.compact(budget_bytes)
+    }
+
     fn is_in_loop(&self, operator: u64) -> bool {
         *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) == Some(operator)
     }
@@ -74,25 +113,6 @@ impl WatchedVault {
 }
 
 impl Vault for WatchedVault {
-    fn install(
-        &self,
-        view: ViewNumber,
-        resume: Option<Epoch>,
-        role: &dyn Fn(PartitionId) -> Role,
-    ) -> Result<(), VaultError> {
-        let held =
-            self.witness.lock().conduct.installs(self.process.who(), self.process.start, view);
-        self.witness.check("install", held);
-        self.inner.install(view, resume, role)?;
-        let fed = (0..self.partitions).map(PartitionId).filter(|p| role(*p).backup);
-        *self.fed.lock().unwrap_or_else(PoisonError::into_inner) = fed.collect();
-        Ok(())
-    }
-
-    fn close(&self, view: ViewNumber) {
-        self.inner.close(view);
-    }
-
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
         self.witness.perhaps_crash(self.process);
         if let Some(damaged) = self.damaged(frames) {
@@ -139,10 +159,6 @@ impl Vault for WatchedVault {
         Ok(())
     }
 
-    fn recorded(&self) -> Option<Epoch> {
-        self.inner.recorded()
-    }
-
     fn deposit(
         &self,
         view: ViewNumber,
@@ -185,22 +201,12 @@ impl Vault for WatchedVault {
         self.inner.drop_operators(view, numbers)
     }
 
-    fn dropped(&self) -> std::collections::BTreeSet<u64> {
+    fn dropped(&self) -> BTreeSet<u64> {
         self.inner.dropped()
     }
 
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
         self.inner.close_replica(view, operator, partition);
-    }
-
-    fn register_input(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        shares: u32,
-    ) -> Result<u64, VaultError> {
-        self.inner.register_input(view, operator, fingerprint, shares)
     }
 
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
@@ -225,52 +231,21 @@ impl Vault for WatchedVault {
         self.inner.read_journal(view, operator, share)
     }
 
-    fn inventory(&self) -> Inventory {
-        let mut inventory = self.inner.inventory();
-        if self.witness.is_planted(Plant::FillingCopyCounted) {
-            let through = self.inner.recorded();
-            for partition in self.fed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                let copies = inventory.partitions.entry(*partition).or_default();
-                copies.replica.get_or_insert(Span { from: None, through });
-            }
-        }
-        inventory
-    }
-
     fn register(
         &self,
         view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
-        partitions: u32,
+        kind: Kind,
     ) -> Result<u64, VaultError> {
-        let id = self.inner.register(view, operator, fingerprint, partitions)?;
+        let id = self.inner.register(view, operator, fingerprint, kind)?;
         if operator.0.ends_with(VISITS) {
             *self.in_loop.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
         }
         Ok(id)
     }
 
-    fn register_chunks(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-        merger: Arc<dyn ChunkMerger>,
-    ) -> Result<u64, VaultError> {
-        self.inner.register_chunks(view, operator, fingerprint, partitions, merger)
-    }
-
     fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
         self.inner.unclaimed(view)
-    }
-
-    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
-        self.inner.compact(budget_bytes)
-    }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
     }
 }

@@ -1,7 +1,6 @@
 //! Verdict: whether a run ended as it should have.
 
 use ringfence_operators::ids::{NodeId, PartitionId};
-use ringfence_operators::vault::Vault;
 
 use super::process::{End, ProcessId};
 use super::world::World;

@@ -13,10 +13,9 @@ use crate::fence::generation::{Notice, Observer};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::prelude::*;
 use crate::snapshot::frames;
-use crate::state::ChunkMerger;
 use crate::testing::Interruption::Stop;
 use crate::testing::{Trial, in_time};
-use crate::vault::{Inventory, Journal, Live, Opened, Role, Usage, Vault, VaultError};
+use crate::vault::{Journal, Kind, Live, Opened, Vault, VaultError};
 
 /// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
 struct Spy {
@@ -37,14 +36,6 @@ impl Observer for Commits {
 }
 
 impl Vault for Spy {
-    fn install(
-        &self,
-        view: ViewNumber,
-        resume: Option<Epoch>,
-        role: &dyn Fn(PartitionId) -> Role,
-    ) -> Result<(), VaultError> {
-        self.vault.install(view, resume, role)
-    }
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         for delta in frames(bytes) {
             self.sealed.lock().unwrap().insert(delta?.header().epoch);
@@ -56,12 +47,6 @@ impl Vault for Spy {
     }
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         self.vault.record(view, epoch)
-    }
-    fn recorded(&self) -> Option<Epoch> {
-        self.vault.recorded()
-    }
-    fn close(&self, view: ViewNumber) {
-        self.vault.close(view);
     }
     fn deposit(
         &self,
@@ -91,15 +76,6 @@ impl Vault for Spy {
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId) {
         self.vault.close_replica(view, operator, partition);
     }
-    fn register_input(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        shares: u32,
-    ) -> Result<u64, VaultError> {
-        self.vault.register_input(view, operator, fingerprint, shares)
-    }
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError> {
         self.vault.store_journal(view, frames)
     }
@@ -111,36 +87,23 @@ impl Vault for Spy {
     ) -> Result<Option<Journal>, VaultError> {
         self.vault.read_journal(view, operator, share)
     }
-    fn inventory(&self) -> Inventory {
-        self.vault.inventory()
-    }
     fn register(
         &self,
         view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
-        partitions: u32,
+        kind: Kind,
     ) -> Result<u64, VaultError> {
-        self.vault.register(view, operator, fingerprint, partitions)
+        self.vault.register(view, operator, fingerprint, kind)
     }
-    fn register_chunks(
-        &self,
-        view: ViewNumber,
-        operator: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-        merger: Arc<dyn ChunkMerger>,
-    ) -> Result<u64, VaultError> {
-        self.vault.register_chunks(view, operator, fingerprint, partitions, merger)
+    fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
+        self.vault.drop_operators(view, numbers)
+    }
+    fn dropped(&self) -> BTreeSet<u64> {
+        self.vault.dropped()
     }
     fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
         self.vault.unclaimed(view)
-    }
-    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
-        self.vault.compact(budget_bytes)
-    }
-    fn usage(&self) -> Usage {
-        self.vault.usage()
     }
 }
 

@@ -4,6 +4,8 @@
 //! the other, at one time: links keep their order, so a receiver has at most one unfinished whole of each
 //! sender, and no frontier passes before the last piece is here. What is put together is checked by
 //! the checksums of the frames in it; each piece's own header has another. Bytes are little endian.
+//!
+//! [`PIECE_BYTES`]: crate::fence::generation::PIECE_BYTES
 
 use std::collections::BTreeMap;
 
@@ -13,12 +15,6 @@ use crate::fence::Fence;
 use crate::planted::{self, Planted};
 use crate::rounds::frames::Frames;
 use crate::snapshot::{SnapshotError, read_u32, read_u64, write};
-
-/// What is larger than this travels in pieces of so many bytes.
-///
-/// Timely's buffers have 1 MiB. Within that, a container of frames makes none of them grow, which would
-/// stay as large as the largest frame for as long as the generation lasts.
-pub const PIECE_BYTES: usize = 448 << 10;
 
 /// The length of a piece's header.
 pub(crate) const PIECE_HEADER_BYTES: usize = 40;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fence::generation::PIECE_BYTES;
 
 /// The containers in which `bytes` travel.
 fn sent(piece_bytes: usize, sender: usize, bytes: &[u8]) -> Vec<Vec<u8>> {

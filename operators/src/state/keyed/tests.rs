@@ -161,16 +161,18 @@ impl World {
                 assert_eq!(self.live.dirty(), 0);
                 assert_eq!(self.live.last(), self.replica.through());
             }
-            Step::TakeOver(back) => {
-                let at = self.resume(back);
-                self.live = Live::new(self.hasher);
-                let base = self.replica.open_at(at).unwrap();
-                self.live.attach(base, at).unwrap();
-                // There is no rewind below the epoch at which a replica was opened.
-                self.recorded = at;
-                self.history.retain(|(epoch, _)| *epoch >= at);
-            }
+            Step::TakeOver(back) => self.take_over(back),
         }
+    }
+
+    fn take_over(&mut self, back: usize) {
+        let at = self.resume(back);
+        self.live = Live::new(self.hasher);
+        let base = self.replica.open_at(at).unwrap();
+        self.live.attach(base, at).unwrap();
+        // There is no rewind below the epoch at which a replica was opened.
+        self.recorded = at;
+        self.history.retain(|(epoch, _)| *epoch >= at);
     }
 
     fn seal(&mut self, epoch: u64) {

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::VaultError;
+use super::identity::Identity;
 use crate::hash::partition_of_shard;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::planted::{self, Planted};
 use crate::snapshot::journal::{JournalMark, JournalPart, JournalRef, JournalSubject};
-use crate::snapshot::operator_id;
 
 /// How many bytes of journals a node keeps, at most; more ends the job.
 ///
@@ -45,9 +45,8 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Input {
-    name: OperatorName,
-    fingerprint: u32,
-    shares: u32,
+    /// Its partitions are its shares.
+    identity: Identity,
     registered: bool,
 }
 
@@ -143,31 +142,16 @@ impl Journals {
     fn shares_in(&self, index: usize) -> impl Iterator<Item = (u64, u32)> {
         let partitions = self.held.len();
         self.inputs.iter().flat_map(move |(&operator, input)| {
-            let shares = (0..input.shares).map(move |share| (operator, share));
+            let shares = (0..input.identity.partitions).map(move |share| (operator, share));
             shares.filter(move |(_, share)| input.partition(*share, partitions) == index)
         })
     }
 
-    pub(super) fn register(
-        &mut self,
-        name: &OperatorName,
-        fingerprint: u32,
-        shares: u32,
-    ) -> Result<u64, VaultError> {
-        let number = operator_id(name);
-        let input = self.inputs.entry(number).or_insert_with(|| Input {
-            name: name.clone(),
-            fingerprint,
-            shares,
-            registered: false,
-        });
-        if input.name != *name {
-            return Err(VaultError::Collision { there: input.name.clone(), new: name.clone() });
-        }
-        let (expected, actual) = ((input.fingerprint, input.shares), (fingerprint, shares));
-        if expected != actual {
-            return Err(VaultError::Changed { operator: name.clone(), expected, actual });
-        }
+    pub(super) fn register(&mut self, identity: Identity) -> Result<u64, VaultError> {
+        let number = identity.number();
+        let fresh = || Input { identity: identity.clone(), registered: false };
+        let input = self.inputs.entry(number).or_insert_with(fresh);
+        input.identity.check(&identity)?;
         input.registered = true;
         Ok(number)
     }
@@ -178,31 +162,26 @@ impl Journals {
             !input.registered
                 && self.kept.range((**operator, 0)..=(**operator, u32::MAX)).count() > 0
         });
-        unclaimed.map(|(_, input)| input.name.clone())
+        unclaimed.map(|(_, input)| input.identity.name.clone())
     }
 
-    pub(super) fn names(&self) -> Vec<(u64, OperatorName)> {
-        self.inputs.iter().map(|(number, input)| (*number, input.name.clone())).collect()
+    pub(super) fn names(&self) -> impl Iterator<Item = (u64, OperatorName)> {
+        self.inputs.iter().map(|(number, input)| (*number, input.identity.name.clone()))
     }
 
     /// Takes a frame; returns whether this node holds its share.
     pub(super) fn take(&mut self, frame: &JournalRef<'_>) -> Result<bool, VaultError> {
         let JournalSubject { operator, fingerprint, share } = frame.subject();
         let input = self.inputs.get(&operator).ok_or(VaultError::UnknownOperator(operator))?;
-        if share >= input.shares {
+        let Identity { name, partitions, .. } = &input.identity;
+        if share >= *partitions {
             return Err(VaultError::UnknownPartition {
-                operator: input.name.clone(),
-                partitions: input.shares,
+                operator: name.clone(),
+                partitions: *partitions,
                 partition: PartitionId(share),
             });
         }
-        if fingerprint != input.fingerprint {
-            return Err(VaultError::Changed {
-                operator: input.name.clone(),
-                expected: (input.fingerprint, input.shares),
-                actual: (fingerprint, input.shares),
-            });
-        }
+        input.identity.check(&Identity { fingerprint, ..input.identity.clone() })?;
         if !self.held[input.partition(share, self.held.len())] {
             return Ok(false);
         }
@@ -218,7 +197,7 @@ impl Journals {
                 let bytes = frame.frame();
                 if self.bytes + bytes.len() > self.bytes_max {
                     return Err(VaultError::JournalFull {
-                        operator: input.name.clone(),
+                        operator: input.identity.name.clone(),
                         share,
                         bytes: bytes.len(),
                         held_bytes: self.bytes,
@@ -254,7 +233,8 @@ impl Journals {
 impl Input {
     /// The index of the view's partition to which a share belongs.
     fn partition(&self, share: u32, partitions: usize) -> usize {
-        partition_of_shard(share as usize, self.shares as usize, partitions as u32).0 as usize
+        let shares = self.identity.partitions as usize;
+        partition_of_shard(share as usize, shares, partitions as u32).0 as usize
     }
 }
 
@@ -267,7 +247,7 @@ impl Kept {
         let follows = follows || planted::is(Planted::JournalNotReconciled);
         if !follows || mark.entries != self.coming.len() as u64 {
             return Err(VaultError::JournalGap {
-                operator: input.name.clone(),
+                operator: input.identity.name.clone(),
                 share,
                 next: mark.next,
                 expected,

@@ -5,7 +5,7 @@ use super::*;
 use crate::ids::ViewNumber;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::journal::{EntryWriter, write_frame};
-use crate::vault::{MemoryVault, Role, Span, Vault};
+use crate::vault::{Kind, MemoryVault, Role, Span, Vault};
 
 const OWNER: Role = Role { owner: true, backup: false };
 const BACKUP: Role = Role { owner: false, backup: true };
@@ -30,7 +30,7 @@ impl Story {
         self.vault.install(ViewNumber(view), resume.map(Epoch), &role).unwrap();
         let name = OperatorName::new("words");
         self.subject.operator =
-            self.vault.register_input(self.vault.present(), &name, 5, 2).unwrap();
+            self.vault.register(self.vault.present(), &name, 5, Kind::Journals(2)).unwrap();
     }
 
     fn entry(&self, epoch: u64, record: u64) -> Vec<u8> {
@@ -213,7 +213,8 @@ fn more_than_a_node_keeps_is_refused() {
         let limit_bytes = (first.len() + second.len()).checked_add_signed(spare).unwrap();
         let mut journals = Journals::new(1, limit_bytes);
         journals.install(None, vec![true], true);
-        journals.register(&name, 5, 1).unwrap();
+        let identity = Identity { name: name.clone(), fingerprint: 5, partitions: 1 };
+        journals.register(identity).unwrap();
         assert_eq!(journals.take(&JournalRef::parse(&first).unwrap().0), Ok(true));
         let taken = journals.take(&JournalRef::parse(&second).unwrap().0);
         let (held_bytes, bytes) = (first.len(), second.len());

@@ -16,19 +16,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use self::holdings::{Completeness, Holding};
+use self::holdings::Completeness;
 use self::present::View;
 use super::chunks::Merged;
+use super::identity::Identity;
 use super::journals::{JOURNAL_BYTES_MAX, Journal, Journals};
-use super::{Copies, Inventory, Live, Opened, Role, Span, Usage, Vault, VaultError};
+use super::{Kind, Live, Opened, Vault, VaultError};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
-use crate::planted::{self, Planted};
+use crate::planted::Planted;
 use crate::snapshot::journal::journal_frames;
-use crate::snapshot::{Subject, frames, operator_id};
+use crate::snapshot::{Subject, frames};
 use crate::state::{ChunkMerger, Replica, ReplicaBase};
 
+mod compacting;
 mod holdings;
-mod merging;
+mod installing;
+mod inventory;
 mod present;
 mod storing;
 
@@ -36,9 +39,7 @@ mod storing;
 pub const PENDING_BYTES_MAX: usize = 256 << 20;
 
 struct Operator {
-    name: OperatorName,
-    fingerprint: u32,
-    partitions: u32,
+    identity: Identity,
     registered: bool,
     through: Option<Epoch>,
     /// What merges its chunks, if its state is a log of them.
@@ -93,6 +94,11 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 impl Cell {
+    /// Whether there is anything in it.
+    fn is_used(&self) -> bool {
+        self.live.is_some() || self.replica.is_some()
+    }
+
     /// Lets `change` work on the replica, and keeps count of pending bytes.
     fn count<T>(
         &mut self,
@@ -122,15 +128,7 @@ impl MemoryVault {
     pub fn with_limit(partitions: u32, pending_bytes_max: usize) -> Self {
         assert!(partitions > 0, "a key space needs at least one partition");
         MemoryVault {
-            view: RwLock::new(View {
-                number: None,
-                closed: false,
-                resume: None,
-                recorded: None,
-                holdings: vec![Holding::default(); partitions as usize],
-                operators: BTreeMap::new(),
-                dropped: BTreeSet::new(),
-            }),
+            view: RwLock::new(View::before_any(partitions as usize)),
             cells: RwLock::new(Cells::new()),
             discarded: Mutex::new(Vec::new()),
             next: Mutex::new(None),
@@ -158,140 +156,33 @@ impl MemoryVault {
         Arc::clone(write(&self.cells).entry((operator, partition)).or_default())
     }
 
-    fn register_any(
-        &self,
-        view: ViewNumber,
-        name: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-        merger: Option<Arc<dyn ChunkMerger>>,
-    ) -> Result<u64, VaultError> {
-        let mut state = write(&self.view);
-        state.check(view)?;
-        let number = operator_id(name);
-        let operator = state.operators.entry(number).or_insert_with(|| Operator {
-            name: name.clone(),
-            fingerprint,
-            partitions,
-            registered: false,
-            through: None,
-            merger: merger.clone(),
-        });
-        if operator.name != *name {
-            return Err(VaultError::Collision { there: operator.name.clone(), new: name.clone() });
-        }
-        let (expected, actual) =
-            ((operator.fingerprint, operator.partitions), (fingerprint, partitions));
-        if expected != actual {
-            return Err(VaultError::Changed { operator: name.clone(), expected, actual });
-        }
-        if operator.merger.is_some() != merger.is_some() {
-            let chunks = merger.is_some();
-            return Err(VaultError::StateChanged { operator: name.clone(), chunks });
-        }
-        operator.merger = merger;
-        operator.registered = true;
-        Ok(number)
+    /// Returns the greatest epoch recorded in this view, or the one that it resumed from.
+    pub fn recorded(&self) -> Option<Epoch> {
+        read(&self.view).recorded
     }
 }
 
 impl Vault for MemoryVault {
-    fn install(
+    fn register(
         &self,
         view: ViewNumber,
-        resume: Option<Epoch>,
-        role: &dyn Fn(PartitionId) -> Role,
-    ) -> Result<(), VaultError> {
+        name: &OperatorName,
+        fingerprint: u32,
+        kind: Kind,
+    ) -> Result<u64, VaultError> {
         let mut state = write(&self.view);
-        if let Some(installed) = state.number.filter(|installed| *installed >= view) {
-            return Err(VaultError::ViewFell { installed, actual: view });
+        state.check(view)?;
+        let identity = |partitions| Identity { name: name.clone(), fingerprint, partitions };
+        match kind {
+            Kind::Table(partitions) => state.register(identity(partitions), None),
+            Kind::Chunks(partitions, merger) => state.register(identity(partitions), Some(merger)),
+            Kind::Journals(shares) => lock(&self.journals).register(identity(shares)),
         }
-        if resume < state.recorded {
-            return Err(VaultError::ResumeFell { expected: state.recorded, actual: resume });
-        }
-        let mut cells = write(&self.cells);
-        let filled = state.filled(&cells);
-        let holdings: Vec<Holding> = (0_u32..)
-            .zip(&state.holdings)
-            .map(|(partition, before)| {
-                let role = role(PartitionId(partition));
-                let filled = filled.get(&(partition as usize)).copied();
-                before.next(filled, role, resume)
-            })
-            .collect();
-
-        // SUBTLE: an owner that becomes a backup only, and is no complete one, drops its copy of chunks
-        // with all else: it is filled as a whole partition, and chunks that are there would count twice.
-        let kept = |operator: u64, partition: PartitionId| {
-            let holding = holdings[state.index(partition)];
-            (holding.role.owner, holding.is_copy(state.is_chunks(operator)))
-        };
-        // Nothing folds above what is recorded, and no view resumes below it.
-        for (&(operator, partition), cell) in cells.iter() {
-            let base = lock(cell).replica.as_ref().and_then(Replica::base_epoch);
-            assert!(
-                !kept(operator, partition).1 || base <= resume,
-                "partition {partition} is folded to {base:?}, and view {view} resumes from {resume:?}"
-            );
-        }
-        let mut discarded = lock(&self.discarded);
-        cells.retain(|&(operator, partition), cell| {
-            let mut cell = lock(cell);
-            let (live_kept, replica_kept) = kept(operator, partition);
-            let mut gone = Cell::default();
-            if !live_kept {
-                gone.live = cell.live.take();
-            }
-            if let Some(deposit) = &mut cell.live {
-                deposit.rewind_to =
-                    Some(deposit.rewind_to.map_or(resume, |least| least.min(resume)));
-            }
-            cell.count(&self.pending_bytes, |replica| match replica {
-                Some(_) if replica_kept && planted::is(Planted::KeepAboveResume) => {}
-                Some(copy) if replica_kept => {
-                    let truncated = copy.truncate_above(resume);
-                    debug_assert_eq!(truncated, Ok(()));
-                }
-                _ => gone.replica = replica.take(),
-            });
-            let holding = holdings[state.index(partition)];
-            if cell.replica.is_none() || holding.completeness == Completeness::Filling {
-                cell.filled = None;
-            }
-            if cell.replica.is_none() {
-                cell.merged = Merged::default();
-            }
-            if gone.live.is_some() || gone.replica.is_some() {
-                discarded.push(gone);
-            }
-            cell.live.is_some() || cell.replica.is_some()
-        });
-
-        let held = holdings.iter().map(|holding| holding.role.owner || holding.role.backup);
-        let is_first = state.number.is_none() && view == ViewNumber(1);
-        lock(&self.journals).install(resume, held.collect(), is_first);
-        state.holdings = holdings;
-        state.number = Some(view);
-        state.closed = false;
-        state.resume = resume;
-        state.recorded = resume;
-        for operator in state.operators.values_mut() {
-            operator.registered = false;
-            operator.through = None;
-        }
-        Ok(())
-    }
-
-    fn close(&self, view: ViewNumber) {
-        let mut state = write(&self.view);
-        state.closed |= state.number == Some(view);
     }
 
     fn store(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
-        let open = state.check(view);
-        let open = planted::late_is_taken(Planted::StoreAfterClose, open);
-        open?;
+        state.check_unless(Planted::StoreAfterClose, view)?;
         let deltas = frames(bytes).collect::<Result<Vec<_>, _>>()?;
         let mut stored = 0;
         for delta in &deltas {
@@ -302,9 +193,7 @@ impl Vault for MemoryVault {
 
     fn complete(&self, view: ViewNumber, operator: u64, through: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        let open = state.check(view);
-        let open = planted::late_is_taken(Planted::RecordAfterClose, open);
-        open?;
+        state.check_unless(Planted::RecordAfterClose, view)?;
         let operator =
             state.operators.get_mut(&operator).ok_or(VaultError::UnknownOperator(operator))?;
         operator.through = operator.through.max(Some(through));
@@ -313,16 +202,10 @@ impl Vault for MemoryVault {
 
     fn record(&self, view: ViewNumber, epoch: Epoch) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        let open = state.check(view);
-        let open = planted::late_is_taken(Planted::RecordAfterClose, open);
-        open?;
+        state.check_unless(Planted::RecordAfterClose, view)?;
         state.recorded = state.recorded.max(Some(epoch));
         lock(&self.journals).prune(epoch);
         Ok(())
-    }
-
-    fn recorded(&self) -> Option<Epoch> {
-        read(&self.view).recorded
     }
 
     fn deposit(
@@ -373,7 +256,7 @@ impl Vault for MemoryVault {
             return Ok(None);
         }
         let empty = || {
-            let subject = Subject { operator, fingerprint: known.fingerprint, partition };
+            let subject = Subject { operator, fingerprint: known.identity.fingerprint, partition };
             Arc::new(ReplicaBase::new(subject))
         };
         let base = match self.cell(operator, partition) {
@@ -423,18 +306,6 @@ impl Vault for MemoryVault {
         }
     }
 
-    fn register_input(
-        &self,
-        view: ViewNumber,
-        name: &OperatorName,
-        fingerprint: u32,
-        shares: u32,
-    ) -> Result<u64, VaultError> {
-        let state = read(&self.view);
-        state.check(view)?;
-        lock(&self.journals).register(name, fingerprint, shares)
-    }
-
     fn store_journal(&self, view: ViewNumber, bytes: &[u8]) -> Result<usize, VaultError> {
         let state = read(&self.view);
         state.check(view)?;
@@ -460,202 +331,21 @@ impl Vault for MemoryVault {
         Ok(lock(&self.journals).read(operator, share))
     }
 
-    fn inventory(&self) -> Inventory {
-        let state = read(&self.view);
-        // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
-        // before it was built has registered none, and yet all that the one before left is here.
-        let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
-        let complete = kept
-            .map(|(_, operator)| operator.through.max(state.resume))
-            .min()
-            .unwrap_or(state.resume);
-        let cells = read(&self.cells);
-        let filled = state.filled(&cells);
-        let (has_journals, inputs, whole) = {
-            let journals = lock(&self.journals);
-            let whole = (0..state.holdings.len()).map(|index| journals.is_whole(index));
-            (journals.exist(), journals.names(), whole.collect::<Vec<bool>>())
-        };
-        // Before the first commit there is nothing to have, except journals.
-        let only_journals = state.recorded.is_none() && has_journals;
-        let mut partitions: Vec<Copies> = state
-            .holdings
-            .iter()
-            .enumerate()
-            .map(|(index, holding)| {
-                let span = match holding.completeness {
-                    Completeness::Fed => Some((None, complete)),
-                    Completeness::Frozen { through, whole: true } => Some((None, through)),
-                    Completeness::Filling => filled
-                        .get(&index)
-                        .filter(|filled| Some(**filled) <= complete)
-                        .map(|filled| (Some(*filled), complete)),
-                    _ => None,
-                };
-                let span = if !only_journals {
-                    span
-                } else if whole[index] {
-                    span.or(Some((None, None)))
-                } else {
-                    None
-                };
-                Copies { replica: span.map(|(from, through)| Span { from, through }), live: false }
-            })
-            .collect();
-        let mut deposits: BTreeMap<usize, u64> = BTreeMap::new();
-        for (&(operator, partition), cell) in cells.iter() {
-            let (cell, index) = (lock(cell), state.index(partition));
-            // One that was filled had no earlier state, though its base may say so.
-            let base = cell.replica.as_ref().and_then(Replica::base_epoch).max(cell.filled);
-            let is_chunks = state.is_chunks(operator);
-            // SUBTLE: what an owner opened and is not fed is a copy at that epoch alone, which an owner's
-            // copy of chunks has left behind only where something is recorded that the rest has not.
-            let is_frozen =
-                matches!(state.holdings[index].completeness, Completeness::Frozen { .. });
-            if let Some(span) = &mut partitions[index].replica
-                && !(is_chunks && is_frozen)
-            {
-                span.from = span.from.max(base);
-            }
-            if state.operators.contains_key(&operator) && !is_chunks && cell.live.is_some() {
-                *deposits.entry(index).or_default() += 1;
-            }
-        }
-        for (index, copies) in partitions.iter_mut().enumerate() {
-            let (tables, chunks) = state.cells_wanted(index);
-            let deposited = deposits.get(&index).copied().unwrap_or(0);
-            // Of chunks an owner has all there is, a cell or not: what never had a delta is empty.
-            let owns_chunks = chunks == 0 || state.holdings[index].owns_chunks;
-            copies.live = tables + chunks > 0 && deposited == tables && owns_chunks;
-        }
-        if state.operators.is_empty() && has_journals {
-            // There is no state but the journals, which outlive every worker.
-            for (copies, holding) in partitions.iter_mut().zip(&state.holdings) {
-                copies.live = holding.role.owner;
-            }
-        }
-        let operators =
-            state.operators.iter().map(|(number, operator)| (*number, operator.name.clone()));
-        Inventory {
-            operators: operators.chain(inputs).collect(),
-            journals: has_journals,
-            partitions: (0_u32..)
-                .map(PartitionId)
-                .zip(partitions)
-                .filter(|(_, copies)| *copies != Copies::default())
-                .collect(),
-        }
-    }
-
-    fn register(
-        &self,
-        view: ViewNumber,
-        name: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-    ) -> Result<u64, VaultError> {
-        self.register_any(view, name, fingerprint, partitions, None)
-    }
-
-    fn register_chunks(
-        &self,
-        view: ViewNumber,
-        name: &OperatorName,
-        fingerprint: u32,
-        partitions: u32,
-        merger: Arc<dyn ChunkMerger>,
-    ) -> Result<u64, VaultError> {
-        self.register_any(view, name, fingerprint, partitions, Some(merger))
-    }
-
     fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError> {
         let state = read(&self.view);
         state.check(view)?;
         let cells = read(&self.cells);
         let has_state = |number: u64| {
-            cells.range((number, PartitionId(0))..=(number, PartitionId(u32::MAX))).any(
-                |(_, cell)| {
-                    let cell = lock(cell);
-                    cell.live.is_some() || cell.replica.is_some()
-                },
-            )
+            cells
+                .range((number, PartitionId(0))..=(number, PartitionId(u32::MAX)))
+                .any(|(_, cell)| lock(cell).is_used())
         };
         let unclaimed = state
             .operators
             .iter()
             .filter(|(number, operator)| !operator.registered && has_state(**number));
-        let unclaimed = unclaimed.map(|(_, operator)| operator.name.clone());
+        let unclaimed = unclaimed.map(|(_, operator)| operator.identity.name.clone());
         Ok(unclaimed.chain(lock(&self.journals).unclaimed()).collect())
-    }
-
-    fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
-        let discarded = std::mem::take(&mut *lock(&self.discarded));
-        drop(discarded);
-        // SUBTLE: a view may be installed while this folds; it never resumes below what is recorded.
-        let Some(recorded) = self.recorded() else {
-            return Ok(0);
-        };
-        let mergers: BTreeMap<u64, Arc<dyn ChunkMerger>> = {
-            let state = read(&self.view);
-            let operators = state.operators.iter();
-            operators
-                .filter_map(|(number, o)| Some((*number, Arc::clone(o.merger.as_ref()?))))
-                .collect()
-        };
-        let recorded = if planted::is(Planted::FoldStored) { Epoch::END } else { recorded };
-        let mut next = lock(&self.next);
-        let (first, last): (Vec<_>, Vec<_>) = {
-            let cells = read(&self.cells);
-            cells
-                .iter()
-                .map(|(key, cell)| (*key, Arc::clone(cell)))
-                .partition(|(key, _)| Some(*key) >= *next)
-        };
-        let mut folded = 0;
-        let mut refused = None;
-        for (key, cell) in first.into_iter().chain(last) {
-            *next = Some(key);
-            if folded >= budget_bytes {
-                break;
-            }
-            folded += lock(&cell).count(&self.pending_bytes, |replica| match replica {
-                Some(replica) => replica.fold(recorded, budget_bytes - folded),
-                None => Ok(0),
-            })?;
-            if let Some(merger) = mergers.get(&key.0) {
-                // At least one step, or folding might leave no room for any.
-                let room = budget_bytes.saturating_sub(folded).max(1);
-                match self.merge(key, &cell, merger.as_ref(), room) {
-                    Ok(merged) => folded += merged,
-                    // The others shall not wait for it.
-                    Err(error) => drop(refused.get_or_insert(error)),
-                }
-            }
-        }
-        refused.map_or(Ok(folded), Err)
-    }
-
-    fn usage(&self) -> Usage {
-        let state = read(&self.view);
-        let cells = read(&self.cells);
-        let filled = state.filled(&cells);
-        let is_incomplete = |(index, holding): &(usize, &Holding)| {
-            holding.completeness == Completeness::Filling
-                && filled.get(index).is_none_or(|filled| Some(*filled) > state.recorded)
-        };
-        let mut usage = Usage {
-            filling_partitions: state.holdings.iter().enumerate().filter(is_incomplete).count(),
-            pending_bytes: self.pending_bytes.load(Ordering::Relaxed),
-            dropped_frames: self.dropped_frames.load(Ordering::Relaxed),
-            journal_bytes: lock(&self.journals).bytes(),
-            ..Usage::default()
-        };
-        for cell in cells.values() {
-            let cell = lock(cell);
-            usage.deposits += usize::from(cell.live.is_some());
-            usage.replica_bytes += cell.replica.as_ref().map_or(0, Replica::base_bytes);
-        }
-        usage
     }
 }
 

@@ -10,6 +10,7 @@ use crate::snapshot::{DeltaRef, Subject};
 use crate::state::Replica;
 use crate::vault::VaultError;
 use crate::vault::chunks::without_filling;
+use crate::vault::identity::Identity;
 
 impl MemoryVault {
     /// Stores one delta; returns whether this node holds its partition.
@@ -20,10 +21,11 @@ impl MemoryVault {
             self.dropped_frames.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
-        if subject.partition.0 >= operator.partitions {
+        let Identity { name, fingerprint, partitions } = &operator.identity;
+        if subject.partition.0 >= *partitions {
             return Err(VaultError::UnknownPartition {
-                operator: operator.name.clone(),
-                partitions: operator.partitions,
+                operator: name.clone(),
+                partitions: *partitions,
                 partition: subject.partition,
             });
         }
@@ -35,7 +37,7 @@ impl MemoryVault {
             self.dropped_frames.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
-        let expected = Subject { fingerprint: operator.fingerprint, ..subject };
+        let expected = Subject { fingerprint: *fingerprint, ..subject };
         let empty = || {
             if is_fed {
                 Replica::new(expected)

@@ -22,13 +22,11 @@ use timely::progress::frontier::Antichain;
 use timely::progress::{PathSummary, Timestamp};
 
 use crate::data::Data;
-use crate::error::JobError;
 use crate::fence::{Fence, HasFence};
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::planted::{self, Planted};
 use crate::protected::outlet::Outlet;
 use crate::protected::partitions::Partitions;
-use crate::protected::route::KeyRoute;
 use crate::protected::turns::{complete, time_of};
 use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, FencedTime, passed};
@@ -120,15 +118,11 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
             let (fence, name) = (inner_fence, inner_name);
             let mut output = OutputBuilder::<T, NoopBuilder<C>>::from(output);
             let mut capabilities = capabilities.into_iter();
-            let (mut origin, frames_held) = (capabilities.next(), capabilities.next());
-            let mut outlet = frames_held.map(|mut held| {
-                held.downgrade(&fence.resume_time());
-                Outlet::new(&fence, frames_output, held)
-            });
+            let mut origin = capabilities.next();
+            let mut outlet = Outlet::new(&fence, frames_output, capabilities.next());
             let mut decoded = fence.generation().resume.is_none();
             move |frontiers| {
                 let _active = fence.check(&name);
-                let Some(outlet) = &mut outlet else { return };
                 let mut output = output.activate();
                 if let Some(origin) = origin.take() {
                     turning.again(&origin, |capability, mut records| {
@@ -143,7 +137,7 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
                     output.session_with_builder(&capability).give_container(records);
                 });
                 let through = passed(&frontiers[0]).max(fence.generation().resume);
-                turning.seal(through, outlet);
+                turning.seal(through, &mut outlet);
                 if !decoded {
                     decoded = turning.states.decode_some(DECODE_KEYS);
                     if !decoded {
@@ -162,7 +156,6 @@ struct Turning<T: EpochTime, C: Container + Data> {
     name: OperatorName,
     /// What is on its way across the last checkpoint, by the epoch in which it comes back.
     states: Partitions<(u64, u64), (T, C)>,
-    route: KeyRoute<(u64, u64)>,
     /// The same in the order in which it comes back. Two partitions may use one number: they were run by
     /// different workers.
     kept: BTreeSet<(u64, PartitionId, u64)>,
@@ -187,18 +180,10 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             fence: fence.clone(),
             name: name.clone(),
             states,
-            route: KeyRoute::new(fence.generation().settings.hasher),
             kept,
             since: BTreeMap::new(),
             next_number,
             begun: false,
-        }
-    }
-
-    fn hash(&mut self, key: &(u64, u64), partition: PartitionId) -> u64 {
-        match self.route.hash(key) {
-            Ok(hash) => hash,
-            Err(error) => self.states.refuse(partition, error.to_string()),
         }
     }
 
@@ -255,7 +240,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
             && comes <= checkpoint.0
         {
             let key = (comes, number);
-            let hash = self.hash(&key, partition);
+            let hash = self.states.hash(partition, &key);
             self.states.table(partition).remove(hash, &key);
             self.kept.pop_first();
         }
@@ -266,14 +251,12 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
                 let comes = back.epoch();
                 if comes > checkpoint {
                     let Some(&partition) = self.states.owned().first() else {
-                        self.fence.fail(JobError::Misplaced {
-                            operator: self.name.clone(),
-                            what: "records reached a worker that runs no partition".to_owned(),
-                        })
+                        let what = "records reached a worker that runs no partition";
+                        self.fence.misplaced(&self.name, what)
                     };
                     let key = (comes.0, self.next_number);
                     self.next_number += 1;
-                    let hash = self.hash(&key, partition);
+                    let hash = self.states.hash(partition, &key);
                     self.states.table(partition).insert(hash, key, (back, records));
                     self.kept.insert((key.0, partition, key.1));
                 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::codec::{Codec, Postcard};
@@ -23,7 +22,7 @@ use crate::fence::{Fence, HasFence};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::protected::outlet::{Outlet, advance};
 use crate::protected::partitions::Partitions;
-use crate::protected::route::{KeyRoute, to_somebody};
+use crate::protected::route::to_somebody;
 use crate::protected::turns::{Turns, complete, time_of};
 use crate::rounds::replicate::commit;
 use crate::time::{FencedTime, passed, reached};
@@ -278,17 +277,13 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
         let (_released, released_stream) = builder.new_output::<Vec<()>>();
         let (frames_output, frames) = builder.new_output();
         let (inner_fence, inner_name) = (fence.clone(), name.clone());
-        builder.build(move |mut capabilities: Vec<Capability<T>>| {
+        builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
-            let resume = fence.resume_time::<T>();
-            // What is committed already is released again, at the first time of this generation.
-            for capability in &mut capabilities {
-                capability.downgrade(&resume);
-            }
             let mut capabilities = capabilities.into_iter();
             let mut held = capabilities.next();
-            let mut outlet =
-                capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
+            // What is committed already is released again, at the first time of this generation.
+            advance(&mut held, Some(fence.first_epoch()));
+            let mut outlet = Outlet::new(&fence, frames_output, capabilities.next());
             let mut turns = Turns::<T, Vec<D>>::new();
             let mut is_finished = false;
             move |frontiers| {
@@ -299,7 +294,6 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
                     let time = time_of(&fence, &name, capability.stamp());
                     turns.wait(time, std::mem::take(batch));
                 });
-                let Some(outlet) = &mut outlet else { return };
                 while let Some(epoch) = turns.complete_epoch(through) {
                     fence.leave_if_stopping();
                     if !outlet.turn_to(epoch, &mut writing.shards) {
@@ -334,7 +328,6 @@ struct Writing<D, S> {
     fence: Fence,
     name: OperatorName,
     shards: Partitions<ShardKey, Bytes>,
-    route: KeyRoute<ShardKey>,
     /// What is prepared and not released, in the order of release.
     waiting: BTreeSet<(u64, PartitionId)>,
     released: BTreeMap<PartitionId, Epoch>,
@@ -367,7 +360,6 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             fence: fence.clone(),
             name: name.clone(),
             shards,
-            route: KeyRoute::new(generation.settings.hasher),
             waiting,
             released: BTreeMap::new(),
             retry: None,
@@ -379,20 +371,13 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         self.fence.fail(JobError::Sink { operator: self.name.clone(), what })
     }
 
-    fn hash(&mut self, key: &ShardKey) -> u64 {
-        match self.route.hash(key) {
-            Ok(hash) => hash,
-            Err(error) => self.fail(format!("its state cannot be encoded: {error}")),
-        }
-    }
-
     /// Where the next result of a shard goes; `None` where it has had none.
     fn position(&mut self, shard: PartitionId) -> Option<S::Position> {
-        let hash = self.hash(&ShardKey::Position);
+        let hash = self.shards.hash(shard, &ShardKey::Position);
         let held = self.shards.table(shard).get(hash, &ShardKey::Position)?;
         match Postcard::decode(&held.0) {
             Ok(position) => Some(position),
-            Err(error) => self.shards.refuse(shard, error.to_string()),
+            Err(error) => self.shards.refuse(shard, error),
         }
     }
 
@@ -419,18 +404,16 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             ));
         };
         self.fence.whereabouts().set_partition(shard);
-        let position_hash = self.hash(&ShardKey::Position);
+        let position_hash = self.shards.hash(shard, &ShardKey::Position);
         let mut position = self.position(shard).unwrap_or_default();
-        let prepared = match self.sink.prepare(&mut position, &rows) {
-            Ok(prepared) => prepared,
-            Err(error) => self.fail(error.to_string()),
-        };
+        let prepared = self.sink.prepare(&mut position, &rows);
+        let prepared = prepared.unwrap_or_else(|error| self.fail(error.to_string()));
         let mut encoded = Vec::new();
         if let Err(error) = Postcard::encode(&position, &mut encoded) {
             self.fail(format!("its position cannot be encoded: {error}"));
         }
         let key = ShardKey::Prepared(epoch.0);
-        let hash = self.hash(&key);
+        let hash = self.shards.hash(shard, &key);
         let table = self.shards.table(shard);
         table.insert(position_hash, ShardKey::Position, Bytes(encoded));
         table.insert(hash, key, Bytes(prepared));
@@ -451,7 +434,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             here.set_epoch(Epoch(epoch));
             here.set_partition(shard);
             let key = ShardKey::Prepared(epoch);
-            let hash = self.hash(&key);
+            let hash = self.shards.hash(shard, &key);
             let id = Release {
                 run: self.fence.generation().settings.run.clone(),
                 sink: self.name.clone(),

@@ -1,5 +1,6 @@
 //! Replayable sources: inputs that can be read again from an offset, so that nothing is lost.
 
+mod epochs;
 mod file_copy;
 mod followed_files;
 mod listing;
@@ -13,27 +14,23 @@ pub use per_share::{PerShare, per_share};
 pub use text_files::TextFiles;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
+use self::epochs::Epochs;
 use self::pace::Pace;
 use crate::data::Data;
-use crate::error::JobError;
 use crate::fence::HasFence;
 use crate::fence::alarm::Alarm;
 use crate::fence::careful::Careful;
-use crate::ids::Epoch;
-use crate::protected::outlet::{Outlet, advance};
+use crate::protected::outlet::Outlet;
 use crate::rounds::replicate::commit;
-use crate::time::{EpochTime, FencedTime};
+use crate::time::EpochTime;
 use listing::Order;
 use reading::{Reading, Turn};
 
@@ -239,39 +236,18 @@ pub trait ToStreamFenced: Source + Sized {
         let (inner_fence, inner_name) = (fence.clone(), name.clone());
         builder.build(move |capabilities| {
             let (fence, name) = (inner_fence, inner_name);
-            let mut current = fence.first_epoch();
-            // A short type counts less far than the clock.
-            let last = T::from_epoch(Epoch::END).epoch();
-            let begun = Arc::clone(&fence.generation().gauges);
-            let begin = move |epoch: Epoch| {
-                // After the end of everything no epoch begins.
-                if epoch <= Epoch::END {
-                    begun.epochs_begun.fetch_max(epoch.next().0, Ordering::Relaxed);
-                }
-            };
-            begin(current);
-            let mut capabilities: Vec<Capability<T>> = capabilities;
-            for capability in &mut capabilities {
-                capability.downgrade(&T::from_epoch(current));
-            }
             let mut capabilities = capabilities.into_iter();
-            let mut held = capabilities.next();
-            let mut outlet =
-                capabilities.next().map(|held| Outlet::new(&fence, frames_output, held));
+            let held = capabilities.next();
+            let outlet = Outlet::new(&fence, frames_output, capabilities.next());
+            let mut epochs = Epochs::begin(&fence, &name, dataflow, held, outlet);
             let mut output =
                 OutputBuilder::<T, CapacityContainerBuilder<Vec<Self::Item>>>::from(output);
-            // What the shards begin with is a change, too.
-            if let Some(outlet) = &mut outlet {
-                outlet.begin(current);
-            }
             let mut alarm = Alarm::new(activator.clone());
-            let mut batch = Vec::new();
-            let mut pace = Pace::new();
+            let (mut batch, mut pace) = (Vec::new(), Pace::new());
             move |frontiers| {
                 let _active = fence.check(&name);
                 decided.for_each(|_time, orders| reading.gather(orders));
-                let Some(outlet) = &mut outlet else { return };
-                if held.is_none() {
+                if epochs.held().is_none() {
                     return;
                 }
                 pace.end(fence.generation().clock.elapsed());
@@ -282,29 +258,12 @@ pub trait ToStreamFenced: Source + Sized {
                     }
                     return;
                 }
-                let clock = fence.clock_epoch(dataflow);
-                if clock.epoch > last {
-                    fence.fail(JobError::Source {
-                        operator: name.clone(),
-                        what: no_time_left::<T>(last),
-                    });
-                }
-                if clock.epoch > current && fence.checkpoints().admit(clock.epoch) {
-                    // It was through with the last epoch when it chose to begin another one.
-                    let through = Epoch::before(Some(clock.epoch));
-                    outlet.pass(through, reading.states());
-                    current = clock.epoch;
-                    begin(current);
-                    advance(&mut held, Some(current));
-                } else if clock.throttled {
-                    // What is stored wakes it.
+                if !epochs.go_on(reading.states()) {
                     return;
                 }
-                outlet.begin(current);
-                fence.whereabouts().set_epoch(current);
                 let items_max = pace.begin(fence.generation().clock.elapsed());
                 let turn = reading.read(&mut batch, items_max);
-                if let Some(held) = &held
+                if let Some(held) = epochs.held()
                     && !batch.is_empty()
                 {
                     output.activate().session(held).give_container(&mut batch);
@@ -314,21 +273,10 @@ pub trait ToStreamFenced: Source + Sized {
                     Turn::Read => activator.activate(),
                     // It looks up once an epoch, so that the epochs of all others go on.
                     Turn::Idle(pause) => {
-                        alarm.wake_after(
-                            &fence,
-                            pause.min(fence.generation().settings.epoch_interval),
-                        );
+                        let interval = fence.generation().settings.epoch_interval;
+                        alarm.wake_after(&fence, pause.min(interval));
                     }
-                    // After the end of everything nothing changes: all shards were exhausted before.
-                    Turn::Exhausted if current > Epoch::END => {
-                        held = None;
-                        outlet.close();
-                    }
-                    Turn::Exhausted => {
-                        outlet.seal_last(&T::from_epoch(current), reading.states());
-                        held = None;
-                        outlet.close();
-                    }
+                    Turn::Exhausted => epochs.end(reading.states()),
                 }
             }
         });
@@ -338,11 +286,3 @@ pub trait ToStreamFenced: Source + Sized {
 }
 
 impl<S: Source> ToStreamFenced for S {}
-
-fn no_time_left<T>(last: Epoch) -> String {
-    format!(
-        "the time type {} has no epoch after {last}, so nothing more could be committed: give its dataflow a \
-         wider type, such as u64, or longer epochs (--epoch-ms)",
-        std::any::type_name::<T>()
-    )
-}

@@ -16,7 +16,6 @@ use crate::fence::generation::Notice;
 use crate::hash::partition_of_shard;
 use crate::ids::{OperatorName, PartitionId};
 use crate::protected::partitions::Partitions;
-use crate::protected::route::KeyRoute;
 
 /// How many shards of a worker are open at a time, where it has more.
 const OPEN_MAX: usize = 16;
@@ -199,7 +198,6 @@ impl<S: Source> Reading<S> {
     fn adopt(&mut self, list: Vec<Listed>) {
         let generation = self.fence.generation().clone();
         let routes = &generation.routes;
-        let mut route = KeyRoute::new(generation.settings.hasher);
         let (count, mut total) = (list.len(), 0u64);
         for (index, listed) in list.into_iter().enumerate() {
             total = total.saturating_add(self.source.extent(&listed.name).unwrap_or(0));
@@ -207,11 +205,8 @@ impl<S: Source> Reading<S> {
             if routes.owner(partition) != self.fence.worker() {
                 continue;
             }
-            let hash = match route.hash(&listed.name) {
-                Ok(hash) => hash,
-                Err(error) => self.states.refuse(partition, error.to_string()),
-            };
             let Listed { name, fingerprint } = listed;
+            let hash = self.states.hash(partition, &name);
             let index = index as u64;
             let state = ShardState { index, fingerprint, position: None, records: 0, done: false };
             self.states.table(partition).insert(hash, name, state);
@@ -225,7 +220,6 @@ impl<S: Source> Reading<S> {
     /// Gets ready to read the shards that are in the worker's state.
     fn begin(&mut self) {
         let reached = std::mem::take(&mut self.reached);
-        let mut route = KeyRoute::new(self.fence.generation().settings.hasher);
         let mut queue = Vec::new();
         let (mut consumed, mut records, mut replayed) = (0, 0, 0);
         for partition in self.states.owned().to_vec() {
@@ -234,10 +228,7 @@ impl<S: Source> Reading<S> {
                 shards.push((shard.clone(), state.clone()));
             });
             for (shard, state) in shards {
-                let hash = match route.hash(&shard) {
-                    Ok(hash) => hash,
-                    Err(error) => self.states.refuse(partition, error.to_string()),
-                };
+                let hash = self.states.hash(partition, &shard);
                 if let Some(position) = &state.position {
                     consumed += self.source.consumed(&shard, position);
                 }

@@ -9,7 +9,6 @@ use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName};
 use crate::protected::outlet::{Seal, Seals};
 use crate::protected::partitions::Partitions;
-use crate::protected::route::KeyRoute;
 use crate::time::{EpochTime, FencedTime};
 use crate::verbs::quarantine::Panic;
 
@@ -18,7 +17,6 @@ pub(super) struct WithTimers<K: Data + Eq, S: Data, L> {
     fence: Fence,
     states: Partitions<K, S>,
     timers: Partitions<(u64, K), ()>,
-    timer_route: KeyRoute<(u64, K)>,
     /// The same timers in the order in which they fire.
     due: BTreeMap<u64, Vec<Place<K>>>,
     logic: L,
@@ -26,31 +24,19 @@ pub(super) struct WithTimers<K: Data + Eq, S: Data, L> {
 
 impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
     pub(super) fn restore(fence: &Fence, name: &OperatorName, logic: L) -> Self {
-        let hasher = fence.generation().settings.hasher;
-        let states = Partitions::restore(fence, name, &mut |_| {});
+        let mut states = Partitions::<K, S>::restore(fence, name, &mut |_| {});
         let timers_name = OperatorName::new(&format!("{name}.timers"));
         let mut timers = Partitions::<(u64, K), ()>::restore(fence, &timers_name, &mut |_| {});
-        let mut route = KeyRoute::new(hasher);
         let mut due = BTreeMap::<u64, Vec<Place<K>>>::new();
         for partition in timers.owned().to_vec() {
             let mut found = Vec::new();
             timers.table(partition).for_each(|(epoch, key), ()| found.push((*epoch, key.clone())));
             for (epoch, key) in found {
-                let hash = match route.hash(&key) {
-                    Ok(hash) => hash,
-                    Err(error) => timers.refuse(partition, error.to_string()),
-                };
+                let hash = states.hash(partition, &key);
                 due.entry(epoch).or_default().push(Place { key, hash, partition });
             }
         }
-        WithTimers {
-            fence: fence.clone(),
-            states,
-            timers,
-            timer_route: KeyRoute::new(hasher),
-            due,
-            logic,
-        }
+        WithTimers { fence: fence.clone(), states, timers, due, logic }
     }
 
     fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
@@ -80,10 +66,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             // Not the epoch: of the last one there are two times.
             let number = time.outer().to_epoch().0;
             let timer = (number, at.key.clone());
-            let hash = match self.timer_route.hash(&timer) {
-                Ok(hash) => hash,
-                Err(error) => self.timers.refuse(at.partition, error.to_string()),
-            };
+            let hash = self.timers.hash(at.partition, &timer);
             let timers = self.timers.table(at.partition);
             if timers.insert(hash, timer, ()).is_none() {
                 let place = Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
@@ -141,10 +124,7 @@ where
         for at in places {
             self.fence.whereabouts().set_partition(at.partition);
             let timer = (epoch, at.key.clone());
-            let hash = match self.timer_route.hash(&timer) {
-                Ok(hash) => hash,
-                Err(error) => self.timers.refuse(at.partition, error.to_string()),
-            };
+            let hash = self.timers.hash(at.partition, &timer);
             self.timers.table(at.partition).remove(hash, &timer);
             self.call(time, at, Event::Timer, out);
         }

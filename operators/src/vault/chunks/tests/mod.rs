@@ -1,14 +1,14 @@
 //! Traces in a vault: whatever is merged, cut off, taken over or filled, the chunks' sum is the state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{OperatorName, PartitionId, ViewNumber};
 use crate::snapshot::Subject;
-use crate::vault::{MemoryVault, Role, Span, Vault, VaultError};
+use crate::vault::{Kind, MemoryVault, Role, Span, Vault, VaultError};
+
+mod cluster;
 
 const OWNER: Role = Role { owner: true, backup: false };
 const BACKUP: Role = Role { owner: false, backup: true };
@@ -108,7 +108,7 @@ impl Node {
         self.vault.install(ViewNumber(self.view), resume.map(Epoch), &|_| role).unwrap();
         self.operator = self
             .vault
-            .register_chunks(self.vault.present(), &name("trace"), PRINT, 1, Arc::new(Adder))
+            .register(self.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Adder)))
             .unwrap();
     }
 
@@ -174,11 +174,15 @@ fn names_are_encoded_in_their_order() {
 #[test]
 fn a_table_is_no_trace_and_a_trace_no_table() {
     let node = Node::begin(OWNER);
-    let refused = node.vault.register(node.vault.present(), &name("trace"), PRINT, 1);
+    let refused = node.vault.register(node.vault.present(), &name("trace"), PRINT, Kind::Table(1));
     assert_eq!(refused, Err(VaultError::StateChanged { operator: name("trace"), chunks: false }));
-    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
-    let refused =
-        node.vault.register_chunks(node.vault.present(), &name("table"), PRINT, 1, Arc::new(Adder));
+    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    let refused = node.vault.register(
+        node.vault.present(),
+        &name("table"),
+        PRINT,
+        Kind::Chunks(1, Arc::new(Adder)),
+    );
     assert!(matches!(refused, Err(VaultError::StateChanged { chunks: true, .. })));
 }
 
@@ -257,7 +261,7 @@ fn bytes_that_cannot_be_merged_stay_and_others_are_merged_all_the_same() {
     let mut node = Node::begin(OWNER);
     let other = node
         .vault
-        .register_chunks(node.vault.present(), &name("zebra"), PRINT, 1, Arc::new(Adder))
+        .register(node.vault.present(), &name("zebra"), PRINT, Kind::Chunks(1, Arc::new(Adder)))
         .unwrap();
     for epoch in 1..=8 {
         let previous = (epoch > 1).then(|| epoch - 1);
@@ -292,7 +296,7 @@ impl ChunkMerger for Splitter {
 fn a_merger_that_makes_more_of_less_is_an_error() {
     let mut node = Node::begin(OWNER);
     node.vault
-        .register_chunks(node.vault.present(), &name("trace"), PRINT, 1, Arc::new(Splitter))
+        .register(node.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Splitter)))
         .unwrap();
     (1..=4).for_each(|epoch| node.add(epoch, &[(1, 1)]));
     node.record(4);
@@ -315,7 +319,7 @@ impl ChunkMerger for Idler {
 fn a_merger_that_merges_nothing_does_not_keep_the_compactor_busy() {
     let node = Node::begin(OWNER);
     node.vault
-        .register_chunks(node.vault.present(), &name("trace"), PRINT, 1, Arc::new(Idler))
+        .register(node.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Idler)))
         .unwrap();
     for epoch in 1..=4 {
         node.add(epoch, &[(1, 1)]);
@@ -373,10 +377,11 @@ fn the_copy_of_an_owner_goes_on_through_views() {
 fn a_successor_opens_what_it_backed_up_and_goes_on_with_it() {
     let mut node = Node::begin(BACKUP);
     assert!(!node.is_live());
-    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     node.add(1, &[(1, 1)]);
     node.install(Some(1), OWNER);
-    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    let table =
+        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     assert_eq!(node.sum(), Some(Sum::from([(1, 1)])));
     node.vault.close_replica(node.vault.present(), node.operator, P0);
     assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_some());
@@ -426,11 +431,12 @@ fn an_owner_that_becomes_a_backup_is_filled_anew() {
 #[test]
 fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     (1..=2).for_each(|epoch| node.add(epoch, &[(epoch, 1)]));
     node.record(2);
     node.install(Some(2), BOTH);
-    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    let table =
+        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_none());
     assert_eq!(node.sum(), Some(Sum::from([(1, 1), (2, 1)])));
     let filling = [(id(1, 7), encode(&[(1, 1), (2, 1)])), (id(3, 0), encode(&[(3, 1)]))];
@@ -448,11 +454,12 @@ fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
 #[test]
 fn a_filling_that_was_not_complete_leaves_the_owner_its_copy() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     node.add(1, &[(1, 1)]);
     node.record(1);
     node.install(Some(1), BOTH);
-    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    let table =
+        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     node.store(&delta(node.operator, (Some(1), 2), &[], true)).unwrap();
     node.record(2);
     node.install(Some(2), BOTH);
@@ -525,247 +532,11 @@ fn chunks_are_merged_while_a_worker_stores() {
 #[test]
 fn a_partition_is_live_with_its_tables_and_its_owner() {
     let node = Node::begin(OWNER);
-    let table = node.vault.register(node.vault.present(), &name("table"), PRINT, 1).unwrap();
+    let table =
+        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
     assert!(!node.is_live());
     node.vault.deposit(node.vault.present(), table, P0, Box::new(()));
     assert!(node.is_live());
     node.vault.deposit(node.vault.present(), node.operator, P0, Box::new(()));
     assert_eq!(node.vault.usage().deposits, 1, "nothing live is left of a trace");
-}
-
-/// What happens in a cluster.
-#[derive(Clone, Debug)]
-enum Step {
-    /// The owner seals an epoch, with so many chunks, and with so much of what it fills others with.
-    Seal {
-        updates: Vec<Updates>,
-        filling: usize,
-    },
-    /// A node stores some of what it was sent.
-    Store {
-        node: usize,
-        deltas: usize,
-    },
-    /// A node notes the latest epoch that all have stored.
-    Record {
-        node: usize,
-    },
-    Compact {
-        node: usize,
-        budget_bytes: usize,
-    },
-    /// A view: who is to own, if it can, and who is fed.
-    View {
-        owner: usize,
-        fed: Vec<bool>,
-    },
-}
-
-const NODES: usize = 3;
-
-fn updates() -> impl Strategy<Value = Updates> {
-    let short = proptest::collection::vec((0_u64..40, -3_i64..4), 0..20);
-    let long = (0_u64..1000, 100_usize..3000, prop_oneof![Just(1_i64), Just(-1)]);
-    let long = long.prop_map(|(first, count, diff)| {
-        (first..first + count as u64).map(|key| (key, diff)).collect()
-    });
-    prop_oneof![8 => short, 1 => long]
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let seal = (proptest::collection::vec(updates(), 0..4), 0_usize..30);
-    let step = prop_oneof![
-        8 => seal.prop_map(|(updates, filling)| Step::Seal { updates, filling }),
-        8 => (0..NODES, 1_usize..12).prop_map(|(node, deltas)| Step::Store { node, deltas }),
-        4 => (0..NODES).prop_map(|node| Step::Record { node }),
-        4 => (0..NODES, prop_oneof![Just(1), Just(500), Just(usize::MAX)])
-            .prop_map(|(node, budget_bytes)| Step::Compact { node, budget_bytes }),
-        1 => (0..NODES, proptest::collection::vec(any::<bool>(), NODES))
-            .prop_map(|(owner, fed)| Step::View { owner, fed }),
-    ];
-    proptest::collection::vec(step, 1..150)
-}
-
-/// Three nodes and one partition, and what its state is at each epoch.
-struct Cluster {
-    nodes: Vec<Node>,
-    owner: usize,
-    fed: Vec<bool>,
-    resume: Option<u64>,
-    last: Option<u64>,
-    /// The last one that there was when the view began.
-    last_opened: Option<u64>,
-    next: u64,
-    history: Vec<(u64, Updates)>,
-    /// What was sealed in this view, and how many of it each node has stored.
-    sealed: Vec<(u64, Vec<u8>)>,
-    stored: Vec<usize>,
-    recorded: Vec<Option<u64>>,
-    /// What the owner has to fill others with; `None` once it has.
-    filling: Option<Updates>,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let fed = vec![false, true, true];
-        let role = |node| if node == 0 { OWNER } else { BACKUP };
-        Cluster {
-            nodes: (0..NODES).map(|node| Node::begin(role(node))).collect(),
-            owner: 0,
-            fed,
-            resume: None,
-            last: None,
-            last_opened: None,
-            next: 1,
-            history: Vec::new(),
-            sealed: Vec::new(),
-            stored: vec![0; NODES],
-            recorded: vec![None; NODES],
-            filling: None,
-        }
-    }
-
-    fn is_target(&self, node: usize) -> bool {
-        node == self.owner || self.fed[node]
-    }
-
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Seal { updates, filling } => self.seal(updates, filling),
-            Step::Store { node, deltas } => {
-                if self.is_target(node) {
-                    let to = (self.stored[node] + deltas).min(self.sealed.len());
-                    for (_, frame) in &self.sealed[self.stored[node]..to] {
-                        assert_eq!(self.nodes[node].store(frame), Ok(1));
-                    }
-                    self.stored[node] = to;
-                }
-            }
-            Step::Record { node } => {
-                let targets = (0..NODES).filter(|node| self.is_target(*node));
-                let stored = targets.map(|node| self.stored[node]).min().unwrap();
-                let Some((epoch, _)) = stored.checked_sub(1).map(|last| &self.sealed[last]) else {
-                    return;
-                };
-                let to = &self.nodes[node];
-                to.vault.complete(ViewNumber(to.view), to.operator, Epoch(*epoch)).unwrap();
-                to.record(*epoch);
-                self.recorded[node] = Some(*epoch);
-            }
-            Step::Compact { node, budget_bytes } => {
-                self.nodes[node].vault.compact(budget_bytes).unwrap();
-            }
-            Step::View { owner, fed } => self.view(owner, fed),
-        }
-    }
-
-    fn seal(&mut self, updates: Vec<Updates>, filling: usize) {
-        let epoch = self.next;
-        let mut chunks: Vec<(ChunkId, Vec<u8>)> = (0_u32..)
-            .zip(&updates)
-            .map(|(index, updates)| (id(epoch, index), encode(updates)))
-            .collect();
-        let mut completes = false;
-        if let (Some(left), Some(resume)) = (&mut self.filling, self.resume) {
-            let some = left.split_off(left.len().saturating_sub(filling * 100));
-            // Names that nobody has, and some that the owner's own copy may have.
-            let name = id(resume - resume.min(u64::from(epoch.is_multiple_of(3))), epoch as u32);
-            chunks.push((name, encode(&some)));
-            completes = left.is_empty();
-        }
-        if completes {
-            self.filling = None;
-        }
-        let operator = self.nodes[self.owner].operator;
-        let frame = delta(operator, (self.last, epoch), &chunks, completes);
-        self.sealed.push((epoch, frame));
-        self.history.extend(updates.into_iter().map(|updates| (epoch, updates)));
-        self.last = Some(epoch);
-        self.next += 1 + epoch % 2;
-    }
-
-    fn view(&mut self, owner: usize, mut fed: Vec<bool>) {
-        let recorded = self.recorded.iter().max().copied().flatten();
-        let resume = recorded.max(self.resume);
-        // As the plan counts copies.
-        let is_copy = |node: usize| {
-            let copies = self.nodes[node].vault.inventory().partitions.get(&P0).copied();
-            let copies = copies.unwrap_or_default();
-            let spans = copies.replica.is_some_and(|span| {
-                let through = if self.fed[node] {
-                    span.through.max(recorded.map(Epoch))
-                } else {
-                    span.through
-                };
-                span.from <= resume.map(Epoch) && through >= resume.map(Epoch)
-            });
-            resume.is_none() || spans || (copies.live && node == self.owner)
-        };
-        let owner = if is_copy(owner) { owner } else { self.owner };
-        assert!(is_copy(owner), "an owner has a copy");
-        // An owner is its own backup only where nobody else is one.
-        fed[owner] = fed.iter().all(|fed| !fed);
-        let has_all: BTreeSet<usize> = (0..NODES).filter(|node| is_copy(*node)).collect();
-        for (node, here) in self.nodes.iter_mut().enumerate() {
-            let role = match (node == owner, fed[node]) {
-                (true, false) => OWNER,
-                (true, true) => BOTH,
-                (false, true) => BACKUP,
-                (false, false) => NOTHING,
-            };
-            here.install(resume, role);
-        }
-        self.history.retain(|(epoch, _)| Some(*epoch) <= resume);
-        let sealed = self.sealed.iter().map(|(epoch, _)| *epoch);
-        let last = sealed.filter(|epoch| Some(*epoch) <= resume).max().or(self.last_opened);
-        self.owner = owner;
-        let filling =
-            (0..NODES).any(|node| fed[node] && (!has_all.contains(&node) || node == owner));
-        self.fed = fed;
-        self.resume = resume;
-        // What was cut off comes again, under the same epochs and names.
-        self.next = resume.map_or(1, |resume| resume + 1);
-        self.sealed.clear();
-        self.stored = vec![0; NODES];
-        self.recorded = vec![resume; NODES];
-        let Node { vault, operator, .. } = &self.nodes[owner];
-        let opened = vault.open_replica(vault.present(), *operator, P0);
-        let opened = opened.unwrap().unwrap();
-        assert_eq!(opened.last.map(|epoch| epoch.0), last);
-        (self.last, self.last_opened) = (last, last);
-        let sum = self.nodes[owner].sum().unwrap();
-        assert_eq!(sum, self.model());
-        self.filling = (filling && resume.is_some()).then(|| sum.into_iter().collect());
-    }
-
-    fn model(&self) -> Sum {
-        let mut sum = Sum::new();
-        for (_, updates) in &self.history {
-            add(&mut sum, updates.iter().copied());
-        }
-        sum
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_owner_opens_the_sum_of_what_was_committed(steps in steps()) {
-        let mut cluster = Cluster::new();
-        for step in steps {
-            cluster.step(step);
-        }
-        // All is stored and committed, and each node that then has a copy could go on.
-        for node in 0..NODES {
-            cluster.step(Step::Store { node, deltas: usize::MAX / 2 });
-        }
-        for node in 0..NODES {
-            cluster.step(Step::Record { node });
-            cluster.step(Step::Compact { node, budget_bytes: usize::MAX });
-        }
-        for owner in 0..NODES {
-            cluster.view(owner, vec![true; NODES]);
-        }
-    }
 }

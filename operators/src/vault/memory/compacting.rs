@@ -1,20 +1,73 @@
-//! Merging of chunks in a vault, off the workers' threads and off the locks for which they wait.
+//! Compacting: deltas are folded and chunks are merged, off the workers' threads and off the locks for
+//! which they wait.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use super::{Cell, Key, MemoryVault, lock, read};
+use crate::ids::Epoch;
 use crate::planted::{self, Planted};
-use crate::state::ChunkMerger;
-use crate::state::Replica;
+use crate::state::{ChunkMerger, Replica};
 use crate::vault::VaultError;
 use crate::vault::chunks::MergeError;
 
 impl MemoryVault {
+    /// Folds pending deltas up to the recorded epoch and merges chunks of what is folded, about
+    /// `budget_bytes` of both, and returns how many bytes were folded or merged.
+    ///
+    /// Chunks that cannot be merged are an error only once all else is done.
+    pub fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError> {
+        let discarded = std::mem::take(&mut *lock(&self.discarded));
+        drop(discarded);
+        // SUBTLE: a view may be installed while this folds; it never resumes below what is recorded.
+        let Some(recorded) = self.recorded() else {
+            return Ok(0);
+        };
+        let mergers: BTreeMap<u64, Arc<dyn ChunkMerger>> = {
+            let state = read(&self.view);
+            let operators = state.operators.iter();
+            operators
+                .filter_map(|(number, o)| Some((*number, Arc::clone(o.merger.as_ref()?))))
+                .collect()
+        };
+        let recorded = if planted::is(Planted::FoldStored) { Epoch::END } else { recorded };
+        let mut next = lock(&self.next);
+        let (first, last): (Vec<_>, Vec<_>) = {
+            let cells = read(&self.cells);
+            cells
+                .iter()
+                .map(|(key, cell)| (*key, Arc::clone(cell)))
+                .partition(|(key, _)| Some(*key) >= *next)
+        };
+        let mut folded = 0;
+        let mut refused = None;
+        for (key, cell) in first.into_iter().chain(last) {
+            *next = Some(key);
+            if folded >= budget_bytes {
+                break;
+            }
+            folded += lock(&cell).count(&self.pending_bytes, |replica| match replica {
+                Some(replica) => replica.fold(recorded, budget_bytes - folded),
+                None => Ok(0),
+            })?;
+            if let Some(merger) = mergers.get(&key.0) {
+                // At least one step, or folding might leave no room for any.
+                let room = budget_bytes.saturating_sub(folded).max(1);
+                match self.merge(key, &cell, merger.as_ref(), room) {
+                    Ok(merged) => folded += merged,
+                    // The others shall not wait for it.
+                    Err(error) => drop(refused.get_or_insert(error)),
+                }
+            }
+        }
+        refused.map_or(Ok(folded), Err)
+    }
+
     /// Merges chunks of a cell, about `budget_bytes` of them, and returns how many bytes were merged.
     ///
     /// The cell is locked only to find out what is there and to put in what came of it: a worker that
     /// stores a delta does not wait while chunks are merged.
-    pub(super) fn merge(
+    fn merge(
         &self,
         (operator, partition): Key,
         cell: &Mutex<Cell>,
@@ -67,7 +120,7 @@ impl MemoryVault {
                     // Not again before something new is folded.
                     merged.end();
                     drop(cell);
-                    let operator = read(&self.view).operator(operator)?.name.clone();
+                    let operator = read(&self.view).operator(operator)?.identity.name.clone();
                     return Err(match error {
                         MergeError::Refused(cause) => {
                             VaultError::Chunks { operator, partition, cause }
