@@ -87,31 +87,23 @@ where
     /// Brings the arrangement into an iterative scope, as differential's `enter`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let mut rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope);
-    ///         let by_key = pairs.clone().arrange_by_key_fenced("by key");
-    ///         // Where the ways of keys end that begin at 1.
-    ///         let begin = pairs.filter(|(key, _)| *key == 1).map(|(key, _)| key);
-    ///         begin
-    ///             .iterate(|scope, keys| {
-    ///                 let keys_seen = keys.clone().arrange_by_self_fenced("keys");
-    ///                 by_key
-    ///                     .enter(scope)
-    ///                     .join_core(keys_seen, |_key, next, ()| Some(*next as u8 - b'0'))
-    ///                     .concat(keys)
-    ///                     .distinct_fenced("all keys")
-    ///             })
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, '2'));
-    ///     pairs.insert_to(1, (2, '3'));
+    /// let rows = testing::run_collection([(1u8, '2'), (2, '3')], |pairs, output| {
+    ///     let by_key = pairs.clone().arrange_by_key_fenced("by key");
+    ///     // All keys that can be reached from key 1.
+    ///     let begin = pairs.filter(|(key, _)| *key == 1).map(|(key, _)| key);
+    ///     begin
+    ///         .iterate(|scope, keys| {
+    ///             let keys_seen = keys.clone().arrange_by_self_fenced("keys");
+    ///             by_key
+    ///                 .enter(scope)
+    ///                 .join_core(keys_seen, |_key, next, ()| Some(*next as u8 - b'0'))
+    ///                 .concat(keys)
+    ///                 .distinct_fenced("all keys")
+    ///         })
+    ///         .sink_fenced("out", output);
     /// });
-    /// rows.sort();
     /// assert_eq!(rows, [(1, 0, 1), (2, 0, 1), (3, 0, 1)]);
     /// ```
     pub fn enter<'inner, TInner>(
@@ -145,19 +137,14 @@ where
     /// It keeps nothing but the arrangements, which are protected.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let by_key = pairs.to_collection(scope).arrange_by_key_fenced("by key");
-    ///         by_key
-    ///             .clone()
-    ///             .join_core(by_key, |key, left, right| Some((*key, *left, *right)))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let by_key = pairs.arrange_by_key_fenced("by key");
+    ///     by_key
+    ///         .clone()
+    ///         .join_core(by_key, |key, left, right| Some((*key, *left, *right)))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a', 'a'), 0, 1)]);
     /// ```
@@ -198,22 +185,16 @@ where
     /// same values, as differential asks of it anyway.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let by_key = pairs.to_collection(scope).arrange_by_key_fenced("by key");
-    ///         by_key
-    ///             .reduce_fenced("last", |_key, values, out| {
-    ///                 out.extend(values.last().map(|(value, _)| (**value, 1isize)));
-    ///             })
-    ///             .as_collection(|key, value| (*key, *value))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (1, 'b'));
+    /// let rows = testing::run_collection([(1, 'a'), (1, 'b')], |pairs, output| {
+    ///     pairs
+    ///         .arrange_by_key_fenced("by key")
+    ///         .reduce_fenced("last", |_key, values, out| {
+    ///             out.extend(values.last().map(|(value, _)| (**value, 1isize)));
+    ///         })
+    ///         .as_collection(|key, value| (*key, *value))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'b'), 0, 1)]);
     /// ```
@@ -305,17 +286,10 @@ where
     /// `count_total`: it keeps nothing but the arrangement.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let numbers = numbers.to_collection(scope).arrange_by_self_fenced("numbers seen");
-    ///         numbers.count_total().sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.arrange_by_self_fenced("numbers seen").count_total().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```

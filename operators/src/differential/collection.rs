@@ -98,16 +98,11 @@ where
     /// use ringfence_operators::testing;
     /// use timely::dataflow::operators::vec::Map;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .into_stream()
-    ///             .map(|(number, _time, diff)| (number, diff))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
+    /// let rows = testing::run_collection([5], |numbers, output| {
+    ///     numbers
+    ///         .into_stream()
+    ///         .map(|(number, _time, diff)| (number, diff))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 1)]);
     /// ```
@@ -125,20 +120,14 @@ where
     /// Brings a collection out of an iterative scope, as differential's `leave`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     /// use timely::order::Product;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let numbers = numbers.to_collection(scope);
-    ///         let outer = numbers.scope();
-    ///         outer
-    ///             .scoped::<Product<u64, u64>, _, _>("inner", |inner| numbers.enter(inner).leave(outer))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
+    /// let rows = testing::run_collection([5], |numbers, output| {
+    ///     let outer = numbers.scope();
+    ///     outer
+    ///         .scoped::<Product<u64, u64>, _, _>("inner", |inner| numbers.enter(inner).leave(outer))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```

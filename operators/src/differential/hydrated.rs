@@ -85,18 +85,12 @@ where
     /// Only what is new after a failure: for protected verbs, which have the rest, and for timely's.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let counts = numbers.to_collection(scope).fenced("numbers seen").count();
-    ///         // From here on only what is new, for verbs that have the rest.
-    ///         counts.into_fenced().distinct_fenced("counts seen").sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     let counts = numbers.fenced("numbers seen").count();
+    ///     // From here on there is only what is new, for verbs that have kept the rest.
+    ///     counts.into_fenced().distinct_fenced("counts seen").sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```
@@ -121,20 +115,13 @@ where
     /// a protected edge would make wrong what does.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .apply(|numbers| numbers.map(|number| number % 4).distinct())
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers
+    ///         .fenced("numbers seen")
+    ///         .apply(|numbers| numbers.map(|number| number % 4).distinct())
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(1, 0, 1)]);
     /// ```
@@ -160,19 +147,13 @@ where
     /// Differential's `reduce`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs
-    ///             .reduce(|_key, values, out| out.extend(values.last().map(|(value, _)| (**value, 1isize))))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (1, 'b'));
+    /// let rows = testing::run_collection([(1, 'a'), (1, 'b')], |pairs, output| {
+    ///     pairs
+    ///         .fenced("pairs seen")
+    ///         .reduce(|_key, values, out| out.extend(values.last().map(|(value, _)| (**value, 1isize))))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'b'), 0, 1)]);
     /// ```
@@ -190,16 +171,11 @@ where
     /// Differential's `join`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs.clone().join(pairs).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let pairs = pairs.fenced("pairs seen");
+    ///     pairs.clone().join(pairs).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, ('a', 'a')), 0, 1)]);
     /// ```
@@ -218,19 +194,14 @@ where
     /// Differential's `join_map`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs
-    ///             .clone()
-    ///             .join_map(pairs, |key, left, right| (*key, *left, *right))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let pairs = pairs.fenced("pairs seen");
+    ///     pairs
+    ///         .clone()
+    ///         .join_map(pairs, |key, left, right| (*key, *left, *right))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a', 'a'), 0, 1)]);
     /// ```
@@ -251,20 +222,10 @@ where
     /// Differential's `semijoin`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         let keys = keys.to_collection(scope).fenced("keys seen");
-    ///         pairs.semijoin(keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.fenced("pairs seen").semijoin(keys.fenced("keys seen")).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((2, 'b'), 0, 1)]);
     /// ```
@@ -282,20 +243,10 @@ where
     /// Differential's `antijoin`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         let keys = keys.to_collection(scope).fenced("keys seen");
-    ///         pairs.antijoin(keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.fenced("pairs seen").antijoin(keys.fenced("keys seen")).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
     /// ```
@@ -317,20 +268,10 @@ where
     /// Differential's `distinct`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .distinct()
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.fenced("numbers seen").distinct().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```
@@ -341,20 +282,13 @@ where
     /// Differential's `threshold`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .threshold(|_number, count| count / 2)
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers
+    ///         .fenced("numbers seen")
+    ///         .threshold(|_number, count| count / 2)
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```
@@ -368,20 +302,10 @@ where
     /// Differential's `count`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .count()
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.fenced("numbers seen").count().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```

@@ -80,19 +80,10 @@ macro_rules! stateless {
             /// Makes records with multiplicities of each, as differential's `explode`.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         numbers
-            ///             .to_collection(scope)
-            ///             .explode(|number| Some((number % 2, number as isize)))
-            ///             .sink_fenced("out", output);
-            ///     });
-            ///     numbers.insert_to(0, 5);
-            ///     numbers.insert_to(1, 5);
+            /// let rows = testing::run_collection([5, 5], |numbers, output| {
+            ///     numbers.explode(|number| Some((number % 2, number as isize))).sink_fenced("out", output);
             /// });
             /// assert_eq!(rows, [(1, 0, 10)]);
             /// ```
@@ -139,20 +130,15 @@ macro_rules! stateless {
             /// `enter_at`.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         let numbers = numbers.to_collection(scope);
-            ///         // Small numbers take part from the first round, others later.
-            ///         let all = scope.iterative::<u64, _, _>(|nested| {
-            ///             numbers.enter_at(nested, |number| number / 4).distinct_fenced("all").leave(scope)
-            ///         });
-            ///         all.sink_fenced("out", output);
+            /// let rows = testing::run_collection([9u64], |numbers, output| {
+            ///     let scope = numbers.scope();
+            ///     // Small numbers take part from the first round, others later.
+            ///     let all = scope.iterative::<u64, _, _>(|nested| {
+            ///         numbers.enter_at(nested, |number| number / 4).distinct_fenced("all").leave(scope)
             ///     });
-            ///     numbers.insert_to(0, 9);
+            ///     all.sink_fenced("out", output);
             /// });
             /// assert_eq!(rows, [(9, 0, 1)]);
             /// ```
@@ -173,24 +159,17 @@ macro_rules! stateless {
             /// What the loop keeps is kept by its verbs, as outside of it.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let mut rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         // All that halving leads to.
-            ///         numbers
-            ///             .to_collection(scope)
-            ///             .iterate(|_scope, numbers| {
-            ///                 let halves = numbers.clone().map(|number| number / 2);
-            ///                 numbers.concat(halves).distinct_fenced("all")
-            ///             })
-            ///             .sink_fenced("out", output);
-            ///     });
-            ///     numbers.insert_to(0, 5);
+            /// let rows = testing::run_collection([5], |numbers, output| {
+            ///     // All numbers that repeated halving leads to.
+            ///     numbers
+            ///         .iterate(|_scope, numbers| {
+            ///             let halves = numbers.clone().map(|number| number / 2);
+            ///             numbers.concat(halves).distinct_fenced("all")
+            ///         })
+            ///         .sink_fenced("out", output);
             /// });
-            /// rows.sort();
             /// assert_eq!(rows, [(0, 0, 1), (1, 0, 1), (2, 0, 1), (5, 0, 1)]);
             /// ```
             pub fn iterate<F>(self, logic: F) -> Self

@@ -24,25 +24,20 @@ macro_rules! variable {
         /// use ringfence_operators::prelude::*;
         /// use ringfence_operators::testing;
         ///
-        /// // Which numbers are counted down to on the way, by turns: of an even one an odd one follows.
-        /// let mut rows = testing::run_workers(2, |worker, output| {
-        ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-        ///     worker.dataflow(|scope| {
-        ///         let numbers = numbers.to_collection(scope);
-        ///         let odd = scope.iterative::<u64, _, _>(|nested| {
-        ///             let numbers = numbers.enter(nested);
-        ///             let (even_next, even) = FencedVariable::new_from(numbers);
-        ///             let (odd_next, odd) = FencedVariable::new(nested);
-        ///             let down = |n: u64| n.checked_sub(1);
-        ///             odd_next.set(even.clone().flat_map(down).distinct_fenced("odd"));
-        ///             even_next.set(even.concat(odd.clone().flat_map(down)).distinct_fenced("even"));
-        ///             odd.leave(scope)
-        ///         });
-        ///         odd.consolidate().sink_fenced("out", output);
+        /// // Counts down from 4 by turns: an even number is followed by an odd one, and so on.
+        /// let rows = testing::run_collection([4u64], |numbers, output| {
+        ///     let scope = numbers.scope();
+        ///     let odd = scope.iterative::<u64, _, _>(|nested| {
+        ///         let numbers = numbers.enter(nested);
+        ///         let (even_next, even) = FencedVariable::new_from(numbers);
+        ///         let (odd_next, odd) = FencedVariable::new(nested);
+        ///         let down = |n: u64| n.checked_sub(1);
+        ///         odd_next.set(even.clone().flat_map(down).distinct_fenced("odd"));
+        ///         even_next.set(even.concat(odd.clone().flat_map(down)).distinct_fenced("even"));
+        ///         odd.leave(scope)
         ///     });
-        ///     numbers.insert_to(0, 4);
+        ///     odd.consolidate().sink_fenced("out", output);
         /// });
-        /// rows.sort();
         /// assert_eq!(rows, [(1, 0, 1), (3, 0, 1)]);
         /// ```
         pub struct $variable<'scope, T, D, R = isize>

@@ -191,18 +191,17 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// at; where the worker has none, the first that is not committed.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # testing::run_workers::<u64, _>(1, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// assert_eq!(input.resume(), 0);
-    /// for round in input.resume()..10 {
-    ///     input.send(round);
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(1, |worker, input| {
+    ///     assert_eq!(input.resume(), 0);
+    ///     for round in input.resume()..10 {
+    ///         input.send(round);
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// assert_eq!(numbers.len(), 10);
     /// ```
     ///
     /// # Panics
@@ -228,16 +227,13 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// every nth of them at each of n workers:
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// for (number, record) in (0..).zip(10..15) {
-    ///     input.send_to(number % input.share_count(), record);
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |_worker, input| {
+    ///     for (number, record) in (0..).zip(10..15) {
+    ///         input.send_to(number % input.share_count(), record);
+    ///     }
+    /// });
     /// assert_eq!(numbers, [10, 11, 12, 13, 14]);
     /// ```
     pub fn share_count(&self) -> u64 {
@@ -270,19 +266,16 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// What the share's journal has already is ignored: for such an epoch the journal decides.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// for round in input.resume()..3 {
-    ///     // In place of `if worker.index() == 0`.
-    ///     input.send_to(0, round);
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |worker, input| {
+    ///     for round in input.resume()..3 {
+    ///         // In place of `if worker.index() == 0`.
+    ///         input.send_to(0, round);
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
     /// assert_eq!(numbers, [0, 1, 2]);
     /// ```
     pub fn send_to(&mut self, share: u64, record: D) {
@@ -294,16 +287,13 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
     /// One share of this worker; `None` where it is at another.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// if let Some(mut share) = input.share(1) {
-    ///     share.send_batch(&mut vec![1, 2, 3]);
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |_worker, input| {
+    ///     if let Some(mut share) = input.share(1) {
+    ///         share.send_batch(&mut vec![1, 2, 3]);
+    ///     }
+    /// });
     /// assert_eq!(numbers, [1, 2, 3]);
     /// ```
     pub fn share(&mut self, index: u64) -> Option<InputShare<'_, T, D>> {
@@ -456,21 +446,18 @@ impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
     /// journal that counts.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(1, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// let begin = input.share(0).map_or(0, |share| share.records());
-    /// let (mut queue, first) = (begin..10, input.resume());
-    /// for round in first..first + 5 {
-    ///     queue.by_ref().take(3).for_each(|number| input.send_to(0, number));
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
-    /// # numbers.sort();
-    /// # assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(1, |worker, input| {
+    ///     let begin = input.share(0).map_or(0, |share| share.records());
+    ///     let (mut queue, first) = (begin..10, input.resume());
+    ///     for round in first..first + 5 {
+    ///         queue.by_ref().take(3).for_each(|number| input.send_to(0, number));
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// assert_eq!(numbers, (0..10).collect::<Vec<_>>());
     /// ```
     pub fn records(&self) -> u64 {
         self.attached.feed.borrow().records_of(self.place)
