@@ -1,4 +1,4 @@
-//! What a node saw of a failure, as its part of the report.
+//! What a node observed of a failure, as its part of the report.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use ringfence_operators::ids::{NodeId, OperatorName, Spot, ViewNumber};
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation, What};
 
-/// What node `here`, whose workers are at these places, makes of a suspicion; nothing where another
-/// node tells it.
+/// What node `here`, whose workers are at these places, concludes from a suspicion; `None` if another node
+/// reports it.
 pub(super) fn of_suspicion(
     here: NodeId,
     view: ViewNumber,
@@ -62,8 +62,7 @@ pub(super) fn of_suspicion(
     }
 }
 
-/// What a node concludes from a suspicion of which it saw this; nothing where another node told it
-/// first.
+/// What a node that saw this concludes from a suspicion; `None` if another node reported it first.
 pub(super) fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
     let text = match what {
         Suspicion::PeerLost { .. } | Suspicion::Gone { .. } => "node lost",
@@ -97,7 +96,7 @@ fn of_panic(node: NodeId, view: ViewNumber, panic: &WorkerPanic) -> Observation 
     }
 }
 
-/// A worker of this node that does not come back from where it is.
+/// A worker of this node that does not return from where it is.
 pub(super) fn of_hung_worker(
     here: NodeId,
     view: ViewNumber,
@@ -115,7 +114,7 @@ pub(super) fn of_hung_worker(
     }
 }
 
-/// Which operator holds back the commit, as a worker sees it.
+/// The operator that holds back the commit, as a worker sees it.
 pub(super) fn of_commit(worker: &Whereabouts) -> Option<Clue> {
     let (operator, stored_through) = worker.held_back_by()?;
     Some(Clue::HeldBack { operator, stored_through })
@@ -169,7 +168,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
     }
 }
 
-/// The register did not answer, or holds what it must not.
+/// The register did not answer, or has invalid contents.
 pub(super) fn of_register(here: NodeId, view: ViewNumber, text: String) -> Observation {
     Observation {
         view,
@@ -180,7 +179,7 @@ pub(super) fn of_register(here: NodeId, view: ViewNumber, text: String) -> Obser
     }
 }
 
-/// The error with which the protocol ends this node, where it is a failure that was not told yet.
+/// The error with which the protocol ends this node, if it is a failure that was not reported yet.
 ///
 /// `stalled_ms` is how long the node's own loop stood still at most.
 pub(super) fn of_protocol_error(
@@ -195,7 +194,7 @@ pub(super) fn of_protocol_error(
         | ProtocolError::BadView { .. }
         | ProtocolError::OtherRun { .. }
         | ProtocolError::Diverged { .. } => Some(of_register(here, view, text)),
-        // Who ended the job has said why.
+        // The node that ended the job has said why.
         ProtocolError::Peer { .. } => None,
         ProtocolError::Excluded { .. } => {
             let mut evidence = vec![Clue::Error { text }];
@@ -204,7 +203,7 @@ pub(super) fn of_protocol_error(
                 view,
                 component: if stalled_ms.is_some() { Component::Process } else { Component::Node },
                 place: FailurePlace::node(here),
-                // It knows best whether it stood still or was merely not heard.
+                // The node itself knows best whether it was stopped or merely not heard.
                 cause: if stalled_ms.is_some() { Cause::Hung } else { Cause::Partitioned },
                 evidence,
             })

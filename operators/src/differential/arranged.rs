@@ -20,10 +20,10 @@ use crate::data::Data;
 use crate::fence::HasFence;
 use crate::time::FencedTime;
 
-/// A protected arrangement, to be read by several operators and dataflows.
+/// A protected arrangement, which several operators and dataflows can read.
 ///
-/// It is made by [`arrange_by_key_fenced`](FencedCollection::arrange_by_key_fenced) and its kin. After a
-/// failure it holds what was committed, and only later changes come by.
+/// [`arrange_by_key_fenced`](FencedCollection::arrange_by_key_fenced) and similar verbs make it. After a
+/// failure it contains what was committed, and only later changes arrive.
 pub struct FencedArranged<'scope, Tr: TraceReader> {
     pub(super) arranged: Arranged<'scope, Tr>,
 }
@@ -37,15 +37,16 @@ impl<Tr: TraceReader + Clone> Clone for FencedArranged<'_, Tr> {
 /// The arrangement of a reduction's output.
 pub type Reduced<'scope, K, V, T, R> = FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>>;
 
-/// A protected arrangement outside of any dataflow, to be brought into others of the same worker.
+/// A protected arrangement outside of any dataflow, which can be imported into other dataflows of the same
+/// worker.
 pub struct SharedTrace<Tr: Trace<Time: FencedTime> + 'static> {
     trace: FencedTrace<Tr>,
 }
 
 impl<Tr: Trace<Time: FencedTime> + 'static> SharedTrace<Tr> {
-    /// Brings the arrangement into a dataflow, as differential's `import`.
+    /// Imports the arrangement into a dataflow, as differential's `import`.
     ///
-    /// All dataflows are to be built before the worker's first step, as with all that is protected.
+    /// All dataflows must be built before the worker's first step, as always with protected operators.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -134,7 +135,7 @@ where
 
     /// Joins two arrangements, as differential's `join_core`.
     ///
-    /// It keeps nothing but the arrangements, which are protected.
+    /// It keeps nothing but its arrangements, which are protected.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -178,11 +179,11 @@ where
         FencedCollection::of(joined)
     }
 
-    /// Makes of all values of a key others, as differential's `reduce_abelian`: protected.
+    /// Derives new values from all values of a key, as differential's `reduce_abelian`: protected.
     ///
-    /// What it returns, the arrangement of the output, is there again after a failure: in an iterative scope
-    /// it is kept, elsewhere `logic` is called once for each key. So `logic` must give the same for the
-    /// same values, as differential asks of it anyway.
+    /// It returns the arrangement of the output, which is restored after a failure: in an iterative scope it
+    /// is kept; elsewhere `logic` is called once for each key. So `logic` must be deterministic, as
+    /// differential requires anyway.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -239,7 +240,7 @@ where
         FencedArranged { arranged }
     }
 
-    /// Makes of each key's multiplicity another: protected.
+    /// Derives a new multiplicity from that of each key: protected.
     pub(super) fn threshold_fenced<K, R, R2>(
         self,
         name: &str,
@@ -282,8 +283,8 @@ where
         FencedArranged { arranged }
     }
 
-    /// Counts how often each record is there, where times are totally ordered, as differential's
-    /// `count_total`: it keeps nothing but the arrangement.
+    /// Counts the occurrences of each record, as differential's `count_total`, for totally ordered times. It
+    /// keeps nothing but the arrangement.
     ///
     /// ```
     /// use ringfence_operators::testing;

@@ -1,4 +1,4 @@
-//! Collections that come again from a protected edge, for differential's verbs as they are.
+//! Collections that arrive again from a protected edge, for differential's unmodified verbs.
 
 use differential_dataflow::collection::AsCollection;
 use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
@@ -16,12 +16,13 @@ use crate::fence::HasFence;
 use crate::planted::{self, Planted};
 use crate::time::{EpochTime, FencedTime};
 
-/// A collection that follows from protected edges alone ([`FencedCollection::fenced`]).
+/// A collection that is derived from protected edges only ([`FencedCollection::fenced`]).
 ///
-/// After a failure it comes again as a whole, at the epoch that the job resumes from, so that all of
-/// differential's verbs may be used, which then compute again what they kept. It cannot be mixed with a
-/// [`FencedCollection`], of which only what is new comes: together they would be wrong. Either protect the
-/// other's edge, too, or take only what is new of this one, by [`into_fenced`](Self::into_fenced).
+/// After a failure it arrives again as a whole, at the epoch that the job resumes from. So all of
+/// differential's verbs may be used; they recompute what they kept. It cannot be mixed with a
+/// [`FencedCollection`], which delivers only what is new: the combination would be wrong. Either protect the
+/// other collection's edge as well, or take only what is new from this one with
+/// [`into_fenced`](Self::into_fenced).
 pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize>
 {
     pub(super) updates: VecCollection<'scope, T, D, R>,
@@ -41,12 +42,12 @@ where
     D: Data + Ord,
     R: Data + Semigroup,
 {
-    /// Protects this edge: what follows may be any of differential's verbs, unmodified.
+    /// Protects this edge: any of differential's verbs may follow, unmodified.
     ///
-    /// What survives is the contents of the collection. After a failure it comes again, at the epoch that
-    /// the job resumes from, and what follows is computed anew; sinks release only what is new. That
-    /// takes as long as to compute it from the edge's contents: to have it there at once, use the
-    /// protected verbs in place of this.
+    /// The contents of the collection survive. After a failure they arrive again, at the epoch that the job
+    /// resumes from, and everything downstream is recomputed; sinks release only what is new. The
+    /// recomputation takes as long as computing everything from the edge's contents. To have it available at
+    /// once, use the protected verbs instead.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -82,7 +83,8 @@ where
     D: Clone + 'static,
     R: Clone + Semigroup + 'static,
 {
-    /// Only what is new after a failure: for protected verbs, which have the rest, and for timely's.
+    /// Takes only what is new after a failure: for protected verbs, which have kept the rest, and for
+    /// timely's verbs.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -109,10 +111,10 @@ where
         self.into_fenced()
     }
 
-    /// Applies any code of differential's to the collection.
+    /// Applies any code that uses differential's own collections.
     ///
-    /// It must use nothing from outside but what it is given: a collection that does not come again from
-    /// a protected edge would make wrong what does.
+    /// The code must use no other collection from outside: combining it with a collection that does not
+    /// arrive again from a protected edge would give wrong results.
     ///
     /// ```
     /// use ringfence_operators::testing;

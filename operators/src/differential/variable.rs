@@ -1,4 +1,4 @@
-//! Variables: collections that are defined by each other.
+//! Variables: collections that are defined in terms of each other.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::difference::{Abelian, Semigroup};
@@ -16,9 +16,9 @@ macro_rules! variable {
     ($variable:ident, $collection:ident, $kind:literal) => {
         #[doc = concat!("A ", $kind, " collection that is defined after it is used, as differential's `Variable`.")]
         ///
-        /// It lives in an iterative scope, and hands on what it is set to from each round to the next. What
-        /// the loop keeps is kept by its verbs, as outside of it. There are none outside of iterative scopes:
-        /// what is on its way from one epoch to another would be lost with a worker.
+        /// It lives in an iterative scope, and passes what it is set to from each round to the next. The
+        /// verbs in the loop keep its state, as they do outside of it. There are no variables outside of
+        /// iterative scopes: what is in flight from one epoch to another would be lost with a worker.
         ///
         /// ```
         /// use ringfence_operators::prelude::*;
@@ -79,7 +79,7 @@ macro_rules! variable {
                 ($variable { variable }, $collection { updates })
             }
 
-            /// Says what the variable is in each round but the first.
+            /// Defines the variable in each round except the first.
             pub fn set(self, result: $collection<'scope, Product<T, u64>, D, R>) {
                 self.variable.set(result.updates);
             }

@@ -1,4 +1,4 @@
-//! Verbs: what can be made of a fenced collection with arrangements that survive.
+//! Verbs of fenced collections whose arrangements survive.
 
 use differential_dataflow::difference::{Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
@@ -20,7 +20,7 @@ where
 {
     /// Arranges the collection by key, as differential's `arrange_by_key`: protected.
     ///
-    /// What survives is the arrangement; after a failure it is there again without a record having passed.
+    /// The arrangement survives: after a failure it is restored without any record passing again.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -44,10 +44,10 @@ where
         }
     }
 
-    /// Makes of all values of a key others, as differential's `reduce`: protected.
+    /// Derives new values from all values of a key, as differential's `reduce`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output: see
-    /// [the verb of arrangements](FencedArranged::reduce_fenced).
+    /// The arrangements of the input, `NAME/input`, and of the output survive: see [the verb of
+    /// arrangements](FencedArranged::reduce_fenced).
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -76,7 +76,7 @@ where
 
     /// Joins two collections by key, as differential's `join`: protected.
     ///
-    /// What survives is the arrangements of both, `NAME/left` and `NAME/right`.
+    /// The arrangements of both survive: `NAME/left` and `NAME/right`.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -101,7 +101,7 @@ where
         })
     }
 
-    /// Joins two collections by key and makes a record of each match, as differential's `join_map`:
+    /// Joins two collections by key and makes a record from each match, as differential's `join_map`:
     /// protected.
     ///
     /// ```
@@ -157,7 +157,7 @@ where
     /// Keeps the records whose keys are not in another collection, as differential's `antijoin`:
     /// protected.
     ///
-    /// The keys of the other must be distinct.
+    /// The keys of the other collection must be distinct.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -209,9 +209,10 @@ where
         }
     }
 
-    /// Counts how often each record is there, as differential's `count`: protected.
+    /// Counts the occurrences of each record, as differential's `count`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the counts, which is made of it.
+    /// The arrangement of the input, `NAME/input`, survives, and so does that of the counts, which is derived
+    /// from it.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -227,9 +228,9 @@ where
             .as_collection(|key, count| (key.clone(), count.clone()))
     }
 
-    /// Keeps one of each record that is there, as differential's `distinct`: protected.
+    /// Keeps one of each record, as differential's `distinct`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
+    /// The arrangements of the input, `NAME/input`, and of the output survive.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -243,9 +244,9 @@ where
         self.threshold_fenced(name, |_key, _count| 1)
     }
 
-    /// Makes of each record's multiplicity another, as differential's `threshold`: protected.
+    /// Derives a new multiplicity from that of each record, as differential's `threshold`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
+    /// The arrangements of the input, `NAME/input`, and of the output survive.
     ///
     /// ```
     /// use ringfence_operators::testing;

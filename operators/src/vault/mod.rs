@@ -1,12 +1,12 @@
 //! Vault: a node's store of snapshots and of live state between generations.
 //!
-//! One vault serves all workers of a node and outlives every generation. What it holds above the
-//! resume epoch of a view is gone once that view is installed, except for journals; what it calls a copy is complete: every
-//! delta of every operator up to the epoch it says. A copy that is still being filled is none.
+//! One vault serves all workers of a node and outlives every generation. When a view is installed, everything
+//! above its resume epoch is removed, except for journals. What it calls a copy is complete: it has every
+//! delta of every operator up to the stated epoch. A copy that is still being filled does not count.
 //!
-//! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner
-//! of a trace sends each delta to its own vault as well, and opens from there in the next view: so of
-//! operators [of chunks](Vault::register_chunks) an owner has a copy of its own.
+//! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner of a
+//! trace also sends each delta to its own vault, and opens its state from there in the next view. So an owner
+//! has its own copy of operators [of chunks](Vault::register_chunks).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,12 +24,12 @@ mod memory;
 pub use journals::{JOURNAL_BYTES_MAX, Journal, JournalEntry};
 pub use memory::{MemoryVault, PENDING_BYTES_MAX};
 
-/// What a node is to a partition in one view; both where one node has to be its own backup.
+/// The role of a node for a partition in one view. It is both if a node has to be its own backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Role {
     /// One of its workers runs the partition.
     pub owner: bool,
-    /// It is sent the partition's deltas.
+    /// It receives the partition's deltas.
     pub backup: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct Role {
 pub struct Live {
     /// The state.
     pub state: Box<dyn Any + Send>,
-    /// The epoch to which it must be rewound: the least that was installed since the deposit.
+    /// The epoch to which it must be rewound: the least resume epoch that was installed since the deposit.
     pub rewind_to: Option<Epoch>,
 }
 
@@ -46,16 +46,16 @@ pub struct Live {
 pub struct Opened {
     /// Its entries.
     pub base: Arc<ReplicaBase>,
-    /// The epoch of the last delta in it: the predecessor of the next.
+    /// The epoch of the last delta in it, which is the predecessor of the next one.
     pub last: Option<Epoch>,
 }
 
 /// The epochs at which a replica can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The oldest: the latest base over all operators. `None` is before anything.
+    /// The oldest: the latest base over all operators. `None` means the empty beginning.
     pub from: Option<Epoch>,
-    /// The newest: what the deltas of all operators are complete through.
+    /// The newest: the epoch through which the deltas of all operators are complete.
     pub through: Option<Epoch>,
 }
 
@@ -64,7 +64,7 @@ pub struct Span {
 pub struct Copies {
     /// The replica, if it is complete.
     pub replica: Option<Span>,
-    /// Whether the live state of every known operator lies here, and of those of chunks the owner's copy.
+    /// Whether the live state of every known operator is here, or for operators of chunks the owner's copy.
     pub live: bool,
 }
 
@@ -73,35 +73,35 @@ pub struct Copies {
 pub struct Inventory {
     /// The operators it knows, by their numbers.
     pub operators: BTreeMap<u64, OperatorName>,
-    /// The partitions of which it has any copy.
+    /// The partitions for which it has any copy.
     pub partitions: BTreeMap<PartitionId, Copies>,
-    /// Whether the job has inputs that are fed by hand. Before the first commit a copy is then one of
-    /// the journals, which not every node has.
+    /// Whether the job has hand-fed inputs. If so, a copy before the first commit must include the journals,
+    /// which not every node has.
     pub journals: bool,
 }
 
 /// How much a vault holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// How many deposits of live state wait to be taken.
+    /// The number of deposits of live state that wait to be taken.
     pub deposits: usize,
-    /// About how many bytes folded replicas occupy.
+    /// The approximate number of bytes in folded replicas.
     pub replica_bytes: usize,
-    /// How many bytes of deltas are not folded yet.
+    /// The number of bytes of deltas that are not folded yet.
     pub pending_bytes: usize,
-    /// Of how many partitions a copy is being filled, and not complete yet.
+    /// The number of partitions whose copy is being filled and not complete yet.
     pub filling_partitions: usize,
-    /// How many frames came for partitions of which this node has no complete copy.
+    /// The number of frames that arrived for partitions without a complete copy on this node.
     pub dropped_frames: u64,
-    /// How many bytes of journals are kept.
+    /// The number of bytes of journals.
     pub journal_bytes: usize,
 }
 
-/// A vault refused.
+/// The reason for which a vault refused a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VaultError {
-    /// The call is of another view than the one installed: it came from a generation that is over.
+    /// The call belongs to a different view than the installed one: it came from a generation that is over.
     #[error("a call of view {actual} came in view {expected:?}")]
     View {
         /// The view installed.
@@ -109,7 +109,7 @@ pub enum VaultError {
         /// The view of the call.
         actual: ViewNumber,
     },
-    /// The view of the call is closed: evidence was given of what is here, and nothing may change it.
+    /// The view of the call is closed: evidence was given about the contents, and nothing may change them.
     #[error("a call of view {view} came after the view was closed")]
     Closed {
         /// The view of the call.
@@ -134,10 +134,10 @@ pub enum VaultError {
     /// A snapshot was refused.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// No operator of this number is registered.
+    /// No operator with this number is registered.
     #[error("no operator of the job has the number {0:016x}")]
     UnknownOperator(u64),
-    /// A frame is of a partition that the operator does not have.
+    /// A frame belongs to a partition that the operator does not have.
     #[error("operator {operator} has {partitions} partitions, and no {partition}")]
     UnknownPartition {
         /// The operator.
@@ -147,27 +147,27 @@ pub enum VaultError {
         /// The partition named.
         partition: PartitionId,
     },
-    /// Two names have the same number: rename one.
+    /// Two names have the same number. Rename one of them.
     #[error("operators {there} and {new} have the same number: rename one of them")]
     Collision {
         /// The name registered first.
         there: OperatorName,
-        /// The name that came now.
+        /// The name that is being registered.
         new: OperatorName,
     },
-    /// An operator's codec, types or number of partitions are not those of the state it left.
+    /// An operator's codec, types or number of partitions differ from those of its existing state.
     #[error(
         "operator {operator} has changed: its codec, types or partitions were {expected:?} and are {actual:?}"
     )]
     Changed {
         /// The operator.
         operator: OperatorName,
-        /// Fingerprint and partitions of the state that is here.
+        /// Fingerprint and partitions of the existing state.
         expected: (u32, u32),
         /// Fingerprint and partitions of the operator as it is now.
         actual: (u32, u32),
     },
-    /// An operator kept a table and now keeps a trace, or the other way round.
+    /// An operator kept a table and now keeps a trace, or vice versa.
     #[error("operator {operator} has changed: it kept {}", kept(.chunks))]
     StateChanged {
         /// The operator.
@@ -175,7 +175,7 @@ pub enum VaultError {
         /// Whether it keeps a trace now.
         chunks: bool,
     },
-    /// Chunks of a trace cannot be merged. They are all still there.
+    /// Chunks of a trace cannot be merged. All of them are still there.
     #[error("chunks of partition {partition} of operator {operator} cannot be merged: {cause}")]
     Chunks {
         /// The operator.
@@ -185,7 +185,7 @@ pub enum VaultError {
         /// What the merger said.
         cause: CodecError,
     },
-    /// A merger breaks its contract. The chunks are all still there.
+    /// A merger has broken its contract. All of the chunks are still there.
     #[error(
         "the merger of operator {operator} made {actual} chunks of {given} in partition {partition}"
     )]
@@ -199,7 +199,7 @@ pub enum VaultError {
         /// How many it returned.
         actual: usize,
     },
-    /// What came for a journal does not follow what is there.
+    /// What arrived for a journal does not continue what is there.
     #[error(
         "the journal of share {share} of input {operator} is continued to {next} after {actual:?}, \
          but here it ends at {expected:?}"
@@ -209,14 +209,14 @@ pub enum VaultError {
         operator: OperatorName,
         /// The share.
         share: u32,
-        /// How far the journal is to be continued.
+        /// The epoch to which the journal would be continued.
         next: Epoch,
-        /// How far it is here.
+        /// The epoch at which it ends here.
         expected: Option<Epoch>,
-        /// How far it should be.
+        /// The epoch at which it should end.
         actual: Option<Epoch>,
     },
-    /// More was fed by hand than a node keeps.
+    /// More hand-fed data than a node keeps.
     #[error(
         "the journals of a node hold {held_bytes} of at most {limit_bytes} bytes and have no room for \
          {bytes} more of share {share} of input {operator}: let the worker step while the input is fed, so \
@@ -227,9 +227,9 @@ pub enum VaultError {
         operator: OperatorName,
         /// The share.
         share: u32,
-        /// How much was to be added.
+        /// How much would be added.
         bytes: usize,
-        /// How much is there, of all inputs.
+        /// How much is there, over all inputs.
         held_bytes: usize,
         /// The limit.
         limit_bytes: usize,
@@ -241,12 +241,12 @@ fn kept(chunks: &bool) -> &'static str {
 }
 
 impl VaultError {
-    /// Whether the call came from a generation that is over: nothing is wrong but that its worker is late.
+    /// Whether the call came from a generation that is over: nothing is wrong except that its worker is late.
     pub fn is_late(&self) -> bool {
         matches!(self, VaultError::View { .. } | VaultError::Closed { .. })
     }
 
-    /// Whether the bytes handed to the vault are not those that were sent.
+    /// Whether the bytes passed to the vault differ from those that were sent.
     pub fn is_damage(&self) -> bool {
         matches!(self, VaultError::Snapshot(error) if error.is_damage())
     }
@@ -254,21 +254,21 @@ impl VaultError {
 
 /// A node's store of snapshots and of live state.
 ///
-/// Partitions are those of an operator; where it has its own number of them, its partition p belongs
-/// to the view's partition p modulo the view's number.
+/// Partitions are those of an operator. If it has its own number of partitions, its partition p belongs to
+/// the view's partition p modulo the view's number of partitions.
 ///
-/// A worker may still be at work when its view has ended, since nobody can make a thread leave a job's own
-/// code. So each call of a worker names its view, and is refused once that view is [closed](Vault::close)
-/// or another one is installed. What such a worker does can therefore change nothing.
+/// A worker may still be running when its view has ended, since a thread cannot be forced to leave the job's
+/// own code. So each call from a worker names its view, and is refused once that view is
+/// [closed](Vault::close) or another one is installed. Such a worker can therefore change nothing.
 pub trait Vault: Send + Sync {
     /// Begins a view that resumes from `resume`, in which this node is `role` to each partition.
     ///
-    /// Afterwards nothing above `resume` is left, nor anything of partitions to which this node is
-    /// nothing, and only calls of `view` are accepted. A replica goes on as a copy only if it was fed
-    /// all along: a node that begins to back a partition has no copy of it, except where `resume` is
-    /// `None` and there is nothing to have. It is filled by the deltas of this view, up to one that
-    /// says it [completes](crate::snapshot::DeltaHeader::completes) the copy; a copy that was not
-    /// complete at `resume` is filled anew. On an error nothing has changed.
+    /// Afterwards nothing above `resume` is left, nor anything of partitions for which this node has no role,
+    /// and only calls of `view` are accepted. A replica continues to be a copy only if it received all
+    /// deltas: a node that begins to back a partition has no copy of it, unless `resume` is `None` and there
+    /// is nothing to copy. The deltas of this view fill the replica, up to one that says it
+    /// [completes](crate::snapshot::DeltaHeader::completes) the copy; a copy that was not complete at
+    /// `resume` is filled again. On an error nothing has changed.
     fn install(
         &self,
         view: ViewNumber,
@@ -276,23 +276,23 @@ pub trait Vault: Send + Sync {
         role: &dyn Fn(PartitionId) -> Role,
     ) -> Result<(), VaultError>;
 
-    /// Closes a view: from now on nothing that evidence is given of changes any more.
+    /// Closes a view: from now on, nothing changes about which evidence is given.
     ///
-    /// Every later call of the view is refused, but for one: a worker that comes late may still
+    /// Every later call of the view is refused, with one exception: a late worker may still
     /// [deposit](Vault::deposit) its live state, until the next view is installed. That adds a copy and
-    /// takes nothing back. A view that is not the one installed is not closed.
+    /// invalidates nothing. If `view` is not the installed view, this does nothing.
     fn close(&self, view: ViewNumber);
 
-    /// Takes the deltas that stand back to back in `frames`, and returns how many it stored.
+    /// Stores the deltas that are back to back in `frames`, and returns how many it stored.
     ///
-    /// Damage in any of them refuses all. A delta that does not follow its predecessor is an error, of
-    /// which those before it are stored. Frames of partitions of which this node has no complete copy
-    /// are dropped and counted.
+    /// If any of them is damaged, all are refused. A delta that does not follow its predecessor is an error,
+    /// but the deltas before it are stored. Frames of partitions for which this node has no complete copy are
+    /// dropped and counted.
     ///
-    /// Of operators of chunks, an owner is sent the deltas, too: once each, be it a backup besides or not.
-    /// A copy that is complete since the view began takes only the chunks whose names are above the view's
-    /// resume epoch, and leaves out those by which other copies are filled. A chunk that is new is named
-    /// after the delta's predecessor and not after the delta.
+    /// For operators of chunks, the owner also receives the deltas: each once, whether it is also a backup or
+    /// not. A copy that has been complete since the view began accepts only the chunks whose names are above
+    /// the view's resume epoch, and ignores those that fill other copies. A new chunk has a name after the
+    /// delta's predecessor and not after the delta.
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
     /// Notes that every delta of `operator` up to `through` has been stored, for all partitions held.
@@ -306,8 +306,8 @@ pub trait Vault: Send + Sync {
 
     /// Leaves the live state of a partition for the next generation of this process.
     ///
-    /// Only for state of a worker that stopped between two activations and did not panic. For a
-    /// partition that this node does not own, and once another view is installed, the state is dropped.
+    /// This is only for the state of a worker that stopped between two activations and did not panic. If this
+    /// node does not own the partition, or another view is installed, the state is dropped.
     fn deposit(
         &self,
         view: ViewNumber,
@@ -316,7 +316,7 @@ pub trait Vault: Send + Sync {
         live: Box<dyn Any + Send>,
     );
 
-    /// Takes the live state of a partition, if it was left before the view was installed.
+    /// Takes the live state of a partition, if it was deposited before the view was installed.
     fn take_live(
         &self,
         view: ViewNumber,
@@ -326,8 +326,8 @@ pub trait Vault: Send + Sync {
 
     /// Opens the replica of a partition at the resume epoch; `None` if there is no complete copy.
     ///
-    /// A partition that never had a delta opens empty. Of an operator of chunks the owner's own copy
-    /// opens, in each view anew.
+    /// A partition that never had a delta opens empty. For an operator of chunks, the owner's own copy is
+    /// opened, again in each view.
     fn open_replica(
         &self,
         view: ViewNumber,
@@ -335,8 +335,8 @@ pub trait Vault: Send + Sync {
         partition: PartitionId,
     ) -> Result<Option<Opened>, VaultError>;
 
-    /// Notes that the job has dropped the operators of these numbers: nothing of them is kept or taken any
-    /// more, in this view and later ones, and they count as complete.
+    /// Notes that the job has dropped the operators with these numbers: in this view and later ones, nothing
+    /// of them is kept or accepted, and they count as complete.
     fn drop_operators(&self, view: ViewNumber, numbers: &[u64]) -> Result<(), VaultError> {
         let _ = (view, numbers);
         Ok(())
@@ -347,12 +347,13 @@ pub trait Vault: Send + Sync {
         BTreeSet::new()
     }
 
-    /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
+    /// Notes that an opened replica has been decoded, so that it may be removed unless it receives deltas as
+    /// a backup.
     ///
-    /// A copy of an operator of chunks never goes by this, since it is fed.
+    /// A copy of an operator of chunks always receives deltas, so this never removes it.
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId);
 
-    /// Returns the number of an input, which the job has in this view, with so many shares.
+    /// Returns the number of an input that the job has in this view, with this many shares.
     ///
     /// Called by every worker. The fingerprint is that of its records.
     fn register_input(
@@ -363,15 +364,15 @@ pub trait Vault: Send + Sync {
         shares: u32,
     ) -> Result<u64, VaultError>;
 
-    /// Takes the frames of journals that stand back to back, and returns how many it took.
+    /// Stores the frames of journals that are back to back in `frames`, and returns how many it stored.
     ///
-    /// Damage in any of them refuses all. Journals are no snapshots: a view that is installed keeps what
-    /// is above its resume epoch, where this node is owner or backup of the share's partition, and drops
-    /// only what came without its mark. What is [recorded](Vault::record) is let go of. Frames of shares
-    /// of which this node is neither owner nor backup are dropped.
+    /// If any of them is damaged, all are refused. Journals are not snapshots: installing a view keeps what
+    /// is above its resume epoch, if this node is owner or backup of the share's partition, and drops only
+    /// what arrived without its mark. What is [recorded](Vault::record) is removed. Frames of shares for
+    /// which this node is neither owner nor backup are dropped.
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
-    /// Returns the journal of a share; `None` where none is here.
+    /// Returns the journal of a share; `None` if there is none here.
     fn read_journal(
         &self,
         view: ViewNumber,
@@ -379,10 +380,10 @@ pub trait Vault: Send + Sync {
         share: u32,
     ) -> Result<Option<Journal>, VaultError>;
 
-    /// Returns what copies are here.
+    /// Returns which copies are here.
     fn inventory(&self) -> Inventory;
 
-    /// Returns the number of an operator, which the job has in this view.
+    /// Returns the number of an operator that the job has in this view.
     ///
     /// Called by every worker. The fingerprint is that of its codec and types.
     fn register(
@@ -393,9 +394,9 @@ pub trait Vault: Send + Sync {
         partitions: u32,
     ) -> Result<u64, VaultError>;
 
-    /// Registers an operator, as [`register`](Self::register) does, whose state is a log of chunks.
+    /// Registers an operator whose state is a log of chunks, as [`register`](Self::register) does.
     ///
-    /// Its chunks are merged by the `merger` that came last.
+    /// The `merger` that was registered last merges its chunks.
     fn register_chunks(
         &self,
         view: ViewNumber,
@@ -405,13 +406,13 @@ pub trait Vault: Send + Sync {
         merger: Arc<dyn ChunkMerger>,
     ) -> Result<u64, VaultError>;
 
-    /// Returns the operators that have state here, and that nobody registered in this view.
+    /// Returns the operators that have state here but were not registered in this view.
     fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError>;
 
     /// Folds pending deltas up to the recorded epoch and merges chunks of what is folded, about
-    /// `budget_bytes` of both, and returns how many bytes were folded or merged.
+    /// `budget_bytes` in total, and returns how many bytes were folded or merged.
     ///
-    /// Chunks that cannot be merged are an error only once all else is done.
+    /// Chunks that cannot be merged are reported as an error only after everything else is done.
     fn compact(&self, budget_bytes: usize) -> Result<usize, VaultError>;
 
     /// Returns how much is here.

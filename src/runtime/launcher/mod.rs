@@ -206,7 +206,8 @@ impl Launcher {
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
-                    let text = format!("node {id} sent what cannot be understood: {garbage}");
+                    let text =
+                        format!("node {id} sent a message that cannot be understood: {garbage}");
                     self.say(text);
                 }
                 let node = self.node(id);

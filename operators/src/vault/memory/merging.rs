@@ -1,4 +1,4 @@
-//! Merging of chunks in a vault, off the workers' threads and off the locks for which they wait.
+//! Merging of chunks in a vault, outside of the workers' threads and of the locks for which they wait.
 
 use std::sync::Mutex;
 
@@ -12,8 +12,8 @@ use crate::vault::chunks::MergeError;
 impl MemoryVault {
     /// Merges chunks of a cell, about `budget_bytes` of them, and returns how many bytes were merged.
     ///
-    /// The cell is locked only to find out what is there and to put in what came of it: a worker that
-    /// stores a delta does not wait while chunks are merged.
+    /// The cell is locked only to read what is there and to store the result: a worker that stores a delta
+    /// does not wait while chunks are merged.
     pub(super) fn merge(
         &self,
         (operator, partition): Key,
@@ -32,7 +32,7 @@ impl MemoryVault {
                 let Some(base) = replica.unshared() else { break };
                 (base, *merged)
             };
-            // Never above what is recorded, and so never above the epoch of any view to come.
+            // Never above what is recorded, and so never above the resume epoch of any future view.
             let Some(since) = base.epoch() else { break };
             let since = if planted::is(Planted::MergeAhead) {
                 lock(cell).replica.as_ref().and_then(Replica::through).unwrap_or(since)

@@ -1,12 +1,12 @@
 //! Memory vault: the vault of a node that keeps everything in memory.
 //!
-//! INVARIANT: a partition's copy is `Fed` only if this node was sent every delta of it since the run
+//! INVARIANT: a partition's copy is `Fed` only if this node has received every delta of it since the run
 //! began, or since the epoch at which all of it was known to be complete here.
 //!
 //! INVARIANT: what an owner holds of an operator of chunks is exact at every resume epoch R. No R exceeds
-//! what some node recorded, and an epoch is recorded only once all to whom its deltas were sent have
-//! stored them, the owner itself among them. So all up to R is here, whatever this node last heard, and
-//! what is above R is cut off. It does not matter whether a worker panicked: nothing of it is live state.
+//! what some node has recorded, and an epoch is recorded only once all receivers of its deltas have stored
+//! them, including the owner itself. So everything up to R is here, whatever this node last heard, and what
+//! is above R is cut off. It does not matter whether a worker panicked, because none of this is live state.
 //!
 //! Locks are taken in the order view, cells, cell, journals. Storing a delta takes the first two for reading
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
@@ -41,13 +41,13 @@ struct Operator {
     partitions: u32,
     registered: bool,
     through: Option<Epoch>,
-    /// What merges its chunks, if its state is a log of them.
+    /// The merger of its chunks, if its state is a log of chunks.
     merger: Option<Arc<dyn ChunkMerger>>,
 }
 
 struct Deposit {
     state: Box<dyn Any + Send>,
-    /// The least resume epoch installed since; outer `None` if no view was.
+    /// The least resume epoch installed since; the outer `None` means that no view was installed.
     rewind_to: Option<Option<Epoch>>,
 }
 
@@ -55,7 +55,7 @@ struct Deposit {
 #[derive(Default)]
 struct Cell {
     replica: Option<Replica>,
-    /// The epoch from which on a replica that is being filled is complete.
+    /// The epoch from which a replica that is being filled is complete.
     filled: Option<Epoch>,
     /// How far its chunks are merged, if it has any.
     merged: Merged,
@@ -79,7 +79,7 @@ pub struct MemoryVault {
     journals: Mutex<Journals>,
 }
 
-// A panic while a lock is held leaves what it guards whole: every change is checked before it is made.
+// A panic while a lock is held leaves what it guards consistent: every change is checked before it is made.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -93,7 +93,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 impl Cell {
-    /// Lets `change` work on the replica, and keeps count of pending bytes.
+    /// Lets `change` modify the replica, and updates the count of pending bytes.
     fn count<T>(
         &mut self,
         pending: &AtomicUsize,
@@ -118,7 +118,7 @@ impl MemoryVault {
         Self::with_limit(partitions, PENDING_BYTES_MAX)
     }
 
-    /// Makes an empty vault in which storing folds, itself, above this many pending bytes.
+    /// Makes an empty vault in which storing itself folds above this many pending bytes.
     pub fn with_limit(partitions: u32, pending_bytes_max: usize) -> Self {
         assert!(partitions > 0, "a key space needs at least one partition");
         MemoryVault {
@@ -220,8 +220,9 @@ impl Vault for MemoryVault {
             })
             .collect();
 
-        // SUBTLE: an owner that becomes a backup only, and is no complete one, drops its copy of chunks
-        // with all else: it is filled as a whole partition, and chunks that are there would count twice.
+        // SUBTLE: an owner that becomes only a backup, and an incomplete one, drops its copy of chunks with
+        // everything else: it is filled as a whole partition, and chunks that are already there would count
+        // twice.
         let kept = |operator: u64, partition: PartitionId| {
             let holding = holdings[state.index(partition)];
             (holding.role.owner, holding.is_copy(state.is_chunks(operator)))
@@ -333,7 +334,7 @@ impl Vault for MemoryVault {
         live: Box<dyn Any + Send>,
     ) {
         let state = read(&self.view);
-        // The owner's copy of a trace is its replica, and nothing live is to be rewound.
+        // The owner's copy of a trace is its replica, so there is no live state to rewind.
         let is_kept = state.holding(partition).role.owner
             && !state.is_chunks(operator)
             && !state.dropped.contains(&operator);
@@ -462,8 +463,8 @@ impl Vault for MemoryVault {
 
     fn inventory(&self) -> Inventory {
         let state = read(&self.view);
-        // SUBTLE: all operators count, registered in this view or not. A generation that was stopped
-        // before it was built has registered none, and yet all that the one before left is here.
+        // SUBTLE: all operators count, whether registered in this view or not. A generation that was stopped
+        // before it was built has registered none, but everything that the previous one left is still here.
         let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
         let complete = kept
             .map(|(_, operator)| operator.through.max(state.resume))
@@ -476,7 +477,7 @@ impl Vault for MemoryVault {
             let whole = (0..state.holdings.len()).map(|index| journals.is_whole(index));
             (journals.exist(), journals.names(), whole.collect::<Vec<bool>>())
         };
-        // Before the first commit there is nothing to have, except journals.
+        // Before the first commit there is nothing to hold, except journals.
         let only_journals = state.recorded.is_none() && has_journals;
         let mut partitions: Vec<Copies> = state
             .holdings
@@ -505,11 +506,12 @@ impl Vault for MemoryVault {
         let mut deposits: BTreeMap<usize, u64> = BTreeMap::new();
         for (&(operator, partition), cell) in cells.iter() {
             let (cell, index) = (lock(cell), state.index(partition));
-            // One that was filled had no earlier state, though its base may say so.
+            // A replica that was filled had no earlier state, though its base may say so.
             let base = cell.replica.as_ref().and_then(Replica::base_epoch).max(cell.filled);
             let is_chunks = state.is_chunks(operator);
-            // SUBTLE: what an owner opened and is not fed is a copy at that epoch alone, which an owner's
-            // copy of chunks has left behind only where something is recorded that the rest has not.
+            // SUBTLE: what an owner opened and receives no deltas for is a copy at that epoch only. An
+            // owner's copy of chunks is beyond that epoch only if something is recorded that the rest does
+            // not have.
             let is_frozen =
                 matches!(state.holdings[index].completeness, Completeness::Frozen { .. });
             if let Some(span) = &mut partitions[index].replica
@@ -524,7 +526,7 @@ impl Vault for MemoryVault {
         for (index, copies) in partitions.iter_mut().enumerate() {
             let (tables, chunks) = state.cells_wanted(index);
             let deposited = deposits.get(&index).copied().unwrap_or(0);
-            // Of chunks an owner has all there is, a cell or not: what never had a delta is empty.
+            // An owner has all chunks, whether there is a cell or not: what never had a delta is empty.
             let owns_chunks = chunks == 0 || state.holdings[index].owns_chunks;
             copies.live = tables + chunks > 0 && deposited == tables && owns_chunks;
         }
@@ -623,11 +625,11 @@ impl Vault for MemoryVault {
                 None => Ok(0),
             })?;
             if let Some(merger) = mergers.get(&key.0) {
-                // At least one step, or folding might leave no room for any.
+                // At least one step, or folding might leave no budget for merging.
                 let room = budget_bytes.saturating_sub(folded).max(1);
                 match self.merge(key, &cell, merger.as_ref(), room) {
                     Ok(merged) => folded += merged,
-                    // The others shall not wait for it.
+                    // The other threads should not wait for it.
                     Err(error) => drop(refused.get_or_insert(error)),
                 }
             }

@@ -1,4 +1,4 @@
-//! Keyed state given by us: `fold_fenced`, `stateful_fenced`, and timers.
+//! Keyed state that Ringfence manages: `fold_fenced`, `stateful_fenced`, and timers.
 
 mod timers;
 
@@ -27,65 +27,65 @@ use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, FencedTime, passed, reached};
 use crate::verbs::quarantine::{self, DeadLetters, Panic, Unfit, set_apart, watched_partitions};
 
-/// How many results may gather before they are sent on.
+/// How many results are collected before they are sent.
 const GIVE_MAX: usize = 1024;
 
-/// How many keys of an opened replica are decoded at each activation while there are some left.
+/// How many keys of an opened replica are decoded at each activation until none are left.
 const DECODE_KEYS: usize = 512;
 
-/// Where a protected operator's closure puts its results.
+/// The output of a protected operator's closure.
 pub struct Give<'a, R> {
     results: &'a mut Vec<R>,
 }
 
 impl<R> Give<'_, R> {
-    /// Sends `result` on, at the time of the record or timer that led to it.
+    /// Sends `result`, at the time of the record or timer that led to it.
     #[inline]
     pub fn give(&mut self, result: R) {
         self.results.push(result);
     }
 
-    /// Sends all of `results` on.
+    /// Sends all of `results`.
     pub fn give_iterator(&mut self, results: impl IntoIterator<Item = R>) {
         self.results.extend(results);
     }
 }
 
-/// What a stateful operator is called for.
+/// The reason for which a stateful operator is called.
 #[derive(Debug)]
 pub enum Event<D> {
     /// A record of the key.
     Record(D),
-    /// A time that was asked for with [`At::wake_at`] is complete.
+    /// A time that was requested with [`At::wake_at`] is complete.
     Timer,
 }
 
-/// Where a stateful operator is when it is called: key, state, time.
+/// The context in which a stateful operator is called: key, state, time.
 pub struct At<'a, K, S, T> {
     /// The key.
     pub key: &'a K,
-    /// Its state; the default value where the key has none.
+    /// Its state, or the default value if the key has none.
     pub state: &'a mut S,
-    /// The time of the record, or the one that was asked for.
+    /// The time of the record, or the one that was requested.
     pub time: &'a T,
     wake: &'a mut BTreeSet<T>,
     remove: &'a mut bool,
-    /// Whether a timer of the present time is what it is called for.
+    /// Whether the call is for a timer of the current time.
     is_timer: bool,
 }
 
 impl<K, S, T> At<'_, K, S, T> {
-    /// Asks to be called with [`Event::Timer`] once all records up to and at `time` have been seen.
+    /// Requests a call with [`Event::Timer`] once all records up to and at `time` have been seen.
     ///
-    /// A time before the current one counts as the current one. Timers are part of the state: they
-    /// survive what the state survives. Asking twice for one time gives one call, and a timer that asks for
-    /// its own time again has had it.
+    /// A time before the current one counts as the current one. Timers are part of the state: they survive
+    /// what the state survives. Two requests for the same time result in one call. A timer that requests its
+    /// own time again is not called again.
     ///
-    /// A timer holds its time open, up to the greatest one that the type can count, and when the input has
-    /// ended all that are left fire, in order. So one that asks for a later time whenever it fires must
-    /// stop that at some time, or the job never ends.
+    /// A timer holds its time open, up to the greatest value of the type. When the input has ended, all
+    /// remaining timers fire, in order. So a timer that requests a later time whenever it fires must stop at
+    /// some point, or the job never ends.
     ///
-    /// There are no timers in iterative scopes, where a time may be complete and still come again.
+    /// There are no timers in iterative scopes, where a time may be complete and still occur again.
     pub fn wake_at(&mut self, time: T)
     where
         T: EpochTime,
@@ -104,18 +104,17 @@ impl<K, S, T> At<'_, K, S, T> {
 
 /// Keyed state that survives the loss of a worker.
 pub trait Stateful<'scope, T: FencedTime, D: Data> {
-    /// Folds the records of each key into a state that survives the loss of a worker.
+    /// Folds the records of each key into state that survives the loss of a worker.
     ///
-    /// Records are brought to the owner of their key's partition and applied epoch by epoch;
-    /// `fold` gets the key's state (`init` at first), the record, and a place for results, which
-    /// keep the record's time. `name` is the identity of the state across failures.
+    /// Records are sent to the owner of their key's partition and applied epoch by epoch. `fold` gets the
+    /// key's state (initially `init`), the record, and an output for results, which keep the record's time.
+    /// `name` identifies the state across failures.
     ///
     /// In an iterative scope the outermost part of the time is the epoch: an epoch's records are applied
     /// as they come round, and those of later epochs wait until the loop has come to rest.
     ///
-    /// What survives: the state as of the last committed epoch; records after it are replayed by
-    /// the job's sources. `fold` may therefore see a record again, but never on a state that has
-    /// already absorbed it.
+    /// The state as of the last committed epoch survives, and the job's sources replay later records. So
+    /// `fold` may see a record again, but never on a state that has already absorbed it.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -146,7 +145,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
 
     /// Runs `logic` for each record and each timer of a key, on state that survives.
     ///
-    /// Like [`fold_fenced`](Stateful::fold_fenced), with the key at hand, timers, and removal: a
+    /// This is like [`fold_fenced`](Stateful::fold_fenced), with access to the key, timers, and removal: a
     /// key whose state was removed starts from the default again.
     ///
     /// ```
@@ -220,7 +219,7 @@ impl<'scope, T: FencedTime, D: Data> Stateful<'scope, T, D> for StreamVec<'scope
     }
 }
 
-/// What a keyed operator does at its partitions; the frame around it is the same for all.
+/// What a keyed operator does in its partitions; everything around it is the same for all of them.
 trait Keyed<T: FencedTime, D, K, R>: Seals + 'static {
     /// Applies a record of `key`.
     fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
@@ -242,7 +241,7 @@ trait Keyed<T: FencedTime, D, K, R>: Seals + 'static {
     fn ids(&self) -> Vec<u64>;
 }
 
-/// A key with the hash and partition that go with it.
+/// A key with its hash and partition.
 struct Place<K> {
     key: K,
     hash: u64,
@@ -299,7 +298,7 @@ where
         });
         held.downgrade(&resume);
         frames_held.downgrade(&resume);
-        // Held for timers. In a loop it would hold back what comes round, and there are none.
+        // Held for timers. In a loop it would hold back records that come round, and there are no timers.
         let mut held = (!T::NESTED).then_some(held);
         let mut outlet = Outlet::new(&fence, frames_output, frames_held);
         let mut output = OutputBuilder::<T, CapacityContainerBuilder<Vec<R>>>::from(output);
@@ -321,7 +320,7 @@ where
             });
             let mut output = output.activate();
             loop {
-                // A time with timers comes up like one with records, once it is complete.
+                // A time with timers is processed like one with records, once it is complete.
                 let timer = operator.next_timer().filter(|time| Some(time.epoch()) <= through);
                 let time = match (&timer, turns.next(through)) {
                     (Some(timer), Some(record)) if timer < record => timer.clone(),
@@ -391,12 +390,12 @@ where
                     letters.flush(&time);
                 }
             }
-            // Timers to come keep their times open, and so do records that wait.
+            // Pending timers keep their times open, and so do waiting records.
             let timer = operator.next_timer().map(|time| time.epoch());
             let waits = turns.first_epoch().into_iter().chain(timer).min();
             let done = complete(through, waits);
             outlet.pass(done, &mut *operator);
-            // Without timers nothing is held: what comes back round a loop would wait for it for ever.
+            // Without timers nothing is held: records that come back round a loop would wait for it forever.
             advance(&mut held, timer);
             let next = reached(frontier).into_iter().chain(waits).min();
             if let Some(letters) = &mut letters {
@@ -417,9 +416,9 @@ where
     results
 }
 
-/// Processes a record without trusting it; with `again`, once more where the first try panics.
+/// Processes a record without trusting it; with `again`, it retries once if the first attempt panics.
 ///
-/// A try that panicked leaves neither state nor results.
+/// An attempt that panicked leaves neither state nor results.
 fn attempt<T, D, K, R, O>(
     operator: &mut O,
     time: &T,
@@ -442,7 +441,7 @@ where
         let Err(panic) = tried else { return Ok(()) };
         results.truncate(before);
         tries -= 1;
-        // An unwind of ours is an order to leave, and no fault of the record.
+        // Our own unwind means that the worker must leave; it is not the record's fault.
         if tries == 0 || panic.is::<Leave>() {
             return Err(Unfit { record, partition, panic });
         }
