@@ -31,7 +31,6 @@
 //! | [`runtime`] | threads and processes: node, generation, launcher |
 //! | [`report`] | reports of what happened, for programs and for people |
 //! | [`chaos`] | injected failures |
-//! | [`sim`] | whole clusters in one thread, under a seed |
 //! | [`config`] | flags and settings |
 
 pub use ringfence_operators as operators;
@@ -45,7 +44,13 @@ pub mod protocol;
 pub mod register;
 pub mod report;
 pub mod runtime;
-pub mod sim;
+
+/// What the project's simulator drives. It may change in any release.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::runtime::{holdings, witness};
+    pub use crate::{protocol, register};
+}
 
 pub use config::{Config, Mode};
 pub use error::{Error, Kind, Result};

@@ -16,12 +16,10 @@
 //! | [`present`] | a node's part in its present view: connections, workers, evidence |
 //! | [`planted`] | bugs put in on purpose |
 //! | [`invariants`] | what must hold between any view and its successor |
-//! | [`conduct`] | what the processes of a run did, held against the rules |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod assignment;
-pub mod conduct;
 pub mod detector;
 pub mod invariants;
 pub mod member;
@@ -37,5 +35,3 @@ pub mod view;
 mod member_tests;
 #[cfg(test)]
 mod present_tests;
-#[cfg(test)]
-mod simulation;

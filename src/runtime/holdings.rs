@@ -7,7 +7,7 @@ use ringfence_operators::vault::{Role, Vault};
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
 /// The role of `node` for a partition in `view`.
-pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
+pub fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
     let place = view.assignment.place(partition);
     Role {
         owner: place.is_some_and(|place| place.owner.node == node),
@@ -16,7 +16,7 @@ pub(crate) fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role
 }
 
 /// The routes of a view, in timely's worker numbers.
-pub(crate) fn routes_of(view: &View) -> Routes {
+pub fn routes_of(view: &View) -> Routes {
     let index = |worker| view.worker_index(worker).expect("a valid view names only its members");
     let mut routes = Routes::default();
     for (_, place) in view.assignment.iter() {
@@ -28,7 +28,7 @@ pub(crate) fn routes_of(view: &View) -> Routes {
 }
 
 /// What a node with this vault holds, now that its generation of `view` has ended.
-pub(crate) fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
+pub fn evidence_of(vault: &dyn Vault, view: ViewNumber) -> Evidence {
     let inventory = vault.inventory();
     let copies = inventory.partitions.iter().map(|(&partition, copies)| CopyEvidence {
         partition,

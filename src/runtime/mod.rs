@@ -29,7 +29,7 @@ mod compactor;
 mod execute;
 mod generation;
 mod hang;
-pub(crate) mod holdings;
+pub mod holdings;
 mod host;
 mod injector;
 mod interrupts;
@@ -46,7 +46,7 @@ mod stopwatch;
 mod strangers;
 mod turns;
 mod watches;
-mod witness;
+pub mod witness;
 mod wording;
 
 pub use execute::{Outcome, execute, execute_from_args};

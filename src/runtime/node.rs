@@ -31,6 +31,7 @@ use super::recovery::RecoveryLog;
 use super::registrar::Registrar;
 use super::strangers::Strangers;
 use super::watches::Watches;
+use super::witness::FailureAccount;
 use crate::chaos::FaultKind;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -42,7 +43,7 @@ use crate::protocol::member::Machine;
 use crate::protocol::message::{Input, Message, RegisterReply};
 use crate::protocol::present::{Present, PresentLimits};
 use crate::register::Register;
-use crate::report::{Observation, What};
+use crate::report::What;
 
 /// How often a node reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -160,10 +161,7 @@ pub(crate) struct Node {
     /// What the other nodes have built.
     catalogues: AllTold,
     recovery: RecoveryLog,
-    /// Whether the current view's failure has been reported, by this node or by another.
-    failure_told: bool,
-    /// A lost link that is reported when the next view arrives and nothing else was.
-    lost_link: Option<(What, Option<Observation>)>,
+    failures: FailureAccount,
     /// The longest that the loop stood still in this view.
     stalled: Duration,
     /// The peer that refused the last connection of this view.
@@ -229,8 +227,7 @@ impl Node {
             current: None,
             catalogues: AllTold::new(),
             recovery: RecoveryLog::default(),
-            failure_told: false,
-            lost_link: None,
+            failures: FailureAccount::default(),
             stalled: Duration::ZERO,
             refused_by: None,
             register_told: false,

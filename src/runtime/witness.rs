@@ -9,9 +9,55 @@ use ringfence_operators::ids::{NodeId, OperatorName, Spot, ViewNumber};
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation, What};
 
+/// What a node reports about the failures that end a view: the cause of each, not its consequences.
+///
+/// SUBTLE: survivors that stop also close their links. A lost link is reported only if nothing else
+/// explains it, once the next view is agreed.
+#[derive(Debug, Default)]
+pub struct FailureAccount {
+    /// Whether the current view's failure has been reported, by this node or by another.
+    is_told: bool,
+    lost_link: Vec<What>,
+}
+
+impl FailureAccount {
+    /// Returns what node `here` must report now about a suspicion of which it saw this.
+    pub fn suspect(
+        &mut self,
+        here: NodeId,
+        what: &Suspicion,
+        seen: Option<Observation>,
+    ) -> Vec<What> {
+        let failure = seen.as_ref().and_then(|seen| conclusion(what, seen));
+        let is_conclusion = failure.is_some();
+        let seen = seen.map(|seen| What::Observed(Box::new(seen)));
+        let told = failure.into_iter().chain(seen).collect();
+        match what {
+            Suspicion::LinkLost { .. } if is_conclusion => {
+                if self.lost_link.is_empty() {
+                    self.lost_link = told;
+                }
+                Vec::new()
+            }
+            // The other end has lost the same link: that explains nothing.
+            Suspicion::Stopped { reason, .. } if reason.lost_link == Some(here) => Vec::new(),
+            _ => {
+                self.is_told = true;
+                told
+            }
+        }
+    }
+
+    /// Returns what is left to report when the next view is agreed.
+    pub fn agree(&mut self) -> Vec<What> {
+        let lost_link = std::mem::take(&mut self.lost_link);
+        if std::mem::take(&mut self.is_told) { Vec::new() } else { lost_link }
+    }
+}
+
 /// What node `here`, whose workers are at these places, concludes from a suspicion; `None` if another node
 /// reports it.
-pub(super) fn of_suspicion(
+pub fn of_suspicion(
     here: NodeId,
     view: ViewNumber,
     what: &Suspicion,
@@ -63,7 +109,7 @@ pub(super) fn of_suspicion(
 }
 
 /// What a node that saw this concludes from a suspicion; `None` if another node reported it first.
-pub(super) fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
+fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
     let text = match what {
         Suspicion::PeerLost { .. } | Suspicion::Gone { .. } => "node lost",
         Suspicion::LinkLost { .. } => "link lost",
@@ -182,7 +228,7 @@ pub(super) fn of_register(here: NodeId, view: ViewNumber, text: String) -> Obser
 /// The error with which the protocol ends this node, if it is a failure that was not reported yet.
 ///
 /// `stalled_ms` is how long the node's own loop stood still at most.
-pub(super) fn of_protocol_error(
+pub fn of_protocol_error(
     here: NodeId,
     view: ViewNumber,
     error: &ProtocolError,
@@ -278,6 +324,20 @@ mod tests {
         let seen = of_job_error(HERE, VIEW, &late);
         assert_eq!((seen.component, seen.cause), (Component::Job, Cause::JobFailed));
         assert_eq!((seen.place.operator, seen.place.epoch), (Some(operator), Some(Epoch(4))));
+    }
+
+    #[test]
+    fn a_lost_link_is_told_only_where_nothing_else_explains_it() {
+        let lost = Suspicion::LinkLost { node: NodeId(1), why: "reset".to_owned() };
+        let gone = Suspicion::PeerLost { node: NodeId(1), why: "end of file".to_owned() };
+        let tell = |account: &mut FailureAccount, what: &Suspicion| {
+            account.suspect(HERE, what, of_suspicion(HERE, VIEW, what, false, &[])).len()
+        };
+        let mut account = FailureAccount::default();
+        assert_eq!((tell(&mut account, &lost), account.agree().len()), (0, 2));
+        assert_eq!((tell(&mut account, &lost), tell(&mut account, &gone)), (0, 2));
+        assert_eq!(account.agree(), [], "the lost node explains the link");
+        assert_eq!(account.agree(), [], "each view has its own account");
     }
 
     #[test]

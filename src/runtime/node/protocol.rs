@@ -119,21 +119,8 @@ impl Node {
                 );
                 let workers = self.running().map_or_else(Vec::new, |r| r.shared.whereabouts());
                 let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
-                let failure = seen.as_ref().and_then(|seen| witness::conclusion(&what, seen));
-                match (failure, what) {
-                    // SUBTLE: survivors that stop close their links, too. A lost link is told only
-                    // where nothing else explains it.
-                    (Some(failure), Suspicion::LinkLost { .. }) => {
-                        self.lost_link.get_or_insert((failure, seen));
-                    }
-                    // The other end has lost the same link: that explains nothing.
-                    (_, Suspicion::Stopped { reason, .. }) if reason.lost_link == Some(here) => {}
-                    (failure, _) => {
-                        self.failure_told = true;
-                        failure.into_iter().for_each(|failure| self.tell(failure));
-                        self.observe(seen);
-                    }
-                }
+                let told = self.failures.suspect(here, &what, seen);
+                told.into_iter().for_each(|what| self.tell(what));
             }
             Decision::Silent { node, silent_ms } => {
                 self.tell(What::Suspicion { suspect: node, silent_ms });
@@ -144,13 +131,7 @@ impl Node {
             Decision::Stopped { .. } => self.recovery.stopped(now),
             Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
                 self.recovery.agreed(now);
-                let lost_link = self.lost_link.take();
-                if !std::mem::take(&mut self.failure_told)
-                    && let Some((failure, seen)) = lost_link
-                {
-                    self.tell(failure);
-                    self.observe(seen);
-                }
+                self.failures.agree().into_iter().for_each(|what| self.tell(what));
                 let takeovers = self.takeovers(&moved);
                 self.tell(What::View {
                     number,
