@@ -459,10 +459,12 @@ mod tests {
     fn what_is_changed_under_a_sink_is_named() {
         type Change = fn(&Path);
         let changes: [(&str, Change); 5] = [
-            ("part-00001 was there", |out| fs::remove_file(out.join("part-00001")).unwrap()),
-            ("part-00001 was there", |out| fs::remove_dir_all(out).unwrap()),
-            ("part-00001 was there", |out| fs::rename(out, out.with_extension("old")).unwrap()),
-            ("part-00001 was there", |out| {
+            ("part-00001 no longer exists", |out| fs::remove_file(out.join("part-00001")).unwrap()),
+            ("part-00001 no longer exists", |out| fs::remove_dir_all(out).unwrap()),
+            ("part-00001 no longer exists", |out| {
+                fs::rename(out, out.with_extension("old")).unwrap()
+            }),
+            ("part-00001 no longer exists", |out| {
                 fs::rename(out.join("part-00001"), out.join("other")).unwrap();
                 fs::write(out.join("part-00001"), "a\t1\nbc").unwrap();
             }),
@@ -486,7 +488,7 @@ mod tests {
         fs::remove_dir_all(&out).unwrap();
         let error =
             Sink::<Row>::release(&mut sink, &release(2, 2), &prepared(0, "x\n")).unwrap_err();
-        assert!(error.to_string().contains("out was there"), "{error}");
+        assert!(error.to_string().contains("out no longer exists"), "{error}");
     }
 
     #[test]
@@ -502,7 +504,7 @@ mod tests {
         assert!(error.to_string().contains("where 6 were written"), "{error}");
         fs::remove_file(out.join("part-00001")).unwrap();
         let error = Sink::<Row>::when_done(&sink).unwrap()().unwrap_err();
-        assert!(error.to_string().contains("part-00001 was there"), "{error}");
+        assert!(error.to_string().contains("part-00001 no longer exists"), "{error}");
     }
 
     #[test]
