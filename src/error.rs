@@ -19,31 +19,31 @@ type Cause = Box<dyn StdError + Send + Sync + 'static>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Nothing is wrong: the caller asked for help, and the text is the help. Print it and end.
+    /// Nothing is wrong: the caller asked for help, and the text is the help. Print it and exit.
     Help,
-    /// The command line cannot be understood. Correct it; `--help` lists all flags.
+    /// The command line is invalid. Correct it; `--help` lists all flags.
     Usage,
     /// The settings contradict each other or the cluster. Change the setting that the text names.
     Config,
-    /// A file, directory or other end of the job cannot be used. See to the thing that is named.
+    /// A file, directory or other input or output of the job cannot be used. Check what the text names.
     Input,
-    /// The register cannot be reached or holds something else. See to the register that is named.
+    /// The register cannot be reached or contains something else. Check the register that the text names.
     Register,
-    /// An address cannot be bound or reached. See to the address that is named.
+    /// An address cannot be bound or reached. Check the address that the text names.
     Network,
     /// The job itself failed, or ended in a way that cannot be recovered. The text says which node.
     Job,
-    /// No copy of some partitions survived. Start the job anew, with more backups.
+    /// No copy of some partitions survived. Start the job again, with more backups.
     Lost,
-    /// The cluster went on without this node. Nothing is lost; the node may be started again.
+    /// The cluster continued without this node. Nothing is lost.
     Excluded,
-    /// A signal has asked this process to end. Start the job anew when it is wanted again.
+    /// A signal has asked this process to end. Start the job again when it is needed.
     Interrupted,
-    /// A promise of Ringfence itself is broken. Please report it.
+    /// Ringfence has broken one of its own invariants. Please report it.
     Internal,
 }
 
-/// What went wrong: a [`Kind`], a text that names the object, and perhaps a cause.
+/// What went wrong: a [`Kind`], a text that names the object, and an optional cause.
 ///
 /// `Debug` reads like `Display` followed by the causes, since that is what a `main` that returns an
 /// error prints.
@@ -68,13 +68,13 @@ impl Error {
         self
     }
 
-    /// The same error, with one more thing to know at the end of its text.
+    /// The same error, with a note appended to its text.
     pub(crate) fn noting(mut self, note: &str) -> Self {
         self.text = format!("{}; {note}", self.text);
         self
     }
 
-    /// A command line that cannot be understood.
+    /// An invalid command line.
     pub fn usage(text: impl Into<String>) -> Self {
         Error::new(Kind::Usage, text)
     }
@@ -84,7 +84,7 @@ impl Error {
         Error::new(Kind::Config, text)
     }
 
-    /// A file, directory or other end of the job that cannot be used.
+    /// A file, directory or other input or output of the job that cannot be used.
     pub fn input(text: impl Into<String>) -> Self {
         Error::new(Kind::Input, text)
     }
@@ -94,14 +94,14 @@ impl Error {
         Error::new(Kind::Job, text)
     }
 
-    /// A broken promise of Ringfence itself.
+    /// A broken invariant of Ringfence itself.
     pub fn internal(text: impl Into<String>) -> Self {
         Error::new(Kind::Internal, text)
     }
 
     /// Prints the error, or the help that was asked for, and ends the process.
     pub fn exit(&self) -> ! {
-        // Where nobody reads there is nobody to tell.
+        // If nobody reads the output, there is nobody to tell.
         let _ = match self.kind {
             Kind::Help => writeln!(std::io::stdout(), "{self}"),
             _ => writeln!(std::io::stderr(), "error: {self:?}"),
@@ -114,8 +114,8 @@ impl Error {
         self.kind
     }
 
-    /// The exit code of a process that ends with this error: 2 where the command line or the
-    /// settings are wrong, 130 where a signal has asked it to end, 0 for help, else 1.
+    /// The exit code of a process that ends with this error: 2 if the command line or the settings are wrong,
+    /// 130 if a signal has asked it to end, 0 for help, and 1 otherwise.
     pub fn exit_code(&self) -> i32 {
         match self.kind {
             Kind::Help => 0,

@@ -1,6 +1,6 @@
-//! Fault tolerance for timely dataflow: a job survives the loss of its workers, exactly once.
+//! Fault tolerance for timely dataflow: jobs survive the loss of workers with exactly-once output.
 //!
-//! A job is written as for timely, with verbs that end in `_fenced` where something must survive:
+//! A job is written as for timely, with verbs that end in `_fenced` where state or output must survive:
 //!
 //! ```no_run
 //! use ringfence::prelude::*;
@@ -26,11 +26,11 @@
 //! | --- | --- |
 //! | [`operators`] | everything that runs inside a timely worker |
 //! | [`protocol`] | the pure core: ring, assignment, views, the state machine of a member |
-//! | [`register`] | where views are agreed: each number can be written once |
-//! | [`network`] | how nodes talk: handshake, control connections, data links |
+//! | [`register`] | where nodes agree on views: each number can be written once |
+//! | [`network`] | how nodes communicate: handshake, control connections, data links |
 //! | [`runtime`] | threads and processes: node, generation, launcher |
-//! | [`report`] | what happened, told to programs and to people |
-//! | [`chaos`] | failures on purpose |
+//! | [`report`] | reports of what happened, for programs and for people |
+//! | [`chaos`] | injected failures |
 //! | [`config`] | flags and settings |
 
 pub use ringfence_operators as operators;

@@ -1,4 +1,4 @@
-//! What a protected key, value or record must be.
+//! Requirements on protected keys, values and records.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,15 +29,15 @@ pub trait Data: Clone + Send + Serialize + DeserializeOwned + 'static {}
 
 impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Data for T {}
 
-/// A value that can be copied and moved to another thread: state whose encoding is chosen apart from it,
-/// as a [`Codec`](crate::codec::Codec).
+/// A value that can be copied and moved to another thread: state whose encoding is chosen separately, as a
+/// [`Codec`](crate::codec::Codec).
 ///
 /// Implemented for every type that qualifies; there is nothing to implement by hand.
 pub trait Plain: Clone + Send + 'static {}
 
 impl<T: Clone + Send + 'static> Plain for T {}
 
-/// What a protected key must be.
+/// A value that can be a protected key.
 ///
 /// Implemented for every type that qualifies; there is nothing to implement by hand.
 #[diagnostic::on_unimplemented(

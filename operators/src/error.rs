@@ -9,24 +9,24 @@ use crate::text::cut;
 /// A reason for which a job cannot go on; the whole job ends with it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JobError {
-    /// Two protected operators have one name, so their state could not be told apart.
+    /// Two protected operators have the same name, so their state could not be distinguished.
     #[error("two protected operators are named \"{name}\": give each its own name")]
     DuplicateName {
         /// The name that was used twice.
         name: OperatorName,
     },
-    /// Two names of a job would be one in the vault, so their state could not be told apart.
-    #[error("{one} and {other} cannot be told apart in a checkpoint: rename one of them")]
+    /// Two names of a job would be the same in the vault, so their state could not be distinguished.
+    #[error("{one} and {other} cannot be distinguished in a checkpoint: rename one of them")]
     NameCollision {
         /// What was named first.
         one: String,
-        /// What came then.
+        /// What was named second.
         other: String,
     },
-    /// A protected operator has a name that cannot be one.
+    /// A protected operator has an invalid name.
     #[error("the name \"{name}\" {what}")]
     BadName {
-        /// The name, or how it begins.
+        /// The name, or its beginning.
         name: OperatorName,
         /// What is wrong with it.
         what: String,
@@ -38,7 +38,7 @@ pub enum JobError {
          index or by local files only within closures and in what is fed, never what is built"
     )]
     Differs {
-        /// The place of the difference in what they have built, from 1.
+        /// The position of the difference in what they have built, from 1.
         position: usize,
         /// What one of them has there.
         one: String,
@@ -47,8 +47,8 @@ pub enum JobError {
     },
     /// A name holds state but the job has no operator of that name.
     #[error(
-        "there is state of \"{name}\" but the job has no protected operator of that name: \
-         name the operator so again, or start afresh on a new register to drop its state"
+        "there is state for \"{name}\" but the job has no protected operator of that name: \
+         restore the operator's name, or start afresh on a new register to drop its state"
     )]
     UnknownName {
         /// The name found in the checkpoint.
@@ -60,7 +60,7 @@ pub enum JobError {
          operators before the first step, since they are restored and committed together"
     )]
     BuiltLate {
-        /// The operator that came late.
+        /// The operator that was built late.
         name: OperatorName,
     },
     /// A source could not be listed, opened, or read.
@@ -68,10 +68,10 @@ pub enum JobError {
     Source {
         /// The name of the source.
         operator: OperatorName,
-        /// What failed, naming the file or the like.
+        /// What failed; names the file or other object.
         what: String,
     },
-    /// An input that is fed by hand was fed wrongly, or cannot be journaled.
+    /// A hand-fed input was fed incorrectly, or cannot be journaled.
     #[error("input \"{operator}\": {what}")]
     Input {
         /// The name of the input.
@@ -84,13 +84,13 @@ pub enum JobError {
     Sink {
         /// The name of the sink.
         operator: OperatorName,
-        /// What failed, naming the file or the like.
+        /// What failed; names the file or other object.
         what: String,
     },
-    /// Two sinks of a worker have one target, or the target of one is inside of the other's.
+    /// Two sinks of a worker have the same target, or the target of one is inside the other's.
     #[error(
         "sink \"{second}\" would write to {second_target}, and sink \"{first}\" to {first_target}: give \
-         each sink a target of its own that is not inside of another's"
+         each sink its own target, outside of all others"
     )]
     SharedTarget {
         /// The sink that was built first.
@@ -107,7 +107,7 @@ pub enum JobError {
     State {
         /// The operator whose state it is.
         operator: OperatorName,
-        /// The partition of it.
+        /// The partition that the state belongs to.
         partition: PartitionId,
         /// What is wrong with it.
         what: String,
@@ -122,7 +122,7 @@ pub enum JobError {
         /// The epoch from which the view resumes.
         resume: Epoch,
     },
-    /// A record arrived for an epoch that is committed already.
+    /// A record arrived for an epoch that is already committed.
     #[error(
         "\"{operator}\" received a record of epoch {epoch}, but epochs up to {resume} are committed: \
          records must come from protected sources, which never repeat a committed epoch"
@@ -135,18 +135,18 @@ pub enum JobError {
         /// The epoch from which the view resumes.
         resume: Epoch,
     },
-    /// A record reached a worker that can't keep it.
+    /// A record reached a worker that cannot keep it.
     #[error("\"{operator}\": {what}")]
     Misplaced {
         /// The operator that received the record.
         operator: OperatorName,
-        /// What arrived where.
+        /// What arrived, and where.
         what: String,
     },
-    /// A batch is of epochs on both sides of a checkpoint.
+    /// A batch contains epochs on both sides of a checkpoint.
     #[error(
-        "\"{operator}\" received a batch of epochs {first} to {last}, and {checkpoint} is a checkpoint: \
-         send records of different epochs apart"
+        "\"{operator}\" received a batch of epochs {first} to {last}, but epoch {checkpoint} is a checkpoint: \
+         send records of different epochs in separate batches"
     )]
     SpansCheckpoint {
         /// The operator that received the batch.
@@ -158,13 +158,13 @@ pub enum JobError {
         /// The checkpoint between them.
         checkpoint: Epoch,
     },
-    /// Protected state was used by another than the closure that it was made for.
+    /// Protected state was used outside of the closure that it was made for.
     #[error(
         "state \"{name}\" was used outside of its operator's closure, where a change would belong to no \
          epoch: use it only within the closure that its constructor returns"
     )]
     OutsideOperator {
-        /// The state, with its operator's name before the dot.
+        /// The state's name, with its operator's name before the dot.
         name: OperatorName,
     },
     /// Two constructors of one operator gave one name to states of different types.
@@ -173,7 +173,7 @@ pub enum JobError {
          make the same states"
     )]
     StateType {
-        /// The state, with its operator's name before the dot.
+        /// The state's name, with its operator's name before the dot.
         name: OperatorName,
     },
     /// The vault refused something that this generation handed to it.

@@ -1,10 +1,10 @@
-//! Key hash: the stable way from an encoded key to its partition.
+//! Key hash: the stable mapping from an encoded key to its partition.
 //!
 //! INVARIANT: for given key bytes, hasher and number of partitions, the partition never changes: not
 //! across processes, machines or versions. State on disk and in other nodes depends on it.
 //!
-//! A hash is spent in disjoint parts: its top bits choose the partition, the 32 lowest the bucket of
-//! a table, and those between them the tag in the table's control bytes.
+//! Disjoint parts of a hash have different uses: its top bits choose the partition, the lowest 32 bits choose
+//! the bucket of a table, and the bits between them are the tag in the table's control bytes.
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -18,8 +18,8 @@ pub enum KeyHasher {
     /// rapidhash v3, whose output is guaranteed stable: 2 to 4 ns for a short key.
     #[default]
     Rapid,
-    /// The first eight bytes of SHA-1, big endian: about 40 times slower. Keys that collide are harder to
-    /// find, but not impossible to find, since SHA-1 is broken and has no secret here.
+    /// The first eight bytes of SHA-1, big endian: about 40 times slower. Colliding keys are harder to find,
+    /// but not impossible, since SHA-1 is broken and is used without a secret.
     Sha1,
 }
 
@@ -39,7 +39,7 @@ impl KeyHasher {
 
 /// Returns the partition of a hash among `partitions`, which must not be zero.
 ///
-/// Multiply-shift: the unit interval cut into equal parts. With a power of two these are the top bits.
+/// Multiply-shift divides the unit interval into equal parts. With a power of two these are the top bits.
 #[inline]
 pub fn partition_of(hash: u64, partitions: u32) -> PartitionId {
     assert!(partitions > 0, "a key space needs at least one partition");

@@ -1,4 +1,4 @@
-//! The names of things: small types that keep an epoch from being taken for a view number.
+//! Identifiers: small types, so that an epoch cannot be confused with a view number.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ number! {
     NodeId(u64), ""
 }
 number! {
-    /// One start of a node's process: a restarted node is a stranger until it is admitted.
+    /// One start of a node's process: a restarted node is unknown to the others until it is admitted.
     Incarnation(u64), ""
 }
 number! {
@@ -58,7 +58,7 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// The name of a protected operator: the identity of its state across generations and restarts.
+/// The name of a protected operator, which identifies its state across generations and restarts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OperatorName(pub Arc<str>);
@@ -70,7 +70,7 @@ impl OperatorName {
     }
 }
 
-/// Shows control characters escaped: a name is what the job says it is, and terminals obey them.
+/// Escapes control characters: the job chooses the name, and a terminal would obey them.
 impl fmt::Display for OperatorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_escaped(&self.0, f)
@@ -80,7 +80,7 @@ impl fmt::Display for OperatorName {
 /// `text` with its control characters escaped, for people and terminals.
 pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = write_escaped(text, &mut shown);
     shown
 }
@@ -100,10 +100,10 @@ fn write_escaped(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
     to.write_str(rest)
 }
 
-/// One share of a hand-made input.
+/// One share of a hand-fed input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Its index, below `count`.
+    /// The index of the share, below `count`.
     pub index: u64,
     /// The number of shares, fixed for the whole run.
     pub count: u64,
@@ -112,7 +112,7 @@ pub struct Share {
 /// A place in a job, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Spot {
-    /// The protected operator; absent outside of any.
+    /// The protected operator; absent outside of protected operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorName>,
     /// The partition whose record or shard was being worked on.
@@ -128,14 +128,14 @@ pub struct Spot {
 pub struct WorkerPanic {
     /// The index of the worker within its node.
     pub worker: u32,
-    /// What the panic said; a long message is cut, see [`crate::text`].
+    /// The panic's message; a long message is cut, see [`crate::text`].
     pub message: String,
-    /// Where it began, as `file:line:column`; `None` for an unwind that no hook saw.
+    /// Where the panic began, as `file:line:column`; `None` for an unwind that no hook saw.
     pub location: Option<String>,
     /// Where in the job it happened.
     pub spot: Spot,
-    /// The record that could not be processed, as text. It is kept only in partitions that are being
-    /// watched, since one of their records made a worker panic before.
+    /// The record that could not be processed, as text. It is kept only in partitions that are watched
+    /// because one of their records made a worker panic before.
     pub record: Option<String>,
 }
 

@@ -3,10 +3,10 @@
 //! | module | noun |
 //! | --- | --- |
 //! | [`ids`] | epoch, partition, share, node, view: the names of things |
-//! | [`time`] | what a timestamp must be so that epochs can be cut from it |
-//! | [`data`], [`codec`], [`hash`] | what records and state must be, how they are encoded and hashed |
+//! | [`time`] | what a timestamp must provide so that it can be divided into epochs |
+//! | [`data`], [`codec`], [`hash`] | requirements on records and state, and how they are encoded and hashed |
 //! | [`error`] | what can be wrong with a job |
-//! | [`text`], `paths` | how much of a text is told of a failure; paths as text |
+//! | [`text`], `paths` | how much of a text a failure report quotes; paths as text |
 //! | [`snapshot`] | the encoded forms: deltas, bases and journals |
 //! | [`state`] | keyed state with dirty keys and undo, and its encoded replica |
 //! | [`vault`] | a node's store of replicas and of live state between generations |
@@ -16,10 +16,10 @@
 //! | [`verbs`] | source, input, stateful, sink, feedback, inspect |
 //! | [`wrap`] | existing operators, protected |
 //! | [`differential`] | differential's collections and arrangements, protected |
-//! | [`worker`] | a worker's life in one generation: build, run, leave, tear down |
+//! | [`worker`] | the life of a worker within one generation: build, run, leave, tear down |
 //! | [`prelude`] | what a job imports |
 //! | [`testing`] | a small harness without a cluster |
-//! | `planted` | bugs on purpose, which the simulator must find |
+//! | `planted` | planted bugs, which the simulator must find |
 
 pub mod codec;
 pub mod data;

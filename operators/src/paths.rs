@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-/// A path as text, exactly: what is no plain text in it, or a `%`, is written as `%` and two digits a byte.
+/// A path as text, without loss: each byte that is not plain text, or is a `%`, is written as `%` and two
+/// digits.
 pub(crate) fn shown(path: &Path) -> String {
     let mut text = String::new();
     let escape = |text: &mut String, bytes: &[u8]| {
@@ -40,7 +41,7 @@ pub(crate) fn path_of(text: &str) -> Option<PathBuf> {
     Some(OsString::from_vec(bytes).into())
 }
 
-/// The one name of what lies, or would lie, at `path`: absolute, without links as far as it exists.
+/// The canonical name of what is, or would be, at `path`: absolute, and without links as far as it exists.
 pub(crate) fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
     for component in std::path::absolute(path)?.components() {

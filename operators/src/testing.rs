@@ -12,20 +12,22 @@ use timely::worker::{Config, Worker};
 
 use crate::codec::{Codec, Postcard};
 use crate::data::Data;
+use crate::differential::{FencedCollection, FencedSession};
 use crate::fence::generation::{
     Clock, Gauges, Generation, Notice, Observer, PIECE_BYTES, Routes, Settings,
 };
 use crate::hash::KeyHasher;
 use crate::ids::{OperatorName, Share, ViewNumber};
 use crate::vault::{MemoryVault, Role, Vault};
-use crate::verbs::sink::{Release, Sink};
+use crate::verbs::input::FencedInput;
+use crate::verbs::sink::{Release, Sink, SinkFenced};
 use crate::verbs::source::{Reader, Source};
 use crate::worker::{WorkerEnd, run_worker};
 
 /// How many partitions a trial has.
 const PARTITIONS: u32 = 16;
 
-/// A sink that keeps what is released, once, in memory shared by its clones.
+/// A sink that keeps what is released, exactly once, in memory that its clones share.
 pub struct Collected<D> {
     rows: Arc<Mutex<Vec<D>>>,
     seen: Arc<Mutex<BTreeSet<(OperatorName, u32, u64)>>>,
@@ -86,7 +88,7 @@ impl Observer for Nobody {
 
 /// Runs a job of one dataflow on `workers` threads of this process; returns what it released.
 ///
-/// The job gets a scope and a sink; what it sends to that sink is returned, in no order.
+/// The job gets a scope and a sink. What it sends to that sink is returned in no particular order.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -114,7 +116,8 @@ where
     })
 }
 
-/// As [`run`], for a job that has the whole worker: of several dataflows, or of input that it sends itself.
+/// As [`run`], for a job that needs the whole worker, because it has several dataflows or feeds its own
+/// input.
 ///
 /// # Panics
 ///
@@ -127,7 +130,107 @@ where
     Trial::new(workers).run(job)
 }
 
-/// How a job is tried.
+/// Runs a job over one collection on two workers; returns what it released, sorted.
+///
+/// The collection contains `records` from epoch 0 on. The two workers' shares insert them alternately.
+///
+/// ```
+/// use ringfence_operators::testing;
+///
+/// let rows = testing::run_collection([3, 5, 3], |numbers, output| {
+///     numbers.count_fenced("counts").sink_fenced("out", output);
+/// });
+/// assert_eq!(rows, [((3, 2), 0, 1), ((5, 1), 0, 1)]);
+/// ```
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run_collection<D, O, F>(records: impl IntoIterator<Item = D>, job: F) -> Vec<O>
+where
+    D: Data + Sync,
+    O: Data + Ord,
+    F: Fn(FencedCollection<'_, u64, D>, Collected<O>) + Send + Sync + 'static,
+{
+    run_collections(records, [(); 0], move |records, _, output| job(records, output))
+}
+
+/// As [`run_collection`], for a job over two collections.
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run_collections<D1, D2, O, F>(
+    left: impl IntoIterator<Item = D1>,
+    right: impl IntoIterator<Item = D2>,
+    job: F,
+) -> Vec<O>
+where
+    D1: Data + Sync,
+    D2: Data + Sync,
+    O: Data + Ord,
+    F: Fn(FencedCollection<'_, u64, D1>, FencedCollection<'_, u64, D2>, Collected<O>)
+        + Send
+        + Sync
+        + 'static,
+{
+    let left: Vec<D1> = left.into_iter().collect();
+    let right: Vec<D2> = right.into_iter().collect();
+    let mut rows = run_workers(2, move |worker, output| {
+        let mut lefts = FencedSession::<u64, D1>::new("left");
+        let mut rights = FencedSession::<u64, D2>::new("right");
+        worker.dataflow(|scope| {
+            let right = rights.to_collection(scope);
+            job(lefts.to_collection(scope), right, output);
+        });
+        insert_all(&mut lefts, &left);
+        insert_all(&mut rights, &right);
+    });
+    rows.sort();
+    rows
+}
+
+fn insert_all<D: Data>(session: &mut FencedSession<u64, D>, records: &[D]) {
+    for (number, record) in (0..).zip(records) {
+        session.insert_to(number % session.share_count(), record.clone());
+    }
+}
+
+/// Runs a program that feeds one input by hand on `workers` threads; returns what it fed, sorted.
+///
+/// The input is closed when the program returns.
+///
+/// ```
+/// use ringfence_operators::testing;
+///
+/// let numbers = testing::run_input(2, |_worker, input| {
+///     for share in input.shares() {
+///         input.send_to(share.index, share.index);
+///     }
+/// });
+/// assert_eq!(numbers, [0, 1]);
+/// ```
+///
+/// # Panics
+///
+/// Panics when a worker does not finish.
+pub fn run_input<D, F>(workers: usize, program: F) -> Vec<D>
+where
+    D: Data + Ord,
+    F: Fn(&mut Worker, &mut FencedInput<u64, D>) + Send + Sync + 'static,
+{
+    let mut records = run_workers(workers, move |worker, output| {
+        let mut input = FencedInput::new("input");
+        worker.dataflow(|scope| {
+            input.to_stream(scope).sink_fenced("out", output);
+        });
+        program(worker, &mut input);
+    });
+    records.sort();
+    records
+}
+
+/// The settings with which a job is tried.
 ///
 /// ```
 /// use std::time::Duration;
@@ -158,7 +261,7 @@ impl Trial {
     ///
     /// # Panics
     ///
-    /// Does not, unless the vault is broken.
+    /// Panics only if the vault is broken.
     pub fn new(workers: usize) -> Self {
         let vault = Arc::new(MemoryVault::new(PARTITIONS));
         let everything = |_| Role { owner: true, backup: true };
@@ -204,7 +307,7 @@ impl Trial {
         self
     }
 
-    /// Runs a job; returns what it released, in no order.
+    /// Runs a job; returns what it released, in no particular order.
     ///
     /// # Panics
     ///
@@ -217,11 +320,11 @@ impl Trial {
         self.run_interrupted(&[], job)
     }
 
-    /// Runs a job that is interrupted again and again; returns what it released, in no order.
+    /// Runs a job that is interrupted again and again; returns what it released, in no particular order.
     ///
-    /// Each of `interruptions` ends one generation when it has lasted for that long. The next one goes on from
-    /// what is committed, with another number of workers, up to that of the trial; the last one runs to
-    /// the end. In every other generation messages are written out, as between processes.
+    /// Each of `interruptions` ends one generation after the given time. The next generation continues from
+    /// what is committed, with a different number of workers, up to that of the trial; the last one runs to
+    /// the end. In every other generation messages are serialized, as between processes.
     ///
     /// ```
     /// use std::time::Duration;
@@ -351,8 +454,8 @@ impl Trial {
     }
 }
 
-/// A source like [`per_share`](crate::verbs::source::per_share) that gives few items at a time, with a pause before
-/// each few, so that a small input lasts for many epochs.
+/// A source like [`per_share`](crate::verbs::source::per_share) that yields a few items at a time, with a
+/// pause before each batch, so that a small input lasts for many epochs.
 ///
 /// ```
 /// use std::time::Duration;
@@ -438,9 +541,9 @@ impl<I: Iterator + 'static> Reader for DripReader<I> {
 /// Why a generation ends before its job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
-    /// All workers are asked to leave: their state is undone to the last checkpoint.
+    /// All workers are asked to leave: their state is rolled back to the last checkpoint.
     Stop,
-    /// One worker panics: its state is lost, and made anew from its replica.
+    /// One worker panics: its state is lost, and is rebuilt from its replica.
     Panic,
 }
 
@@ -465,8 +568,8 @@ where
     })
 }
 
-/// Runs `trial` on a thread of its own, and panics where it has not ended within `limit`: for trials that
-/// would hang if they failed.
+/// Runs `trial` on its own thread, and panics if it has not ended within `limit`: for trials that would hang
+/// if they failed.
 #[cfg(test)]
 pub(crate) fn in_time<R: Send + 'static>(
     limit: Duration,

@@ -1,12 +1,12 @@
-//! Text about failures: as much of it as every report, console and message has room for.
+//! Text about failures, cut to what every report, console and message has room for.
 
-/// The longest text that is told of a failure: a panic's message, a record, an error's words.
+/// The longest text that is quoted about a failure: a panic's message, a record, an error text.
 ///
-/// What is longer is cut where it is made, so that no report, console, control message or message to
-/// the launcher ever has to refuse it.
+/// A longer text is cut where it is created, so that no report, console, control message or message to the
+/// launcher ever has to refuse it.
 pub const TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// Cuts a text about a failure to [`TEXT_BYTES_MAX`] bytes, and says how long it was.
+/// Cuts a text about a failure to [`TEXT_BYTES_MAX`] bytes, and appends its original length.
 ///
 /// ```
 /// use ringfence_operators::text::{TEXT_BYTES_MAX, cut};
@@ -20,7 +20,7 @@ pub fn cut(text: String) -> String {
     cut_to(text, TEXT_BYTES_MAX)
 }
 
-/// Cuts a text to `bytes_max` bytes, between two letters, and says how long it was.
+/// Cuts a text to `bytes_max` bytes, between two characters, and appends its original length.
 pub fn cut_to(mut text: String, bytes_max: usize) -> String {
     let length = text.len();
     if length > bytes_max {

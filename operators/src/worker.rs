@@ -1,4 +1,4 @@
-//! A worker's life in one generation: build, step, leave, tear down.
+//! The life of a worker within one generation: build, step, leave, tear down.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ pub enum WorkerEnd<R> {
     Finished(R),
     /// It was asked to leave; its state is in the vault.
     Stopped,
-    /// The job cannot go on.
+    /// The job cannot continue.
     Failed(JobError),
-    /// What came in was damaged, and none of it was kept; the worker's state is in the vault.
+    /// Received data was damaged, and none of it was kept; the worker's state is in the vault.
     Damaged(JobError),
     /// It panicked; none of its state was kept.
     Panicked(WorkerPanic),
@@ -31,8 +31,8 @@ pub enum WorkerEnd<R> {
 
 /// A worker of one generation, built and stepped from outside.
 ///
-/// Whatever happens inside, an unwind is caught with the worker outside of it, so that
-/// [`tear_down`](FencedWorker::tear_down) finds it whole. After an error it must not be stepped again.
+/// Whatever happens inside, an unwind is caught without passing through the worker itself, so that
+/// [`tear_down`](FencedWorker::tear_down) finds it intact. After an error it must not be stepped again.
 pub struct FencedWorker {
     worker: Worker,
     guard: FenceGuard,
@@ -60,12 +60,12 @@ impl FencedWorker {
         })
     }
 
-    /// Lets the job do something more between two steps, as its closure would: feed its input, say.
+    /// Lets the job do something between two steps, as its closure would, such as feeding its input.
     pub fn perform<R>(&mut self, part: impl FnOnce(&mut Worker) -> R) -> Result<R, WorkerEnd<()>> {
         self.attempt(|worker, _fence| part(worker)).map_err(WorkerEnd::without_result)
     }
 
-    /// Lets every operator run that has something to do, and does not wait where none has.
+    /// Runs every operator that has something to do, and does not wait if there is none.
     ///
     /// Returns whether a dataflow is left.
     pub fn step(&mut self) -> Result<bool, WorkerEnd<()>> {
@@ -74,7 +74,7 @@ impl FencedWorker {
         left.map_err(WorkerEnd::without_result)
     }
 
-    /// Whether an operator has asked to run again, whatever may arrive.
+    /// Whether an operator has requested to run again, whatever may arrive.
     pub fn is_active(&self) -> bool {
         self.worker.activations().borrow().empty_for().is_some()
     }
@@ -124,7 +124,7 @@ impl FencedWorker {
 }
 
 impl<R> WorkerEnd<R> {
-    /// The same end, of a worker whose result does not matter.
+    /// The same end, for a worker whose result does not matter.
     pub fn without_result(self) -> WorkerEnd<()> {
         match self {
             WorkerEnd::Finished(_) => WorkerEnd::Finished(()),
@@ -160,7 +160,7 @@ pub fn run_worker<R>(
     ended.map_or_else(|end| end, WorkerEnd::Finished)
 }
 
-/// One round of the worker's operators; it waits for something to do for up to `patience`.
+/// Runs the worker's operators once; waits for something to do for up to `patience`.
 fn turn(worker: &mut Worker, generation: &Generation, patience: Option<Duration>) -> bool {
     if generation.is_stopping() {
         Leave::Stopped.now();

@@ -1,4 +1,4 @@
-//! One failure on purpose, as it is written on the command line: `kill:1@40%`, `stop:0@2s+10s`.
+//! One injected failure, as it is written on the command line: `kill:1@40%`, `stop:0@2s+10s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringfence_operators::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// How a node is made to fail.
+/// The way in which a node fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
@@ -29,7 +29,7 @@ impl FaultKind {
         matches!(self, FaultKind::Stop | FaultKind::Cut | FaultKind::Slow)
     }
 
-    /// Whether the fault is one of the connections between nodes.
+    /// Whether the fault affects the connections between nodes.
     pub fn is_of_network(self) -> bool {
         matches!(self, FaultKind::Cut | FaultKind::Slow)
     }
@@ -65,7 +65,7 @@ impl fmt::Display for When {
     }
 }
 
-/// One failure on purpose: which node, how, when, and for how long.
+/// One injected failure: which node, how, when, and for how long.
 ///
 /// ```
 /// use ringfence::chaos::{Fault, FaultKind, When};
@@ -85,7 +85,7 @@ pub struct Fault {
     pub node: NodeId,
     /// When it fails.
     pub when: When,
-    /// After how long the fault ends; `None` for those that do not end.
+    /// The time after which the fault ends; `None` if it does not end.
     pub lasting: Option<Duration>,
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault that cannot be read.
+/// A fault that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "fault {spec:?}: {problem}; expected kill:NODE@WHEN, panic:NODE@WHEN, stop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR or random:SEED@EVERY, where WHEN is like 2s, 500ms or 40%, FOR and EVERY like 10s or 800ms"
@@ -126,7 +126,7 @@ impl FromStr for Fault {
         };
         let (node, moment) =
             rest.split_once('@').ok_or_else(|| wrong("there is no @WHEN".to_owned()))?;
-        let node = node.parse().map_err(|_| wrong(format!("{node:?} is no node number")))?;
+        let node = node.parse().map_err(|_| wrong(format!("{node:?} is not a node number")))?;
         let (when, lasting) = match moment.split_once('+') {
             Some((when, lasting)) => (when, Some(lasting)),
             None => (moment, None),
@@ -156,7 +156,7 @@ fn parse_when(text: &str) -> Option<When> {
 
 /// Reads `2s`, `1.5s` or `500ms`.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    // "ms" before "s": the one ends with the other.
+    // "ms" before "s", because "ms" ends with "s".
     let seconds = match text.strip_suffix("ms") {
         Some(millis) => number(millis)? / 1e3,
         None => number(text.strip_suffix('s')?)?,
@@ -207,8 +207,8 @@ mod tests {
             ("kill", "no colon"),
             ("burn:1@2s", "\"burn\" is no way to fail"),
             ("kill:1", "no @WHEN"),
-            ("kill:one@2s", "\"one\" is no node number"),
-            ("kill:-1@2s", "\"-1\" is no node number"),
+            ("kill:one@2s", "\"one\" is not a node number"),
+            ("kill:-1@2s", "\"-1\" is not a node number"),
             ("kill:1@", "\"\" is no moment"),
             ("kill:1@2", "\"2\" is no moment"),
             ("kill:1@101%", "\"101%\" is no moment"),

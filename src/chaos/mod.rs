@@ -1,8 +1,8 @@
-//! Failures on purpose: what to break and when.
+//! Injected failures: what to break and when.
 //!
-//! A [`FaultSchedule`] and [`RandomFaults`] say what is due; the launcher and the runtime ask them
-//! and do it. The [`Proxy`] is what they break connections with: it stands between nodes and has no
-//! thread of its own.
+//! A [`FaultSchedule`] and [`RandomFaults`] say what is due; the launcher and the runtime query them and
+//! inject the faults. They break connections with the [`Proxy`], which sits between nodes and has no thread
+//! of its own.
 
 mod fault;
 mod pipe;

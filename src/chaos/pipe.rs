@@ -1,14 +1,14 @@
-//! One direction of a connection through the proxy: what has come and is not passed on yet.
+//! One direction of a connection through the proxy: the bytes that have arrived and are not passed on yet.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-/// How much a pipe holds before it takes in no more; then the sender's own system holds the rest.
+/// How much a pipe holds before it accepts no more; then the sender's own system holds the rest.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
-/// The most that is taken in before others have their turn.
+/// The most that is read before other pipes have their turn.
 const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// How a stream ended.
@@ -20,7 +20,7 @@ enum End {
     Reset,
 }
 
-/// What came of passing on.
+/// The result of passing bytes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
     /// There may be more to come.
@@ -33,16 +33,16 @@ pub(super) enum Passed {
     Gone,
 }
 
-/// Bytes on their way in one direction, in order, and the end that comes after them.
+/// Bytes in flight in one direction, in order, and the end that follows them.
 #[derive(Debug, Default)]
 pub(super) struct Pipe {
     chunks: VecDeque<Chunk>,
     held_bytes: usize,
     end: Option<(Instant, End)>,
     closed: bool,
-    /// The receiver's system takes no more for now.
+    /// The receiver's system accepts no more for now.
     blocked: bool,
-    /// The receiver is gone: what comes is dropped.
+    /// The receiver is gone: whatever arrives is dropped.
     discarding: bool,
 }
 
@@ -73,7 +73,7 @@ impl Pipe {
         first.or(self.end.map(|(due, _)| due))
     }
 
-    /// Reads what `source`, which never blocks, has; it may be passed on at `due`.
+    /// Reads what is available from the non-blocking `source`; it may be passed on at `due`.
     pub(super) fn take_in(&mut self, mut source: &TcpStream, due: Instant, buffer: &mut [u8]) {
         let mut taken = 0;
         while self.wants_input() && taken < TURN_BYTES_MAX {
@@ -97,13 +97,13 @@ impl Pipe {
         }
     }
 
-    /// Notes that the sender is gone, whatever it said last.
+    /// Notes that the sender is gone, whatever it sent last.
     pub(super) fn break_off(&mut self, due: Instant) {
         self.end = Some((due, End::Reset));
         self.closed = false;
     }
 
-    /// Drops what is held and all that comes: the receiver is gone.
+    /// Drops what is held and whatever arrives: the receiver is gone.
     pub(super) fn discard(&mut self) {
         self.chunks.clear();
         self.held_bytes = 0;
@@ -111,7 +111,7 @@ impl Pipe {
         self.discarding = true;
     }
 
-    /// Writes what is due to `target`, which never blocks.
+    /// Writes what is due to the non-blocking `target`.
     pub(super) fn pass_on(&mut self, mut target: &TcpStream, now: Instant) -> Passed {
         self.blocked = false;
         while let Some(chunk) = self.chunks.front_mut() {

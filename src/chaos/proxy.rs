@@ -1,10 +1,10 @@
-//! A proxy between the nodes of one machine, to cut and to slow down their connections.
+//! A proxy between the nodes of one machine, which cuts and slows down their connections.
 //!
-//! For each node that dials and each that is dialled it has one listener, so it knows who talks to
-//! whom. Bytes are held back or delayed, never lost and never reordered; an end of file or a reset
-//! is passed on like the last byte of its stream.
+//! It has one listener for each pair of a dialling and a dialled node, so it knows both ends of a connection.
+//! Bytes are held back or delayed, never lost and never reordered; an end of file or a reset is passed on
+//! like the last byte of its stream.
 //!
-//! It has no thread: whoever wants one runs [`Proxy::serve`] on it.
+//! It has no thread: the caller runs [`Proxy::serve`] on one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -20,18 +20,18 @@ use ringfence_operators::ids::NodeId;
 
 use super::pipe::{Passed, Pipe};
 
-/// How much later a byte arrives on a slow way.
+/// How much later a byte arrives on a slow connection.
 const SLOW_DELAY: Duration = Duration::from_millis(50);
 
-/// How long one attempt to reach a node may hold up everything else.
+/// How long one attempt to reach a node may delay everything else.
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(50);
 
-/// The pause after a failed accept: it fails at once again while descriptors are short.
+/// The pause after a failed accept, which fails again at once while descriptors are scarce.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Who talks to whom: the bytes that `from` sends to `to`.
+/// A direction between two nodes: the bytes that `from` sends to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The sender.
@@ -46,7 +46,7 @@ impl Route {
     }
 }
 
-/// What is done to the bytes of each way; counted, since faults may overlap.
+/// What is done to the bytes of each direction; counted, since faults may overlap.
 #[derive(Clone, Debug, Default)]
 struct Rules {
     cuts: BTreeMap<Route, usize>,
@@ -77,7 +77,7 @@ fn remove(counts: &mut BTreeMap<Route, usize>, route: Route) {
     }
 }
 
-/// Steers a [`Proxy`] from outside. When the last clone is dropped, the proxy ends.
+/// Controls a [`Proxy`] from outside. When the last clone is dropped, the proxy ends.
 #[derive(Clone, Debug)]
 pub struct ProxyHandle {
     nodes: BTreeSet<NodeId>,
@@ -87,24 +87,24 @@ pub struct ProxyHandle {
 }
 
 impl ProxyHandle {
-    /// Where `from` must dial to reach `to`.
+    /// The address that `from` must dial to reach `to`.
     pub fn address(&self, from: NodeId, to: NodeId) -> Option<SocketAddr> {
         self.addresses.get(&Route { from, to }).copied()
     }
 
-    /// Holds back all that `node` sends and all that is sent to it.
+    /// Holds back everything that `node` sends and everything that is sent to it.
     pub fn cut(&self, node: NodeId) {
         let routes = self.routes_of(node);
         self.change(|rules| routes.iter().for_each(|route| add(&mut rules.cuts, *route)));
     }
 
-    /// Ends one [`cut`](Self::cut): what was held back flows on.
+    /// Ends one [`cut`](Self::cut): what was held back is delivered.
     pub fn heal(&self, node: NodeId) {
         let routes = self.routes_of(node);
         self.change(|rules| routes.iter().for_each(|route| remove(&mut rules.cuts, *route)));
     }
 
-    /// Holds back what goes this one way.
+    /// Holds back what is sent in this direction.
     pub fn cut_one_way(&self, route: Route) {
         self.change(|rules| add(&mut rules.cuts, route));
     }
@@ -139,7 +139,7 @@ impl ProxyHandle {
 
     fn change(&self, change: impl FnOnce(&mut Rules)) {
         change(&mut lock(&self.rules));
-        // A waker that is full has not been read yet, and then the change is seen with the rest.
+        // A full waker has not been read yet, and then this change is seen together with the others.
         let _ = (&*self.waker).write(&[1]);
     }
 }
@@ -153,7 +153,7 @@ fn lock(rules: &Mutex<Rules>) -> MutexGuard<'_, Rules> {
 #[derive(Debug)]
 struct Gate {
     socket: TcpListener,
-    /// Who dials whom.
+    /// The dialling node and the dialled node.
     route: Route,
     target: SocketAddr,
 }
@@ -172,9 +172,9 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before nodes that listen at these addresses, and what steers it.
+    /// Creates a proxy for nodes that listen at these addresses, and the handle that controls it.
     ///
-    /// Who connects to it is taken in by the system at once and served as soon as it runs.
+    /// The system accepts connections at once; they are served as soon as the proxy runs.
     pub fn new(
         nodes: impl IntoIterator<Item = (NodeId, SocketAddr)>,
     ) -> io::Result<(Proxy, ProxyHandle)> {
@@ -242,7 +242,7 @@ impl Proxy {
             let streams = [Some(&connection.near), connection.far.as_ref()];
             places.push(connection.interests(&self.rules).map(|flags| !flags.is_empty()));
             for (stream, flags) in streams.into_iter().zip(connection.interests(&self.rules)) {
-                // A stream that nothing is wanted of would still report that it is broken.
+                // A stream without requested events would still report that it is broken.
                 if let (Some(stream), false) = (stream, flags.is_empty()) {
                     fds.push(PollFd::new(stream.as_fd(), flags));
                 }
@@ -322,15 +322,15 @@ fn bind() -> io::Result<TcpListener> {
     Ok(socket)
 }
 
-/// What can be done.
+/// The events that can be handled.
 struct Ready {
     waker: bool,
     gates: Vec<usize>,
-    /// For each connection what is ready at its near and its far stream.
+    /// For each connection, what is ready at its near and its far stream.
     connections: Vec<(PollFlags, PollFlags)>,
 }
 
-/// One connection: from who dialled, near, to who is dialled, far.
+/// One connection: from the dialling node (near) to the dialled node (far).
 #[derive(Debug)]
 struct Connection {
     route: Route,
@@ -434,6 +434,6 @@ impl Connection {
 /// Makes the stream end with a reset once it is dropped.
 fn reset(stream: &TcpStream) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-    // A stream that cannot be told ends with an end of file instead, which says enough.
+    // If that fails, the stream ends with an end of file instead, which says enough.
     let _ = setsockopt(stream, sockopt::Linger, &linger);
 }

@@ -1,11 +1,11 @@
 //! An endless schedule of faults drawn from a seed, which a job must survive.
 //!
-//! The rule: at most `backups` nodes are lost over the whole run. Every partition has that many
-//! copies and one more, each on another node, so one of its holders is left, whoever is lost.
-//! Replicas that are rebuilt only add to that. Whoever has ended, is not in the latest view, or was
-//! hit by what a node may be given up for, counts as lost. A stop or a cut that is shorter than a
-//! third of the silence after which a node is suspected loses nobody; a longer one counts as a loss
-//! even where the node comes through. Slowness adds too little to silence to lose anybody.
+//! The rule: at most `backups` nodes are lost over the whole run. Every partition has one copy more than
+//! that, each on a different node, so one of its holders is left whichever nodes are lost. Replicas that are
+//! rebuilt only add to that. A node counts as lost if it has ended, is not in the latest view, or had a fault
+//! for which the others may give it up. A stop or a cut that is shorter than a third of the silence after
+//! which a node is suspected does not lose the node; a longer one counts as a loss even if the node survives
+//! it. Slowness adds too little to silence to lose a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +17,7 @@ use ringfence_operators::ids::NodeId;
 use super::fault::{parse_duration, written};
 use super::{Fault, FaultKind, FaultParseError, When};
 
-/// The seed of a random schedule, and how often a fault comes, as in `random:7@500ms`.
+/// The seed of a random schedule, and how often a fault occurs, as in `random:7@500ms`.
 ///
 /// ```
 /// use ringfence::chaos::RandomSpec;
@@ -30,14 +30,15 @@ use super::{Fault, FaultKind, FaultParseError, When};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomSpec {
-    /// What the schedule is drawn from.
+    /// The seed from which the schedule is drawn.
     pub seed: u64,
-    /// The mean time from one fault to the next; each is between half and one and a half of it.
+    /// The mean time from one fault to the next; each interval is between half and one and a half times the
+    /// mean.
     pub every: Duration,
 }
 
 impl RandomSpec {
-    /// Whether `spec` is meant to be one of these.
+    /// Whether `spec` is meant to be a random schedule.
     pub fn is_meant_by(spec: &str) -> bool {
         spec.starts_with("random:")
     }
@@ -69,13 +70,13 @@ impl FromStr for RandomSpec {
 /// What a random schedule must know of the cluster to be survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomLimits {
-    /// The copies of each partition beside its owner's.
+    /// The copies of each partition in addition to its owner's.
     pub backups: usize,
     /// The silence after which a node is suspected.
     pub suspect: Duration,
 }
 
-/// A random schedule under way. Time and the state of the cluster are arguments.
+/// A running random schedule. Time and the state of the cluster are arguments.
 #[derive(Clone, Debug)]
 pub struct RandomFaults {
     spec: RandomSpec,
@@ -89,7 +90,7 @@ pub struct RandomFaults {
 }
 
 impl RandomFaults {
-    /// A schedule of which nothing has happened yet.
+    /// A schedule of which no fault has happened yet.
     pub fn new(spec: RandomSpec, limits: RandomLimits) -> Self {
         let mut faults = RandomFaults {
             spec,
@@ -118,7 +119,7 @@ impl RandomFaults {
         }
         self.next_ms = now_ms + self.pause_ms();
         self.lost.extend(nodes.difference(present));
-        // Drawn first and always, so that what comes later does not depend on what is possible now.
+        // Drawn first and always, so that later draws do not depend on what is possible now.
         let [kind, size, length, choice] = [(); 4].map(|()| self.draw());
         let may_lose = self.lost.len() < self.limits.backups;
         let kind = match kind % 4 {
@@ -147,12 +148,12 @@ impl RandomFaults {
         Some(Fault { kind, node, when, lasting })
     }
 
-    /// What this schedule was drawn from.
+    /// The specification from which this schedule was drawn.
     pub fn spec(&self) -> RandomSpec {
         self.spec
     }
 
-    /// A silence shorter than this loses nobody.
+    /// A silence shorter than this does not lose the node.
     fn harmless(&self) -> Duration {
         self.limits.suspect / 3
     }
@@ -162,7 +163,7 @@ impl RandomFaults {
         let millis = match kind {
             FaultKind::Kill | FaultKind::Panic => return None,
             FaultKind::Slow => 200 + draw % 1_800,
-            // From the least that counts as a loss to four times what is surely one.
+            // From the shortest silence that counts as a loss to four times what certainly is one.
             FaultKind::Stop | FaultKind::Cut if is_long => harmless_ms + draw % (11 * harmless_ms),
             FaultKind::Stop | FaultKind::Cut => 1 + draw % (harmless_ms - 1),
         };

@@ -1,4 +1,4 @@
-//! Which faults are due at a moment. Time and progress are arguments: there is no clock here.
+//! The faults that are due at a given time. Time and progress are arguments: there is no clock here.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl FaultSchedule {
         self.waiting.extract_if(.., is_due).collect()
     }
 
-    /// How long after `now_ms` the next fault that waits for the clock is due.
+    /// The time from `now_ms` until the next fault that depends on the clock is due.
     pub fn next_due_in(&self, now_ms: f64, first_commit_ms: Option<f64>) -> Option<Duration> {
         let first = first_commit_ms?;
         let wait = |fault: &Fault| match fault.when {
@@ -46,7 +46,7 @@ impl FaultSchedule {
         Some(Duration::try_from_secs_f64(least.max(0.0) / 1e3).unwrap_or(Duration::MAX))
     }
 
-    /// What has not happened yet; at the end of a run, what never did.
+    /// The faults that have not happened yet; at the end of a run, those that never did.
     pub fn waiting(&self) -> &[Fault] {
         &self.waiting
     }

@@ -1,4 +1,4 @@
-//! The command line: what its flags may say, and what is made of them.
+//! The command line: its flags, and the configuration that they describe.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::error::{Error, Kind, Result};
 use crate::report::counted;
 
 impl Config {
-    /// Reads the flags among `args`, and returns what is left: the arguments that are no flags, and all
-    /// that stand behind a bare `--`.
+    /// Reads the flags among `args`. Returns the remaining arguments as well: those that are not flags, and
+    /// all those after a bare `--`.
     ///
     /// The first element is the program's name, unless it begins with `-`: timely's programs give
-    /// `std::env::args()` or, behind arguments of their own, `std::env::args().skip(n)`, where the
-    /// name is gone and a flag may come first.
+    /// `std::env::args()` or, after arguments of their own, `std::env::args().skip(n)`, which lacks the
+    /// name and may begin with a flag.
     ///
-    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error is
-    /// of [`Kind::Help`] and its text is what was asked for.
+    /// An unknown or malformed flag is an error that names it. With `--help` or `--version`, the error has
+    /// [`Kind::Help`] and its text is what was asked for.
     ///
     /// ```
     /// let args = ["job", "-w", "2", "--epoch-ms", "50", "in.txt", "--", "-x"];
@@ -51,7 +51,7 @@ impl Config {
         Ok((config, free))
     }
 
-    /// The text of `--help` for `program`, with `extra_lines` of the program's own at its end.
+    /// The text of `--help` for `program`, followed by the program's own `extra_lines`.
     pub fn help(program: &str, extra_lines: &str) -> String {
         command(program).after_help(extra_lines.to_owned()).render_help().to_string()
     }
@@ -84,31 +84,31 @@ pub(super) fn command(program: &str) -> Command {
         .disable_help_flag(true)
         .disable_version_flag(true)
         .arg(number("threads", "Worker threads of each process [default: 1]").short('w'))
-        .arg(number("processes", "Processes that are started by hand [default: 1]").short('n'))
+        .arg(number("processes", "Number of processes, each started by hand [default: 1]").short('n'))
         .arg(number("process", "Number of this process, from 0").short('p'))
-        .arg(path("hostfile", "FILE", "Addresses of the processes, a host:port in each line, # begins a comment\n[default: localhost:2101 and the ports that follow]").short('h'))
-        .arg(number("local", "Start NUM node processes of this program on this machine and watch over them").conflicts_with_all(["processes", "process", "hostfile"]))
-        .arg(number("backups", "Copies of each partition beside its owner's [default: 1]"))
+        .arg(path("hostfile", "FILE", "Addresses of the processes, one host:port per line, # begins a comment\n[default: localhost:2101 and the following ports]").short('h'))
+        .arg(number("local", "Start NUM node processes of this program on this machine and supervise them").conflicts_with_all(["processes", "process", "hostfile"]))
+        .arg(number("backups", "Copies of each partition in addition to its owner's [default: 1]"))
         .arg(millis("epoch-ms", "Length of an epoch [default: 100]"))
         .arg(millis("checkpoint-ms", "Time between checkpoints, the unit of commit [default: every epoch]"))
         .arg(Arg::new("in-flight-epochs").long("in-flight-epochs").value_name("NUM").value_parser(value_parser!(u32).range(1..)).help("Epochs, or checkpoints, that may be in flight before sources wait [default: 4]"))
-        .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Parts of the key space, 1 to 65536 [default: 256]"))
+        .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Number of parts of the key space, 1 to 65536 [default: 256]"))
         .arg(Arg::new("key-hash").long("key-hash").value_name("HASH").value_parser(["rapid", "sha1"]).hide_possible_values(true).help("How keys are hashed, on all nodes: rapid or sha1 [default: rapid]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
-        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Fail on purpose: kill:NODE@WHEN, panic:NODE@WHEN, or for a while\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, faults without end that the job must survive"))
-        .arg(path("quarantine", "DIR", "Write records whose processing panics each time to files in DIR, and go on"))
-        .arg(Arg::new("views-without-commit").long("views-without-commit").value_name("NUM").value_parser(value_parser!(u32)).help("End the job once more than NUM views have followed each other without a commit\nin between [default: 10]"))
-        .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job once panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
+        .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Inject a failure: kill:NODE@WHEN, panic:NODE@WHEN, or for a limited time\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, an endless series of faults that the job must survive"))
+        .arg(path("quarantine", "DIR", "Write records whose processing panics every time to files in DIR, and continue"))
+        .arg(Arg::new("views-without-commit").long("views-without-commit").value_name("NUM").value_parser(value_parser!(u32)).help("End the job after more than NUM consecutive views without a commit\n[default: 10]"))
+        .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job after panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
         .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
-        .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild copies that were lost [default: 64]"))
+        .arg(Arg::new("refill-mb-per-second").long("refill-mb-per-second").value_name("MB").value_parser(value_parser!(u64).range(1..=1_000_000)).help("How fast each node may rebuild lost copies [default: 64]"))
         .arg(Arg::new("progress-mode").long("progress-mode").value_name("MODE").value_parser(["eager", "demand"]).hide_possible_values(true).help("How timely tracks progress: eager or demand [default: demand]"))
         .arg(Arg::new("idle-spin").long("idle-spin").value_name("MICROS").value_parser(value_parser!(u64)).help("Microseconds that an idle worker polls before it parks [default: 10]"))
         .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print this text (-h is the hostfile)"))
         .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("Print the version"))
-        .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("What the job itself reads"))
+        .arg(Arg::new("free").value_name("ARGS").action(ArgAction::Append).num_args(0..).help("Arguments of the job itself"))
 }
 
 fn from_matches(matches: &ArgMatches) -> Result<Config> {
@@ -162,12 +162,12 @@ fn cluster(matches: &ArgMatches) -> Result<Cluster> {
     }
     let hostfile = matches.get_one::<PathBuf>("hostfile");
     let Some(processes) = number("processes") else {
-        // SUBTLE: flags of a cluster must not run a job as one process that no other protects.
+        // SUBTLE: with the flags of a cluster, a job must not run as a single unprotected process.
         return match (hostfile, number("process")) {
             (Some(file), _) => read_hosts(file, None).map(|_| Cluster::Single),
-            (None, Some(process)) => Err(Error::usage(format!(
-                "-p {process} needs -n: of how many processes is this one?"
-            ))),
+            (None, Some(process)) => {
+                Err(Error::usage(format!("-p {process} needs -n: how many processes are there?")))
+            }
             (None, None) => Ok(Cluster::Single),
         };
     };
@@ -211,7 +211,7 @@ fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
     })
 }
 
-/// Keeps clap's sentence, and says where the rest is to be found.
+/// Keeps clap's sentence, and refers to `--help` for the rest.
 fn from_clap(error: clap::Error) -> Error {
     debug_assert_ne!(error.kind(), ErrorKind::DisplayHelp, "help is a flag of our own");
     let is_of_hosts = |value: &ContextValue| value.to_string().contains("--hostfile");

@@ -1,4 +1,4 @@
-//! Where the processes listen that are started by hand: hostfiles and addresses.
+//! Hostfiles and addresses of processes that are started by hand.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ pub(super) fn default_hosts(processes: usize) -> Vec<String> {
     (0..processes).map(|i| format!("localhost:{}", FIRST_PORT + i)).collect()
 }
 
-/// The addresses of a hostfile, one a line. Blank lines do not count, and what stands behind `#` does not.
+/// The addresses of a hostfile, one per line. Blank lines and everything after `#` are ignored.
 ///
-/// SUBTLE: timely takes the first ones of too many. A process that is left out by that would never be
-/// missed, and its part of the input neither.
+/// SUBTLE: if there are too many, timely uses the first ones. A process that this leaves out would never be
+/// missed, and neither would its part of the input.
 pub(super) fn read_hosts(file: &Path, processes: Option<usize>) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Error::usage(format!("cannot read hostfile {}", file.display())).because(error)
@@ -37,10 +37,10 @@ pub(super) fn read_hosts(file: &Path, processes: Option<usize>) -> Result<Vec<St
     }
 }
 
-/// Refuses addresses that cannot be any, and one that stands there twice.
+/// Refuses invalid addresses, and an address that is listed twice.
 ///
-/// Their hosts may not be resolvable yet, so that two names of one host are found only where all know
-/// that they are.
+/// Their hosts may not be resolvable yet, so two names of one host are detected only if they are generally
+/// known to be the same.
 pub(super) fn check_addresses(addresses: &[String]) -> Result<()> {
     for (index, address) in addresses.iter().enumerate() {
         check_form(address)?;
@@ -64,15 +64,15 @@ fn check_form(address: &str) -> Result<()> {
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     let is_port = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0));
     let spaced = address.contains(char::is_whitespace);
-    // An IPv6 address without brackets would be cut in the wrong place.
+    // An IPv6 address without brackets would be split in the wrong place.
     let ambiguous = port.is_some_and(|(host, _)| host.contains(':') && !host.starts_with('['));
     if is_port && !spaced && !ambiguous {
         return Ok(());
     }
-    Err(Error::config(format!("{address:?} is no address: expected host:port")))
+    Err(Error::config(format!("{address:?} is not an address: expected host:port")))
 }
 
-/// Host and port, with one name for all names of the host itself.
+/// Host and port, with one name for all names of the local host.
 fn endpoint(address: &str) -> (String, &str) {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let host = host.trim_end_matches('.').to_ascii_lowercase();

@@ -1,8 +1,8 @@
 //! How a job is run.
 //!
-//! A [`Config`] comes from the command line ([`Config::from_args`]) or from the builder
-//! ([`Config::local`] and its like); both pass through [`Config::validate`], so that the same
-//! contradiction has the same text. It is handed on as it is: nodes and launcher read its fields.
+//! A [`Config`] comes from the command line ([`Config::from_args`]) or from the builder ([`Config::local`]
+//! and similar functions). Both pass through [`Config::validate`], so that the same contradiction has the
+//! same text. Nodes and launcher read its fields directly.
 
 mod flags;
 mod hosts;
@@ -36,7 +36,7 @@ pub const PROCESSES_MAX: usize = 1_024;
 /// The greatest number of worker threads in a process.
 pub const WORKERS_MAX: usize = 1_024;
 
-/// The longest of all times that can be set: a year. Sums of times and of moments stay sound.
+/// The longest time that can be set: a year. With this limit, sums of times cannot overflow.
 pub const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The default for how fast lost copies are rebuilt.
@@ -44,13 +44,13 @@ const REFILL_MB_PER_SECOND: u64 = 64;
 
 const BYTES_PER_MB: u64 = 1_000_000;
 
-/// The least time that a node may be given to be heard: threads of a loaded machine wait that long.
+/// The shortest silence after which a node may count as failed: on a loaded machine, threads wait that long.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(50);
 
 /// What this process is in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The only process; its worker threads are what may fail.
+    /// The only process; its worker threads may fail.
     Single,
     /// The launcher of this many node processes.
     Local(usize),
@@ -58,7 +58,7 @@ pub enum Mode {
     Member {
         /// The number of this process.
         process: usize,
-        /// The addresses of all processes, this one's own included.
+        /// The addresses of all processes, including this one.
         addresses: Vec<String>,
     },
     /// A node process that a launcher started.
@@ -97,15 +97,15 @@ pub struct Config {
     cluster: Cluster,
     /// Worker threads of each process.
     pub(crate) workers: usize,
-    /// Copies of each partition besides its owner's, where a number was asked for.
+    /// Copies of each partition in addition to its owner's, if a number was set.
     backups: Option<usize>,
     pub(crate) epoch_interval: Duration,
-    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    /// How often a checkpoint is chosen; `None` if every epoch is a checkpoint.
     pub(crate) checkpoint_interval: Option<Duration>,
     pub(crate) partitions: u32,
     /// How keys are hashed; the same in all processes.
     pub(crate) key_hash: KeyHasher,
-    /// How many checkpoints that are not stored yet sources may leave behind.
+    /// How many checkpoints sources may be ahead of what is stored.
     pub(crate) in_flight_epochs_max: u32,
     pub(crate) connect_limit: Duration,
     pub(crate) suspect_limit: Duration,
@@ -119,12 +119,12 @@ pub struct Config {
     pub(crate) restarts: (u32, Duration),
     /// How many views may follow each other without a commit in between.
     pub(crate) views_without_commit_max: u32,
-    /// Where records go that cannot be processed.
+    /// The directory for records that cannot be processed.
     pub(crate) quarantine: Option<PathBuf>,
     pub(crate) on_failure: Option<OnFailure>,
     progress_mode: ProgressMode,
     idle_spin: Option<Duration>,
-    /// What node processes are started with, if not the launcher's own arguments.
+    /// The arguments of node processes, if they differ from the launcher's own.
     pub(crate) node_args: Option<Vec<String>>,
 }
 
@@ -178,37 +178,37 @@ impl Config {
         self
     }
 
-    /// Keeps `backups` copies of each partition beside its owner's. The default, 1, is clipped to
-    /// what the cluster has; a number given here is not.
+    /// Keeps `backups` copies of each partition in addition to its owner's. The default, 1, is clipped to
+    /// what the cluster has room for; a number given here is not.
     pub fn backups(mut self, backups: usize) -> Self {
         self.backups = Some(backups);
         self
     }
 
-    /// Closes an epoch each `interval`.
+    /// Closes an epoch every `interval`.
     pub fn epoch(mut self, interval: Duration) -> Self {
         self.epoch_interval = interval;
         self
     }
 
-    /// Chooses one epoch as checkpoint each `interval`, the same for all workers. Without this every
-    /// epoch is one.
+    /// Chooses one epoch as a checkpoint every `interval`, the same one for all workers. Without this, every
+    /// epoch is a checkpoint.
     ///
-    /// Only at checkpoints is state sealed, replicated and committed, and only what is committed is
-    /// released. Longer intervals cost less where epochs are short, and delay results.
+    /// State is sealed, replicated and committed only at checkpoints, and only committed results are
+    /// released. If epochs are short, longer intervals cost less, but they delay results.
     pub fn checkpoint(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = Some(interval);
         self
     }
 
-    /// Cuts the key space into `partitions`.
+    /// Divides the key space into `partitions` parts.
     pub fn partitions(mut self, partitions: u32) -> Self {
         self.partitions = partitions;
         self
     }
 
-    /// Hashes keys with `hasher`, which decides the partition of each key. Processes of one job that
-    /// were given different ones refuse each other.
+    /// Hashes keys with `hasher`, which determines the partition of each key. Processes of one job that have
+    /// different hashers refuse to connect to each other.
     ///
     /// ```
     /// use ringfence::Config;
@@ -222,8 +222,8 @@ impl Config {
         self
     }
 
-    /// Lets sources leave at most `epochs` behind that all backups have not stored yet; checkpoints, where
-    /// not every epoch is one.
+    /// Lets sources be at most `epochs` epochs ahead of what all backups have stored; this counts checkpoints
+    /// if not every epoch is one.
     pub fn in_flight_epochs(mut self, epochs: u32) -> Self {
         self.in_flight_epochs_max = epochs;
         self
@@ -235,20 +235,20 @@ impl Config {
         self
     }
 
-    /// Takes a node that no other has heard for `limit` for failed, one that some still hear after half
-    /// as long again, and goes on without it unless it answers within 3/5 of the limit.
+    /// Counts a node as failed if no other node has heard it for `limit`, or if some still hear it but half
+    /// as long again has passed. The others continue without it unless it answers within 3/5 of the limit.
     pub fn suspect_after(mut self, limit: Duration) -> Self {
         self.suspect_limit = limit;
         self
     }
 
-    /// Takes a worker for failed that has been in one operator, or in the job's own code, for `limit`.
+    /// Counts a worker as failed if it has been in one operator, or in the job's own code, for `limit`.
     pub fn hang_after(mut self, limit: Duration) -> Self {
         self.hang_limit = limit;
         self
     }
 
-    /// Lets each node send at most `bytes_per_second` to rebuild copies that were lost.
+    /// Lets each node send at most `bytes_per_second` to rebuild lost copies.
     pub fn refill(mut self, bytes_per_second: u64) -> Self {
         self.refill_bytes_per_second = bytes_per_second;
         self
@@ -262,14 +262,14 @@ impl Config {
 
     /// Appends one JSON line per event to the file `report`.
     ///
-    /// One that cannot be opened is an error at the start. One that cannot be written later ends with a line
-    /// on standard error, and the job goes on.
+    /// A file that cannot be opened is an error at the start. If the file cannot be written later, the report
+    /// ends with a line on standard error, and the job continues.
     pub fn report(mut self, report: impl Into<PathBuf>) -> Self {
         self.report = Some(report.into());
         self
     }
 
-    /// Makes a node fail on purpose; may be called several times, with one `random:` among them.
+    /// Injects a failure of a node; may be called several times, but with only one `random:`.
     pub fn fault(mut self, spec: &str) -> Result<Self> {
         self.add_fault(spec)?;
         Ok(self)
@@ -277,30 +277,30 @@ impl Config {
 
     /// Ends the job once panics of workers have ended more than `views` views within `window`.
     ///
-    /// Panics anywhere in the cluster count, each view once, whatever its operator: it is a bound on
-    /// how long a job may go round without getting anywhere. The default is 10 within 60 s.
+    /// Panics anywhere in the cluster count, whatever their operator, and each view counts once. This bounds
+    /// how long a job may continue without making progress. The default is 10 within 60 s.
     pub fn restarts(mut self, views: u32, window: Duration) -> Self {
         self.restarts = (views, window);
         self
     }
 
-    /// Ends the job once more than `views` have followed each other without a commit in between; 10 unless
-    /// set.
+    /// Ends the job once more than `views` views have followed each other without a commit in between. The
+    /// default is 10.
     ///
-    /// Where every view ends before anything was committed in it, the reason is in the job or around it,
-    /// and the error says why the last one ended.
+    /// If every view ends before anything is committed in it, the reason lies in the job or its environment,
+    /// and the error says why the last view ended.
     pub fn views_without_commit(mut self, views: u32) -> Self {
         self.views_without_commit_max = views;
         self
     }
 
-    /// Sets records apart that keyed operators cannot process: those whose closure panics each time.
+    /// Sets aside records that keyed operators cannot process: those whose closure panics every time.
     ///
-    /// The first panic ends a view, as always. When the record comes again it is tried twice more, and if it
-    /// panics both times it is written to files in `directory`, by operator, exactly once, and the job
-    /// goes on without it. A line has the partition, the panic's message and the record, both as JSON.
-    /// What such a closure keeps outside of its key's state is not undone when it panics. Timers that
-    /// panic are not set apart, nor are key functions: they use up the restart budget.
+    /// The first panic ends a view, as always. When the record is replayed, it is tried twice more. If it
+    /// panics both times, it is written to files in `directory`, grouped by operator, exactly once, and the
+    /// job continues without it. A line has the partition, the panic's message and the record; the last two
+    /// are JSON. Changes that such a closure makes outside of its key's state are not undone when it panics.
+    /// When timers or key functions panic, nothing is set aside: such panics use up the restart budget.
     pub fn quarantine(mut self, directory: impl Into<PathBuf>) -> Self {
         self.quarantine = Some(directory.into());
         self
@@ -309,8 +309,8 @@ impl Config {
     /// Calls `callback` with the report of each failure once it is complete: when all nodes have caught
     /// up after it, or the job has ended.
     ///
-    /// In the launcher, or in a process without one; not in the nodes of a launcher, which tell it what
-    /// they saw. It is called in the midst of the launcher's or node's work, so it must be quick.
+    /// It is called in the launcher, or in a process without one, but not in the nodes of a launcher, which
+    /// send it what they saw. It interrupts the launcher's or node's own work, so it must be quick.
     ///
     /// ```
     /// use ringfence::Config;
@@ -338,7 +338,7 @@ impl Config {
         }
     }
 
-    /// Uses one of timely's ways to track progress.
+    /// Sets timely's mode of progress tracking.
     pub fn progress_mode(mut self, mode: ProgressMode) -> Self {
         self.progress_mode = mode;
         self
@@ -350,16 +350,16 @@ impl Config {
         self
     }
 
-    /// Starts node processes with these arguments, the program's name not among them, instead of
-    /// with those of the launcher. They must lead a node to the same call of `execute`, with the same closure,
-    /// and to no other job of that closure before.
+    /// Starts node processes with these arguments, excluding the program's name, instead of with those of the
+    /// launcher. They must lead a node to the same call of `execute`, with the same closure, and to no
+    /// earlier job with that closure.
     pub fn node_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.node_args = Some(args.into_iter().collect());
         self
     }
 
-    /// What this process is. A [`Config::local`] is a child where a launcher says so in the
-    /// environment, and the launcher else.
+    /// The role of this process. With [`Config::local`], it is a child if a launcher says so in the
+    /// environment, and otherwise the launcher.
     pub fn mode(&self) -> Mode {
         self.mode_given(std::env::var(NODE_VARIABLE).ok().as_deref())
     }
@@ -391,8 +391,8 @@ impl Config {
         self.workers
     }
 
-    /// The number of backups of each partition, clipped to what the cluster has if it was not
-    /// asked for explicitly.
+    /// The number of backups of each partition, clipped to what the cluster has room for if it was not set
+    /// explicitly.
     pub(crate) fn backup_count(&self) -> usize {
         self.backups.unwrap_or_else(|| self.backups_max().min(1))
     }
@@ -406,7 +406,7 @@ impl Config {
         }
     }
 
-    /// Backups lie on other nodes; only where there is one node, on its other workers.
+    /// Backups are on other nodes; with a single node, they are on its other workers.
     fn backups_max(&self) -> usize {
         match self.node_count() {
             // The vault of a lone worker is its backup: it survives the worker's panic.

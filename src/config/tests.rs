@@ -67,7 +67,7 @@ fn a_hostfile_names_the_processes() {
     }
     std::fs::write(file.path(), "alpha:1\nbeta\n").unwrap();
     let error = parse(&format!("-n 2 -p 0 -h {path}")).unwrap_err();
-    assert!(error.to_string().contains("\"beta\" is no address"), "{error}");
+    assert!(error.to_string().contains("\"beta\" is not an address"), "{error}");
 }
 
 #[test]

@@ -132,7 +132,9 @@ impl Config {
             }
             nodes => format!("{nodes} nodes have room for {max}"),
         };
-        Err(Error::config(format!("--backups {wanted}: {has}, as each lies elsewhere")))
+        Err(Error::config(format!(
+            "--backups {wanted}: {has}, as no two copies may be in the same place"
+        )))
     }
 
     fn validate_fault(&self, fault: &Fault) -> Result<()> {

@@ -1,7 +1,7 @@
-//! The connection that each pair of nodes keeps for the life of both processes.
+//! The connection that each pair of nodes keeps for the lifetime of both processes.
 //!
-//! Messages are JSON behind a big-endian `u32` length. A length of zero is a farewell: the sender
-//! closes on purpose and has said everything. An end without a farewell is the first sign of a death.
+//! Messages are JSON after a big-endian `u32` length. A length of zero is a farewell: the sender closes on
+//! purpose and has sent everything. An end without a farewell is the first sign of a death.
 
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
@@ -20,20 +20,20 @@ use super::held::{Budget, Held};
 
 pub(super) const LENGTH_BYTES: usize = 4;
 
-/// What a message counts for in a queue, besides its own bytes: many small ones take memory, too.
+/// What a message counts for in a queue in addition to its own bytes: many small messages also take memory.
 pub(super) const MESSAGE_COST_BYTES: usize = 64;
 
-/// What a control connection holds at most, and waits for at most.
+/// The limits on what a control connection holds and how long it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlLimits {
-    /// The longest message: evidence with the inventory of every operator and partition fits.
+    /// The longest message: evidence with the inventory of every operator and partition fits into it.
     pub message_bytes_max: usize,
-    /// Bytes of messages that wait to be written, 64 for each message besides its
-    /// own. One more and the connection is lost.
+    /// Bytes of messages that wait to be written, plus 64 for each message. Beyond this the connection is
+    /// lost.
     pub queued_bytes_max: usize,
-    /// Bytes of messages that were heard and are not handled. Where there would be more, nothing is read.
+    /// Bytes of messages that were received but not handled. Beyond this nothing is read.
     pub unhandled_bytes_max: usize,
-    /// How long a write may make no progress. Longer and the connection is lost.
+    /// How long a write may make no progress before the connection is lost.
     pub write_time_max: Duration,
     /// How long a close waits for queued messages to be written.
     pub flush_time_max: Duration,
@@ -57,10 +57,10 @@ impl Default for ControlLimits {
 /// What a control connection reports.
 #[derive(Debug)]
 pub enum ControlEvent<M> {
-    /// The peer sent this. It is to be dropped with what it holds once it is handled: the peer's next
-    /// messages wait for room.
+    /// The peer sent this. Drop it, with what it holds, once it is handled: the peer's next messages wait for
+    /// room.
     Message(M, Held),
-    /// The connection is over: the last event, which always comes, once.
+    /// The connection is over. This is the last event; it always arrives, exactly once.
     Lost(ControlLoss),
 }
 
@@ -84,13 +84,13 @@ pub enum ControlLoss {
         /// Its text.
         text: String,
     },
-    /// The peer took nothing for too long.
-    #[error("the peer took no byte for {limit:?}")]
+    /// The peer accepted nothing for too long.
+    #[error("the peer accepted no byte for {limit:?}")]
     WriteTimedOut {
         /// [`ControlLimits::write_time_max`].
         limit: Duration,
     },
-    /// More waits to be written than may wait.
+    /// More bytes wait to be written than are permitted.
     #[error(
         "{messages} messages of {bytes} bytes already wait to be written, and at most {limit} bytes may"
     )]
@@ -103,15 +103,15 @@ pub enum ControlLoss {
         limit: usize,
     },
     /// The peer announced a message that is too long.
-    #[error("the peer announced a message of {length} bytes, at most {limit} are taken")]
+    #[error("the peer announced a message of {length} bytes, at most {limit} are accepted")]
     TooLong {
         /// What it announced.
         length: usize,
         /// [`ControlLimits::message_bytes_max`].
         limit: usize,
     },
-    /// The peer sent what is no message.
-    #[error("a message of the peer cannot be read: {text}")]
+    /// The peer sent something that is not a message.
+    #[error("a message from the peer cannot be read: {text}")]
     Malformed {
         /// What was wrong.
         text: String,
@@ -124,16 +124,16 @@ impl From<io::Error> for ControlLoss {
     }
 }
 
-/// Why a message was not queued. It certainly was not sent.
+/// Why a message was not queued. It was certainly not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlSendError {
-    /// The connection is over or about to be: its last event says why.
+    /// The connection is over or about to end: its last event says why.
     #[error("the control connection to node {node} is over")]
     Over {
         /// The peer.
         node: NodeId,
     },
-    /// The message is too long. The connection goes on.
+    /// The message is too long. The connection continues.
     #[error("a message of {length} bytes is too long, at most {limit} can be sent")]
     TooLong {
         /// Its length.
@@ -141,7 +141,7 @@ pub enum ControlSendError {
         /// [`ControlLimits::message_bytes_max`].
         limit: usize,
     },
-    /// The message has no JSON form. The connection goes on.
+    /// The message has no JSON form. The connection continues.
     #[error("the message cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
 }
@@ -156,7 +156,7 @@ struct Shared {
 }
 
 struct State {
-    /// `None` once nothing more may be sent: the writer then writes what waits and says farewell.
+    /// `None` once nothing more may be sent: the writer then writes what waits and sends the farewell.
     queue: Option<Sender<Vec<u8>>>,
     /// The first reason why the connection is over.
     loss: Option<ControlLoss>,
@@ -179,13 +179,13 @@ impl Shared {
     fn cut(&self, why: ControlLoss) {
         let mut state = self.state();
         state.loss.get_or_insert(why);
-        // SUBTLE: before the queue ends, or the writer could still say farewell.
+        // SUBTLE: this must happen before the queue ends, or the writer could still send the farewell.
         let _ = self.stream.shutdown(Shutdown::Both);
         state.queue = None;
     }
 }
 
-/// The threads of a connection, until somebody waits for them.
+/// The threads of a connection, until they are joined.
 struct Threads {
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
@@ -196,10 +196,10 @@ struct Threads {
 
 /// A connection to one node that carries messages of type `M` both ways, in order.
 ///
-/// [`send`](Self::send) never blocks. Events come from a thread of the connection: each message that
-/// arrives, then one [`ControlEvent::Lost`], whatever ends it, a close by this side included.
-/// Messages that were sent before [`close`](Self::close) arrive, if the peer reads. Dropping the
-/// connection cuts it: what waits is not sent, and the peer sees an end without farewell.
+/// [`send`](Self::send) never blocks. Events come from a thread of the connection: each message that arrives,
+/// and then one [`ControlEvent::Lost`], whatever ends the connection, even a close by this side. Messages
+/// that were sent before [`close`](Self::close) arrive if the peer reads. Dropping the connection cuts it:
+/// what waits is not sent, and the peer sees an end without a farewell.
 pub struct ControlConnection<M> {
     shared: Arc<Shared>,
     reader_id: ThreadId,
@@ -208,9 +208,9 @@ pub struct ControlConnection<M> {
 }
 
 impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
-    /// Starts to read from and write to `stream`, whose handshake is done, with `node` at its end.
+    /// Starts to read from and write to `stream`, whose handshake is done, with `node` at the other end.
     ///
-    /// `on_event` is called from one thread, perhaps before this returns. While it runs nothing is
+    /// `on_event` is called from a single thread, possibly before this returns. While it runs nothing is
     /// read, so it must not block for long.
     pub fn start(
         stream: TcpStream,
@@ -269,8 +269,8 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
 
     /// Queues `message`; never blocks.
     ///
-    /// `Ok` says nothing about arrival. When the queue is full the connection is lost: a peer that
-    /// far behind is no better than a dead one.
+    /// `Ok` says nothing about arrival. If the queue is full, the connection is lost: a peer that is so far
+    /// behind is no better than a dead one.
     pub fn send(&self, message: &M) -> Result<(), ControlSendError> {
         let mut bytes = vec![0; LENGTH_BYTES];
         serde_json::to_writer(&mut bytes, message)?;
@@ -295,11 +295,11 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
         Err(over)
     }
 
-    /// Closes the connection: writes what is queued, says farewell, and waits until the peer has
-    /// read it, at most as long as the limits allow.
+    /// Closes the connection: writes what is queued, sends the farewell, and waits until the peer has read
+    /// it, at most as long as the limits allow.
     ///
-    /// Messages that arrive meanwhile are still reported. Called from `on_event` it only begins the
-    /// close and does not wait; another thread may call it again to wait.
+    /// Messages that arrive meanwhile are still reported. If called from `on_event`, it only begins the close
+    /// and does not wait; another thread may call it again to wait.
     pub fn close(&self) {
         self.shared.finish(ControlLoss::ClosedHere);
         if thread::current().id() == self.reader_id {
@@ -337,12 +337,12 @@ impl<M> fmt::Debug for ControlConnection<M> {
     }
 }
 
-/// What a message counts for while it waits to be written.
+/// The number of bytes that a message counts for while it waits to be written.
 fn cost_of(bytes: &[u8]) -> usize {
     bytes.len() + MESSAGE_COST_BYTES
 }
 
-/// Writes what is queued until nothing more can be, then the farewell.
+/// Writes what is queued until nothing more can be queued, and then the farewell.
 fn write_loop(shared: &Shared, waiting: &Receiver<Vec<u8>>) {
     let written = (|| {
         for bytes in waiting {
@@ -363,7 +363,7 @@ fn write_loop(shared: &Shared, waiting: &Receiver<Vec<u8>>) {
     }
 }
 
-/// Reports what arrives, then why nothing more will.
+/// Reports what arrives, and then why nothing more will arrive.
 fn read_loop<M: DeserializeOwned>(
     shared: &Shared,
     stream: TcpStream,

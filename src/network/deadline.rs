@@ -1,7 +1,7 @@
 //! A limit in time on reading from and writing to a stream as a whole.
 //!
-//! A socket's own timeout limits one call: a peer that sends a byte now and then could hold a reader
-//! for ever.
+//! A socket's own timeout limits a single call: a peer that sends a byte now and then could hold a reader
+//! forever.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ impl<'a> Deadline<'a> {
     }
 }
 
-/// A socket says `WouldBlock` when its timeout has passed, on some systems.
+/// On some systems, a socket returns `WouldBlock` when its timeout has passed.
 fn timed_out(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }

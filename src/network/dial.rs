@@ -28,10 +28,10 @@ pub enum DialError {
         node: NodeId,
         /// Where.
         address: String,
-        /// Its words.
+        /// Its reason.
         reason: Refusal,
     },
-    /// Somebody else took the connection: the address is wrong or was given to another process.
+    /// Another process accepted the connection: the address is wrong or belongs to another process.
     #[error(
         "{address} answered as node {node} (incarnation {incarnation}){}",
         if *is_other_run { " of another run" } else { "" }
@@ -46,7 +46,7 @@ pub enum DialError {
         /// Whether it belongs to another run.
         is_other_run: bool,
     },
-    /// What answered is no node of this version, so trying again would not help.
+    /// The peer is not a node of this version, so trying again would not help.
     #[error("no handshake with {address}: {error}")]
     Handshake {
         /// Where.
@@ -78,14 +78,13 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Connects to `address`, says `hello` and returns the connection once it is welcome.
+/// Connects to `address`, sends `hello` and returns the connection once it is accepted.
 ///
-/// Tries until `deadline`, with pauses of 5 ms that grow to 200 ms, while nobody listens or the
-/// connection breaks, and while the refusal is one that passes; a connection that stands is waited
-/// for until `deadline`. An address given as a host
-/// name is resolved anew each time (the resolver has its own time limit, which may exceed the
-/// deadline). Any other answer ends it: a refusal, or a peer that is not the node, incarnation or run that
-/// `hello` names. The connection has no timeouts and sends without delay.
+/// Tries until `deadline`, with pauses of 5 ms that grow to 200 ms, while nothing listens, the connection
+/// breaks, or the refusal is temporary. An established connection is waited for until `deadline`. An address
+/// that is a host name is resolved again each time (the resolver has its own time limit, which may exceed the
+/// deadline). Any other answer ends the attempts: a refusal, or a peer that is not the node, incarnation or
+/// run that `hello` names. The connection has no timeouts and sends without delay.
 pub fn dial(
     address: &str,
     hello: &Hello,
@@ -114,10 +113,10 @@ fn attempt(
 ) -> Result<(TcpStream, Welcome), Failure> {
     let stream = connect(address, deadline)?;
     stream.set_nodelay(true)?;
-    // SUBTLE: an attempt may not be given up while the connection stands. A node that is slow takes
-    // it later, and then refuses the next one, since this node is connected already.
+    // SUBTLE: an attempt may not be given up while the connection is established. A slow node accepts it
+    // later, and then refuses the next one, since this node is already connected.
     let mut limited = Deadline::new(&stream, deadline);
-    // A refusal may be waiting even where the hello could not be sent to the end.
+    // A refusal may be waiting even if the hello could not be sent completely.
     let said = write_message(&mut limited, hello);
     let answer = match (read_message(&mut limited), said) {
         (Ok(answer), _) => answer,
@@ -159,7 +158,7 @@ fn attempt(
     Ok((stream, welcome))
 }
 
-/// Connects to the first of the addresses behind `address` that takes the connection.
+/// Connects to the first of the addresses of `address` that accepts the connection.
 fn connect(address: &str, deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let resolved: Vec<SocketAddr> = address.to_socket_addrs()?.collect();

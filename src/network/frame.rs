@@ -1,4 +1,4 @@
-//! Whole frames: the only thing that timely is ever shown.
+//! Complete frames: the only thing that timely ever sees.
 //!
 //! A frame is a 48-byte header of six big-endian `u64` and as many bytes as its fifth field says.
 //! A header of zeros ends the stream. INVARIANT: the bytes handed out, taken together, are a

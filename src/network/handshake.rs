@@ -1,8 +1,8 @@
 //! How every connection opens: the dialer says who it is and what it wants, the acceptor answers.
 //!
 //! Each of the two sends one message: eight bytes of magic, the protocol version and the length of
-//! the rest as big-endian `u32`, then JSON. The first 16 bytes have this form in every version. No
-//! byte behind the message is read, so that the connection can then be used for anything.
+//! the rest as big-endian `u32`, then JSON. The first 16 bytes have this form in every version. No byte after
+//! the message is read, so that the connection can then be used for anything.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The version of the handshake and of everything that is spoken after it.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The longest JSON in a handshake. A stranger can make a node hold no more than this.
+/// The longest JSON in a handshake. A stranger cannot make a node hold more than this.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 
 /// How long a peer may take for its side of a handshake.
@@ -23,10 +23,10 @@ pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 const MAGIC: [u8; 8] = *b"ringfnce";
 const PREFIX_BYTES: usize = 16;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Messages between two nodes, for the life of both processes.
+    /// Messages between two nodes, for the lifetime of both processes.
     Control,
     /// Frames of one generation.
     Data {
@@ -37,14 +37,14 @@ pub enum Purpose {
     },
 }
 
-/// What a dialer says first.
+/// The first message of a dialer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The run that the dialer belongs to. Empty, for a control connection only: "tell me yours".
     pub run: String,
     /// The job: a hash of executable and arguments.
     pub job: String,
-    /// Who dials.
+    /// The dialling node.
     pub node: NodeId,
     /// Which start of it.
     pub incarnation: Incarnation,
@@ -61,76 +61,76 @@ pub struct Hello {
     pub to_incarnation: Option<Incarnation>,
 }
 
-/// What an acceptor says to a dialer it takes.
+/// The answer of an acceptor to a dialer that it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// Who answers.
     pub node: NodeId,
     /// Which start of it.
     pub incarnation: Incarnation,
-    /// The run that the acceptor belongs to; empty while it does not know.
+    /// The run that the acceptor belongs to; empty while it does not know the run.
     pub run: String,
-    /// Where the register is, for a dialer that was not told.
+    /// Where the register is, for a dialer that does not know.
     pub register: Option<String>,
 }
 
-/// Why an acceptor does not take a dialer.
+/// Why an acceptor refuses a dialer.
 ///
-/// Whoever asks may be a stranger: a refusal repeats at most what the dialer has said itself, and holds
-/// no text. What the acceptor knows besides it tells its own user.
+/// The dialer may be a stranger: a refusal repeats at most what the dialer itself has sent, and contains no
+/// text. Anything else that the acceptor knows it reports to its own user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// The two speak different versions of the protocol.
-    #[error("version {here} of the protocol is spoken there, this node speaks {yours}")]
+    #[error("the other node speaks version {here} of the protocol, this node speaks {yours}")]
     Version {
-        /// The acceptor's, which stands before every answer anyway.
+        /// The acceptor's version, which precedes every answer anyway.
         here: u32,
         /// The dialer's.
         yours: u32,
     },
-    /// The two run different programs, or the same with different arguments.
+    /// The two run different programs, or the same program with different arguments.
     #[error(
         "this node belongs to another job: start the same program everywhere, with the same arguments; \
-         the other node tells both jobs"
+         the other node reports both jobs"
     )]
     OtherJob,
     /// The two belong to different runs of the job.
-    #[error("this node belongs to another run; the other node tells both")]
+    #[error("this node belongs to another run; the other node reports both runs")]
     OtherRun,
-    /// The dialer runs a later job of the same program than the acceptor: to be tried again soon.
-    #[error("an earlier job of this program still runs there")]
+    /// The dialer runs a later job of the same program than the acceptor: it should try again soon.
+    #[error("an earlier job of this program is still running there")]
     EarlierJob,
     /// Another node listens at this address.
     #[error(
-        "another node than node {wanted} listens there: give all nodes the same addresses in the same order"
+        "a node other than {wanted} listens there: give all nodes the same addresses in the same order"
     )]
     WrongNode {
-        /// Whom the dialer looks for.
+        /// The node that the dialer looks for.
         wanted: NodeId,
     },
     /// The node at this address was restarted.
-    #[error("the node there is another start of it than incarnation {wanted}")]
+    #[error("the node there was restarted: it is not incarnation {wanted}")]
     OtherIncarnation {
         /// The one that the dialer looks for.
         wanted: Incarnation,
     },
     /// The dialer is in a view that is over.
-    #[error("view {yours} of this node is over there")]
+    #[error("view {yours} of this node has already ended there")]
     StaleView {
         /// The dialer's.
         yours: ViewNumber,
     },
-    /// The acceptor has ended its part in the dialer's view already.
-    #[error("the node there has ended its part in view {view} already")]
+    /// The acceptor has already ended its part in the dialer's view.
+    #[error("the node there has already ended its part in view {view}")]
     Ended {
         /// The view.
         view: ViewNumber,
     },
-    /// The dialer is ahead: to be tried again soon.
-    #[error("what this node wants is not known there yet")]
+    /// The dialer is ahead: it should try again soon.
+    #[error("the node there does not know yet what this node refers to")]
     NotYet,
     /// The two disagree on what one view says.
-    #[error("view {view} of this node is not the one there")]
+    #[error("view {view} of this node differs from view {view} there")]
     OtherDigest {
         /// The view of both.
         view: ViewNumber,
@@ -141,36 +141,36 @@ pub enum Refusal {
         /// The dialer.
         node: NodeId,
     },
-    /// The two are connected for this purpose already.
-    #[error("node {node} is connected there already")]
+    /// The two are already connected for this purpose.
+    #[error("node {node} is already connected there")]
     AlreadyConnected {
         /// The dialer.
         node: NodeId,
     },
-    /// Another process has this number here, or had it before it died.
+    /// Another process has this node number, or had it before it died.
     #[error(
-        "another process is or was node {node} there, and one that is started again cannot rejoin a \
-         run yet: the job goes on without it"
+        "another process is or was node {node} there, and a restarted process cannot rejoin a run yet: the \
+         job continues without it"
     )]
     Restarted {
         /// The dialer.
         node: NodeId,
     },
-    /// The acceptor is on its way out.
+    /// The acceptor is stopping.
     #[error("the node there is stopping")]
     Stopping,
-    /// The hello could be read and made no sense.
-    #[error("the hello makes no sense there")]
+    /// The hello could be read but made no sense.
+    #[error("the node there could not interpret the hello")]
     Malformed,
 }
 
 impl Refusal {
-    /// Whether the same hello may be taken a moment later.
+    /// Whether the same hello may be accepted a moment later.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Refusal::NotYet | Refusal::EarlierJob)
     }
 
-    /// What dialers of this kind have in common, in a few words, by which they are counted.
+    /// The kind of the refused dialer, in a few words, by which refusals are counted.
     pub fn kind(&self) -> &'static str {
         match self {
             Refusal::Version { .. } => "the dialer speaks another version of the protocol",
@@ -194,7 +194,7 @@ impl Refusal {
     }
 }
 
-/// Who answers at this address: what can be told from a hello without knowing any view.
+/// The identity of the acceptor: what a hello can be checked against without knowing any view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// This run; empty while it is not known.
@@ -212,7 +212,7 @@ pub struct Identity {
 impl Identity {
     /// Returns why `hello` was meant for another job, run, node or incarnation, if it was.
     ///
-    /// Job and run come first: who does not know them learns nothing else.
+    /// Job and run come first: a dialer that does not know them learns nothing else.
     pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         if hello.job != self.job {
             return Err(Refusal::OtherJob);
@@ -244,8 +244,8 @@ impl Identity {
         Ok(())
     }
 
-    /// Why `hello` is refused, for the user of this side: what both sides say, and nothing of a stranger's
-    /// that is not a plain name.
+    /// Why `hello` is refused, for the user of this side: it quotes both sides, but of a stranger only plain
+    /// names.
     pub fn explain(&self, reason: &Refusal, hello: &Hello) -> String {
         let kind = reason.kind();
         match reason {
@@ -272,10 +272,10 @@ impl Identity {
 /// The longest address that a dialer may say it listens at: a host name and a port.
 const ADDRESS_BYTES_MAX: usize = 300;
 
-/// The longest name of a stranger's that is repeated.
+/// The longest name of a stranger that is quoted.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What a stranger calls itself, where that is a plain name.
+/// The name that a stranger gives, if it is a plain name.
 fn name(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     match text.len() {
@@ -285,7 +285,7 @@ fn name(text: &str) -> String {
     }
 }
 
-/// The acceptor's side of a handshake, as it is sent.
+/// The acceptor's message in a handshake, as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Welcome(Welcome),
@@ -311,22 +311,21 @@ pub enum HandshakeError {
         theirs: u32,
     },
     /// The peer announced more than a handshake may hold.
-    #[error("the peer announced {length} bytes, at most {HANDSHAKE_BYTES_MAX} are taken")]
+    #[error("the peer announced {length} bytes, at most {HANDSHAKE_BYTES_MAX} are accepted")]
     TooLong {
         /// What it announced.
         length: u32,
     },
-    /// The message is not what it should be. The words of the parser are not repeated, since they quote
-    /// the peer's.
+    /// The message is malformed. The parser's text is not repeated, since it quotes the peer.
     #[error("the peer's handshake cannot be read, at column {column}")]
     Malformed {
-        /// Where it stops making sense.
+        /// The column of the error.
         column: usize,
     },
     /// Our own message has no JSON form.
     #[error("this handshake cannot be encoded: {0}")]
     Encode(#[source] serde_json::Error),
-    /// Our own message is longer than a handshake may be: a field of it is far too long.
+    /// Our own message is longer than a handshake may be, because one of its fields is far too long.
     #[error("this handshake has {length} bytes, at most {HANDSHAKE_BYTES_MAX} can be sent")]
     OursTooLong {
         /// Its length.
@@ -378,11 +377,11 @@ pub(crate) fn write_message<T: Serialize>(
     Ok(writer.flush()?)
 }
 
-/// Reads one side of a handshake, and nothing behind it.
+/// Reads one side of a handshake, and nothing after it.
 pub(crate) fn read_message<T: DeserializeOwned>(
     reader: &mut impl Read,
 ) -> Result<T, HandshakeError> {
-    // The magic alone first: a short line of another protocol is garbage, not silence.
+    // Only the magic at first: a short line of another protocol is garbage, not silence.
     let mut magic = [0; MAGIC.len()];
     let mut filled = 0;
     while filled < magic.len() {

@@ -127,7 +127,7 @@ fn a_member_is_welcome_and_others_learn_why_not() {
         Refusal::OtherIncarnation { wanted }
     );
     let error = dial(&address, &data(2), soon()).unwrap_err();
-    assert!(error.to_string().ends_with("view 2 of this node is over there"), "{error}");
+    assert!(error.to_string().ends_with("view 2 of this node has already ended there"), "{error}");
     listener.shutdown();
     assert!(reports.try_recv().is_err(), "a refusal by the caller is not the listener's");
 }

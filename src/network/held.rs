@@ -1,8 +1,8 @@
-//! Held: bytes of messages that have been heard and wait for whoever handles them.
+//! Held: bytes of messages that have been received and wait to be handled.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Keeps count of the bytes that are held, and lets those who would hold more wait.
+/// Counts the bytes that are held, and makes callers wait that would hold more.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit_bytes: usize,

@@ -1,9 +1,8 @@
-//! The stream given to timely: one data connection of one generation.
+//! The stream that timely uses: one data connection of one generation.
 //!
-//! Timely's communication threads panic when a connection breaks. Behind a [`Link`] no connection
-//! ever breaks: a loss is reported once, to the one who asked to know, and timely is shown a clean
-//! end. The report is a suspicion. It does not say who died, since aborting survivors close their
-//! links too.
+//! Timely's communication threads panic when a connection breaks. Through a [`Link`], no connection ever
+//! appears to break: a loss is reported once, to a callback, and timely sees a clean end. The report is a
+//! suspicion. It does not say which node died, since survivors that abort also close their links.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -20,7 +19,7 @@ use super::frame::{Frames, HEADER_BYTES, LinkEnds, LossReason};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lost the link to node {node}: {why}")]
 pub struct LinkLoss {
-    /// The node at the other end. It may well be alive.
+    /// The node at the other end, which may well be alive.
     pub node: NodeId,
     /// What was seen.
     pub why: LossReason,
@@ -51,19 +50,19 @@ impl Shared {
 enum Reading {
     /// Nothing was read through this handle.
     Unused,
-    /// Frames, as they arrive.
+    /// Frames as they arrive.
     Frames(Frames),
     /// The clean end that stands in for a loss: this much of its header was handed out.
     Pretence(usize),
 }
 
-/// A data connection to one node, for the life of one generation.
+/// A data connection to one node, for the lifetime of one generation.
 ///
-/// Hands out whole frames with checked headers, straight into the reader's buffer where it has
-/// room. When the connection is lost (end of file without a clean end, failing input or output, a
-/// bad header) it calls `on_lost` once, and from then on pretends: a read returns what whole frames
-/// are left, then a header that ends the stream, then end of file; a write succeeds and goes
-/// nowhere; flush and shutdown never fail. A clean end passes through and is not reported.
+/// Hands out complete frames with checked headers, directly into the reader's buffer if it has room. When the
+/// connection is lost (end of file without a clean end, failing input or output, a bad header), it calls
+/// `on_lost` once, and from then on pretends: a read returns the remaining complete frames, then a header
+/// that ends the stream, and then end of file; a write succeeds but is discarded; flush and shutdown never
+/// fail. A clean end passes through and is not reported.
 ///
 /// Clones made with [`Stream::try_clone`] are the same link. Only one of them may read.
 pub struct Link<S: Stream = TcpStream> {
@@ -76,7 +75,7 @@ pub struct Link<S: Stream = TcpStream> {
 impl<S: Stream> Link<S> {
     /// Wraps a connected stream to `node`, which must be blocking and have no timeouts.
     ///
-    /// `on_lost` is called at most once, on the thread that met the loss, and must not block.
+    /// `on_lost` is called at most once, on the thread that notices the loss, and must not block.
     pub fn new(
         stream: S,
         node: NodeId,
@@ -128,8 +127,8 @@ impl<S: Stream> Read for Link<S> {
             self.reading = Reading::Frames(Frames::new(self.ends.clone()));
         }
         if let Reading::Frames(frames) = &mut self.reading {
-            // SUBTLE: a close may come after a part of a large frame was handed out. The rest of it
-            // is here and must follow, or the pretended header would land inside the frame.
+            // SUBTLE: a close may happen after a part of a large frame was handed out. The rest of it is here
+            // and must follow, or the pretended header would end up inside the frame.
             let read = if frames.has_whole() || !self.shared.ended.load(Ordering::SeqCst) {
                 let mut source = Counted { stream: &mut self.stream, count: &self.shared.received };
                 Some(frames.read(&mut source, out))
@@ -196,7 +195,7 @@ impl<S: Stream> Stream for Link<S> {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // A connection that is gone already is shut down.
+        // A connection that is already gone counts as shut down.
         let _ = self.stream.shutdown(how);
         Ok(())
     }
@@ -222,7 +221,7 @@ impl<S: Read> Read for Counted<'_, S> {
     }
 }
 
-/// Ends a link from outside, for one who aborts the generation.
+/// Ends a link from outside, to abort the generation.
 ///
 /// Dropping it does nothing.
 pub struct LinkCloser<S: Stream = TcpStream> {
@@ -259,12 +258,12 @@ pub struct LinkTraffic {
 }
 
 impl LinkTraffic {
-    /// Returns how many bytes were given to the connection. What a loss swallowed does not count.
+    /// Returns how many bytes were written to the connection. Bytes that a loss discarded do not count.
     pub fn sent_bytes(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes came from the connection, incomplete frames included.
+    /// Returns how many bytes came from the connection, including incomplete frames.
     pub fn received_bytes(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! The one port of a node: accepts connections and reads their hellos.
 //!
-//! What comes from strangers changes nothing here but counters. A connection that does not complete
-//! its hello is dropped and counted by kind.
+//! Connections from strangers change nothing here but counters. A connection that does not complete its hello
+//! is dropped and counted by kind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,21 +18,21 @@ use super::handshake::{
     read_message, write_message,
 };
 
-/// The threads that may read hellos at once, whoever asks.
+/// The number of threads that may read hellos at once.
 pub const HANDSHAKES_MAX: usize = 64;
 
 /// How long [`Listener::shutdown`] waits for its threads.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The pause after a failed accept: it fails at once again while descriptors are short.
+/// The pause after a failed accept, which fails again at once while descriptors are scarce.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a listener grants to strangers.
+/// The limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
     /// Connections in their handshake at once; more are closed.
     pub handshakes_max: usize,
-    /// How long one may take until its hello is complete.
+    /// How long a connection may take until its hello is complete.
     pub hello_time_max: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Default for ListenerLimits {
     }
 }
 
-/// Why a connection was dropped before anyone saw it.
+/// Why a connection was dropped before its hello was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefusedKind {
     /// Its first bytes are not those of this protocol.
@@ -102,7 +102,7 @@ impl fmt::Display for RefusedConnection {
 /// A connection whose hello was read and not yet answered. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Inbound {
-    /// What the dialer said.
+    /// The hello of the dialer.
     pub hello: Hello,
     /// The connection.
     pub stream: TcpStream,
@@ -111,7 +111,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Takes the dialer, and returns the connection, without timeouts.
+    /// Accepts the dialer, and returns the connection, without timeouts.
     pub fn accept(self, welcome: Welcome) -> io::Result<TcpStream> {
         answer(&self.stream, &Answer::Welcome(welcome))?;
         self.stream.set_read_timeout(None)?;
@@ -119,10 +119,10 @@ impl Inbound {
         Ok(self.stream)
     }
 
-    /// Tells the dialer why it is not taken, and closes the connection.
+    /// Tells the dialer why it is refused, and closes the connection.
     ///
-    /// Never waits: an answer fits into the empty buffer of a fresh connection. Who is not reached so is
-    /// not waited for.
+    /// Never waits: an answer fits into the empty buffer of a fresh connection. If the answer cannot be sent
+    /// at once, it is dropped.
     pub fn refuse(self, reason: Refusal) -> io::Result<()> {
         self.stream.set_nonblocking(true)?;
         write_message(&mut &self.stream, &Answer::Refused { reason })?;
@@ -174,7 +174,7 @@ impl Shared {
     }
 }
 
-/// A place among the handshakes, given back when dropped, also by a panic.
+/// A place among the handshakes, which is released when dropped, even by a panic.
 struct Place {
     shared: Arc<Shared>,
     number: u64,
@@ -187,7 +187,7 @@ impl Drop for Place {
     }
 }
 
-/// Accepts connections on a thread of its own until it is shut down or dropped.
+/// Accepts connections on its own thread until it is shut down or dropped.
 pub struct Listener {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
@@ -197,10 +197,10 @@ pub struct Listener {
 impl Listener {
     /// Starts to accept on `listener`.
     ///
-    /// `on_inbound` is called for each complete hello, on a thread of that connection's own, which
-    /// holds a place among [`ListenerLimits::handshakes_max`] until it returns; it may answer there
-    /// or hand the [`Inbound`] on. `on_refused` is called for each dropped connection, from any thread:
-    /// it must not wait, and must expect many.
+    /// `on_inbound` is called for each complete hello, on a separate thread for that connection, which holds
+    /// a place among [`ListenerLimits::handshakes_max`] until it returns. It may answer there or pass the
+    /// [`Inbound`] on. `on_refused` is called for each dropped connection, from any thread: it must not wait,
+    /// and must expect many calls.
     pub fn start(
         listener: TcpListener,
         limits: ListenerLimits,
@@ -234,10 +234,10 @@ impl Listener {
         self.shared.state().refused.clone()
     }
 
-    /// Stops accepting, ends the handshakes that are under way, and waits for their threads.
+    /// Stops accepting, ends the handshakes in progress, and waits for their threads.
     ///
-    /// When it returns the port is free and neither callback is called again, except that a callback
-    /// which is running is waited for at most two seconds. Connections handed on stay open.
+    /// When it returns, the port is free and neither callback is called again, except that it waits at most
+    /// two seconds for a running callback. Connections that were passed on stay open.
     pub fn shutdown(mut self) {
         self.stop();
     }
@@ -313,7 +313,7 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Starts a handshake on a thread of its own, if there is a place.
+/// Starts a handshake on a separate thread, if there is a place.
 fn begin(shared: &Arc<Shared>, stream: TcpStream, peer_addr: SocketAddr) {
     let place = {
         let mut state = shared.state();

@@ -3,10 +3,10 @@
 //! Every node listens on one port. A connection to it opens with a handshake ([`Hello`], answered by
 //! [`Welcome`] or a [`Refusal`]) and then becomes one of two things:
 //!
-//! - a [`ControlConnection`], one for each pair of nodes, for the life of both processes: small
-//!   messages, and an event when it ends;
-//! - a [`Link`], one for each pair of nodes and generation: the stream given to timely, which sees
-//!   whole frames or a clean end, whatever happens to the connection.
+//! - a [`ControlConnection`], one for each pair of nodes, for the lifetime of both processes: small messages,
+//!   and an event when it ends;
+//! - a [`Link`], one for each pair of nodes and generation: the stream that timely uses, which sees complete
+//!   frames or a clean end, whatever happens to the connection.
 //!
 //! The pieces: [`Listener`] accepts and reads the [`Hello`]; [`dial`] connects and sends one. Any
 //! end of a connection is a suspicion, never proof that a process died.

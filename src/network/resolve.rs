@@ -1,4 +1,4 @@
-//! What the names of addresses mean here, asked of the resolver without waiting for it for long.
+//! Resolves host names without waiting long for the resolver.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,12 +6,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What became of one address: `None` where the resolver has not answered in time.
+/// The result for one address: `None` if the resolver has not answered in time.
 pub type Resolved = Option<io::Result<Vec<SocketAddr>>>;
 
 /// Resolves all `addresses` at once and returns the answers that came within `limit`, in order.
 ///
-/// A thread for each address outlives the call where the resolver takes longer.
+/// If the resolver takes longer, a thread for each address outlives the call.
 pub fn resolve(addresses: &[String], limit: Duration) -> Vec<Resolved> {
     let (sender, answers) = mpsc::channel();
     for (index, address) in addresses.iter().cloned().enumerate() {

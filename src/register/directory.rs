@@ -1,8 +1,8 @@
 //! A register in a directory: `run.json`, `views/00000001.json`, ..., `done.json`.
 //!
-//! Each file is written in full under a name of its own, synced, and then given its final name with a
-//! hard link, which fails if the name exists. So a name appears at once and in full or not at all, even
-//! across a crash, and of many writers one wins. (A rename would let the last one win.)
+//! Each file is written in full under a temporary name, synced, and then given its final name with a hard
+//! link, which fails if the name exists. So a name appears atomically and in full or not at all, even across
+//! a crash, and of many writers one wins. (A rename would let the last one win.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::{Creation, DoneRecord, Register, RegisterError, RunRecord, check_run, check_same_run};
 use crate::protocol::view::View;
 
-/// The greatest size of a file of a register: a view of the greatest number of partitions is below it.
+/// The greatest size of a register's file: a view with the greatest number of partitions is smaller.
 const FILE_BYTES_MAX: u64 = 1 << 28;
 
 /// Numbers the temporary files of this process.
@@ -25,11 +25,11 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// A register in a directory that all nodes can reach.
 ///
-/// The file system must make hard links atomically, as local ones and NFS do.
+/// The file system must create hard links atomically, as local file systems and NFS do.
 #[derive(Clone, Debug)]
 pub struct DirectoryRegister {
     root: PathBuf,
-    /// Whether the run's record was seen: it never goes away, so where it is missing all is.
+    /// Whether the run's record was seen: it is never removed, so if it is missing, everything is.
     run_seen: Arc<AtomicBool>,
 }
 
@@ -74,10 +74,10 @@ impl DirectoryRegister {
         Ok(run)
     }
 
-    /// Returns an error unless what was not found may be believed not to exist.
+    /// Returns an error unless it is certain that what was not found does not exist.
     ///
     /// SUBTLE: a directory that was moved away, or whose file system is not mounted, has no views either.
-    /// To take that for an answer would be to say that there is no such view.
+    /// Accepting that as an answer would mean that there is no such view.
     fn check_presence(&self) -> Result<(), RegisterError> {
         if self.run_seen.load(Ordering::Relaxed) && !exists(&self.run_path())? {
             return Err(self.away());
@@ -86,7 +86,7 @@ impl DirectoryRegister {
     }
 
     fn away(&self) -> RegisterError {
-        let text = "the directory is away: its run.json, which was there before, is missing";
+        let text = "the directory is missing: its run.json, which existed before, is gone";
         let error = io::Error::new(ErrorKind::NotFound, text);
         RegisterError::Unavailable { path: self.root.clone(), error }
     }
@@ -115,7 +115,7 @@ impl Register for DirectoryRegister {
             _ => exists(&self.view_path(ViewNumber(number.0 - 1))),
         };
         if !is_next()? {
-            // It may have been away for the moment of the first look.
+            // It may have been unavailable at the moment of the first check.
             self.check_presence()?;
             if !is_next()? {
                 return Err(gap());
@@ -189,7 +189,7 @@ fn create<T: Serialize>(path: &Path, value: &T) -> Result<Creation, RegisterErro
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = directory.join(format!(".{name}.{}.{number}.tmp", std::process::id()));
     let linked = write_synced(&temporary, &bytes).and_then(|()| fs::hard_link(&temporary, path));
-    // A temporary file that stays behind does no harm: nobody reads names that begin with a dot.
+    // A temporary file that is left behind does no harm: names that begin with a dot are never read.
     let _ = fs::remove_file(&temporary);
     match linked {
         Ok(()) => {
@@ -204,7 +204,7 @@ fn create<T: Serialize>(path: &Path, value: &T) -> Result<Creation, RegisterErro
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Truncating one of the same name is safe: only a dead process of the same id can have left it.
+    // Truncating a file of the same name is safe: only a dead process with the same id can have left it.
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()

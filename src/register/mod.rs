@@ -1,15 +1,15 @@
-//! The view register: write-once views, so that every number has one.
+//! The view register: write-once views, so that there is at most one view for every number.
 //!
-//! Safety of the whole protocol rests on one promise: of all that try to create a view of a number,
-//! exactly one succeeds, and everybody reads that one ever after. The register decides nothing else,
-//! and no consensus protocol is written here: a store that can create a name once is enough
-//! (Herlihy, *Wait-Free Synchronization*, TOPLAS 1991: compare-and-swap decides for any number of
-//! processes). A register belongs to one run; nothing in it is ever changed or deleted.
+//! The safety of the whole protocol rests on one promise: of all attempts to create a view with a given
+//! number, exactly one succeeds, and every node reads that view ever after. The register decides nothing
+//! else. It needs no consensus protocol of its own: a store that can create a name once is enough (Herlihy,
+//! *Wait-Free Synchronization*, TOPLAS 1991: compare-and-swap decides for any number of processes). A
+//! register belongs to one run; nothing in it is ever changed or deleted.
 //!
 //! | file | register |
 //! | --- | --- |
-//! | [`memory`] | of one process, for tests and simulators |
-//! | [`directory`] | of one machine, or of a shared file system with atomic hard links |
+//! | [`memory`] | for one process, for tests and simulators |
+//! | [`directory`] | for one machine, or a shared file system with atomic hard links |
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ pub use memory::MemoryRegister;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
-    /// The id of the run, chosen by whoever opened it first.
+    /// The id of the run, chosen by the node that opened it first.
     pub run: String,
     /// A hash of the executable and its arguments: nodes of one run have the same.
     pub job: String,
@@ -50,19 +50,20 @@ pub struct DoneRecord {
     pub view: ViewNumber,
 }
 
-/// What came of an attempt to create a view.
+/// The result of an attempt to create a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Creation {
-    /// This view is now the one of its number.
+    /// This view now has its number.
     Created,
-    /// There is a view of this number already: read it.
+    /// There already is a view with this number: read it.
     Exists,
 }
 
 /// A store of write-once views.
 ///
-/// Every method may be called from any thread and any process, and again after any error. On
-/// [`RegisterError::Unavailable`] a write may have happened or not: reading, or trying again, settles it.
+/// Every method may be called from any thread and any process, and again after any error. After
+/// [`RegisterError::Unavailable`] a write may have happened or not: reading, or trying again, settles the
+/// question.
 pub trait Register: Send + Sync {
     /// Claims the register for `record`, or joins the run that claimed it, and returns the winner's record.
     ///
@@ -71,8 +72,8 @@ pub trait Register: Send + Sync {
 
     /// Creates the view of `view.number`, if there is none yet.
     ///
-    /// When this returns `Created`, the view is durable and everybody reads it. Of many callers with
-    /// the same number one gets `Created`. Fails if there is no view of the number before.
+    /// When this returns `Created`, the view is durable and every node reads it. Of many callers with the
+    /// same number, one gets `Created`. Fails if there is no view with the previous number.
     fn create_view(&self, view: &View) -> Result<Creation, RegisterError>;
 
     /// Returns the view of `number`, if there is one.
@@ -88,9 +89,10 @@ pub trait Register: Send + Sync {
     fn done(&self) -> Result<bool, RegisterError>;
 }
 
-/// Asks the register what a member's state machine wants to know, and returns what to tell it.
+/// Asks the register what a member's state machine wants to know, and returns the input for the state
+/// machine.
 ///
-/// Returns `None` if `output` is no question to the register.
+/// Returns `None` if `output` is not a question for the register.
 pub fn answer(register: &dyn Register, run: &str, output: &Output) -> Option<RegisterReply> {
     let reply = match output {
         Output::ReadView(number) => register.read_view(*number).and_then(|view| {
@@ -120,7 +122,7 @@ pub fn answer(register: &dyn Register, run: &str, output: &Output) -> Option<Reg
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The store did not answer. The call may have taken effect or not; it may be made again.
+    /// The store did not answer. The call may have taken effect or not; it may be repeated.
     #[error("the register did not answer at {path}: {error}")]
     Unavailable {
         /// The file.
@@ -138,7 +140,7 @@ pub enum RegisterError {
         /// What is wrong.
         problem: String,
     },
-    /// What is to be stored is larger than a register reads again.
+    /// The value to be stored is larger than a register will read back.
     #[error(
         "{place} would have {bytes} bytes, and may have {limit}: give the job fewer partitions"
     )]
@@ -158,7 +160,7 @@ pub enum RegisterError {
         /// Where the register is.
         place: String,
     },
-    /// The register belongs to another job. Use a register of its own for each job.
+    /// The register belongs to another job. Use a separate register for each job.
     #[error(
         "{place} belongs to run {run} of another job (its hash is {found}, this job's is {expected}); \
          start the same executable with the same arguments on every node, or use a fresh register"
@@ -173,7 +175,7 @@ pub enum RegisterError {
         /// The hash of the job that it belongs to.
         found: String,
     },
-    /// The register belongs to a cluster of another shape.
+    /// The register belongs to a cluster with a different shape.
     #[error(
         "{place} belongs to run {run} of a cluster of {found:?}, this node expects {expected:?}; use the same flags on every node"
     )]
@@ -187,7 +189,7 @@ pub enum RegisterError {
         /// What the run began with.
         found: ClusterShape,
     },
-    /// A view was to be created whose predecessor does not exist, or before the run was opened.
+    /// A view cannot be created, because its predecessor does not exist or the run was not opened.
     #[error("view {number} cannot be created in {place}: what comes before it is missing")]
     Gap {
         /// Where the register is.
@@ -195,7 +197,7 @@ pub enum RegisterError {
         /// The number.
         number: ViewNumber,
     },
-    /// The view or mark is of another run than the register.
+    /// The view or mark belongs to a different run than the register.
     #[error("{place} belongs to run {expected}, not to run {found}")]
     OtherRun {
         /// Where the register is.
@@ -241,7 +243,7 @@ fn check_run(
     Ok(())
 }
 
-/// Checks that what is to be written is of the run that the register belongs to.
+/// Checks that what is to be written belongs to the register's run.
 fn check_same_run(place: &str, register: &RunRecord, run: &str) -> Result<(), RegisterError> {
     if register.run == run {
         return Ok(());

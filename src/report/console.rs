@@ -1,7 +1,7 @@
-//! What a person sees while a job runs: a bar on a terminal, else a line now and then.
+//! What users see while a job runs: a bar on a terminal, and otherwise a line now and then.
 //!
-//! All of it goes to standard error. What is important (a fault, a failure, a new view, a recovery)
-//! is told at once and in words; the progress between is a bar, or at most one line each second.
+//! All of it goes to standard error. Important events (a fault, a failure, a new view, a recovery) are
+//! printed at once; the progress in between is a bar, or at most one line per second.
 
 use std::collections::BTreeSet;
 
@@ -15,28 +15,29 @@ use crate::chaos::FaultKind;
 /// The least time between two plain lines of progress.
 const PROGRESS_LINE_INTERVAL_MS: f64 = 1_000.0;
 
-/// How many texts of errors are remembered, so that each is told once.
+/// How many error texts are remembered, so that each is printed once.
 const ERRORS_TOLD_MAX: usize = 64;
 
-/// Puts events into words. What it returns is shown by a [`Screen`](super::Screen).
+/// Puts events into words. A [`Screen`](super::Screen) shows what it returns.
 #[derive(Clone, Debug)]
 pub struct Console {
     /// Whether there is a bar, which may move at every event.
     has_bar: bool,
-    /// How many processes share the input of which this one tells a part.
+    /// The number of processes that share the input: this one reports its own part.
     parts: usize,
-    /// The node of this process, if it is one: its error is returned, and whoever called tells it.
+    /// The node of this process, if it is a node: its error is returned, and the caller prints it.
     own: Option<NodeId>,
     next_line_ms: f64,
     view_told: Option<ViewNumber>,
     failure_told: usize,
     errors_told: BTreeSet<String>,
-    /// The greatest fraction shown: what is read again after a failure does not count back.
+    /// The greatest fraction shown: rereading after a failure does not reduce it.
     fraction_shown: f64,
 }
 
 impl Console {
-    /// A console of one of `parts` processes that tell each its own part; `own` is its node, if it is one.
+    /// A console of one of `parts` processes that each report their own part; `own` is its node, if it is a
+    /// node.
     pub fn new(has_bar: bool, parts: usize, own: Option<NodeId>) -> Self {
         Console {
             has_bar,
@@ -50,8 +51,7 @@ impl Console {
         }
     }
 
-    /// What is to be shown of `event`; `summary` has folded it already, and `alive` is the number of
-    /// nodes that are.
+    /// What to show for `event`; `summary` has already folded it, and `alive` is the number of nodes alive.
     pub fn tell(&mut self, event: &Event, summary: &Summary, alive: usize) -> Vec<Shown> {
         let mut shown: Vec<Shown> =
             self.words(event, summary).into_iter().map(Shown::Line).collect();
@@ -94,7 +94,7 @@ impl Console {
                     FaultKind::Slow => format!("slowing node {target} down now{lasting}"),
                 }]
             }
-            // Every survivor tells of a failure; the first one has told the others.
+            // Every survivor reports a failure; the first one has told the others.
             What::Failure { what, suspect, evidence, .. }
                 if summary.failures().len() > self.failure_told =>
             {
@@ -127,7 +127,7 @@ impl Console {
             What::FailureReport(report) => vec![report.to_string()],
             What::Refilled { partitions, took_ms, .. } => {
                 let more = counted(u64::from(*partitions), "more partition");
-                vec![format!("{} has whole copies of {more}, after {took_ms:.0} ms", who())]
+                vec![format!("{} has complete copies of {more}, after {took_ms:.0} ms", who())]
             }
             What::Refused { reason, more, .. } if *more > 0 => {
                 vec![format!("{} refused {}: {reason}", who(), counted(*more, "more connection"))]
@@ -138,7 +138,8 @@ impl Console {
             What::Message { text } => vec![format!("{}: {text}", who())],
             What::Error { .. } if self.own.is_some() && event.node.node() == self.own => Vec::new(),
             What::Error { message, .. } => {
-                // One node's error ends the job on all, and each of them says why and who it was.
+                // One node's error ends the job on all nodes, and each of them says why and which node it
+                // was.
                 let repeats = |told: &String| {
                     message.contains(told.as_str()) || told.contains(message.as_str())
                 };

@@ -1,8 +1,7 @@
-//! The desk: what becomes of everything that happens, in a launcher as in a process without one.
+//! The desk: what is done with each event, both in a launcher and in a process without one.
 //!
-//! Each event is folded into the summary and the ledger of failures, written to the report and put
-//! into words, in this order. Nothing of this ends a job: a report that cannot be written ends with
-//! one line.
+//! Each event is folded into the summary and the ledger of failures, written to the report and put into
+//! words, in this order. None of this can end a job: a report that cannot be written ends with one line.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,20 +10,20 @@ use super::{Console, Event, FailureLedger, FailureReport, Origin, Shown, Summary
 use crate::chaos::Fault;
 use crate::error::{Error, Result};
 
-/// Where a desk puts what is to be written and shown.
+/// The destinations of what a desk writes and shows.
 pub(crate) trait Outlets {
-    /// Appends `event` to the report, if there is one. An error says that the report ends here; it
-    /// comes once.
+    /// Appends `event` to the report, if there is one. An error says that the report ends here; it is
+    /// returned once.
     fn write(&mut self, event: &Event) -> Result<()>;
 
     /// Shows something soon.
     fn show(&mut self, shown: Shown);
 
-    /// Waits a while until all is written. An error says what is missing.
+    /// Waits a while until everything is written. An error says what is missing.
     fn finish_report(&mut self) -> Result<()>;
 }
 
-/// What is called with each failure report.
+/// The callback for failure reports.
 #[derive(Clone)]
 pub(crate) struct OnFailure(pub(crate) Arc<dyn Fn(&FailureReport) + Send + Sync>);
 
@@ -34,9 +33,9 @@ impl fmt::Debug for OnFailure {
     }
 }
 
-/// Tells what happens, to programs and to people.
+/// Reports what happens, to programs and to people.
 pub(crate) struct Desk<O> {
-    /// Who states what this process itself has to say.
+    /// The origin of this process's own events.
     origin: Origin,
     summary: Summary,
     ledger: FailureLedger,
@@ -46,8 +45,8 @@ pub(crate) struct Desk<O> {
 }
 
 impl<O: Outlets> Desk<O> {
-    /// A desk of a process that states things as `origin`: of all nodes if that is the launcher, and
-    /// else of this one node.
+    /// A desk of a process that reports as `origin`: for all nodes if that is the launcher, and otherwise for
+    /// this one node.
     pub(crate) fn new(
         origin: impl Into<Origin>,
         console: Console,
@@ -59,17 +58,17 @@ impl<O: Outlets> Desk<O> {
         Desk { origin, summary: Summary::new(), ledger, console, on_failure, outlets }
     }
 
-    /// What the run has come to so far.
+    /// The summary of the run so far.
     pub(crate) fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// Where things are written and shown.
+    /// The destinations of what is written and shown.
     pub(crate) fn outlets(&self) -> &O {
         &self.outlets
     }
 
-    /// Folds, writes and tells `event`; `alive` is how many nodes are.
+    /// Folds, writes and shows `event`; `alive` is the number of nodes alive.
     pub(crate) fn publish(&mut self, mut event: Event, alive: usize) {
         self.summary.complete(&mut event);
         self.summary.fold(&event);
@@ -95,7 +94,7 @@ impl<O: Outlets> Desk<O> {
         (self.summary, self.ledger.reports().to_vec(), self.outlets)
     }
 
-    /// Tells everybody of failures whose reports are complete.
+    /// Reports failures whose reports are complete.
     fn report(&mut self, reports: Vec<FailureReport>, alive: usize) {
         for report in reports {
             if let Some(OnFailure(callback)) = &self.on_failure {
@@ -113,7 +112,7 @@ impl<O: Outlets> Desk<O> {
         self.show(event, alive);
     }
 
-    /// The job is worth more than its report.
+    /// The job is more important than its report.
     fn tell_lost(&mut self, why: &str) {
         let text = format!("the report is not complete, and the job goes on: {why}");
         self.show(&Event::now(self.origin, What::Message { text }), 0);

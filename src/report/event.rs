@@ -1,7 +1,6 @@
 //! One thing that happened, as one line of JSON.
 //!
-//! Events are written once and read by programs of other makers: fields may be added, but neither
-//! renamed nor removed.
+//! Events are written once and read by other programs: fields may be added, but neither renamed nor removed.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{FailureReport, Observation};
 use crate::chaos::FaultKind;
 
-/// Who states an event.
+/// The origin of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Origin {
@@ -50,7 +49,7 @@ impl From<NodeId> for Origin {
     }
 }
 
-/// One thing that happened: what, when and to whom.
+/// One thing that happened: what, when and to which node.
 ///
 /// ```
 /// use ringfence::operators::ids::{Epoch, NodeId, ViewNumber};
@@ -64,7 +63,7 @@ impl From<NodeId> for Origin {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// What happened; its name is the field `event`, its own fields stand beside it.
+    /// What happened; its name is the field `event`, and its own fields are next to that.
     #[serde(flatten)]
     pub what: What,
     /// When, in milliseconds of Unix time, with fraction.
@@ -74,12 +73,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// `what`, stated by `node` at `at_ms`.
+    /// `what`, reported by `node` at `at_ms`.
     pub fn at(at_ms: f64, node: impl Into<Origin>, what: What) -> Self {
         Event { what, at_ms, node: node.into() }
     }
 
-    /// `what`, stated by `node` now.
+    /// `what`, reported by `node` now.
     pub fn now(node: impl Into<Origin>, what: What) -> Self {
         Event::at(now_ms(), node, what)
     }
@@ -87,7 +86,7 @@ impl Event {
 
 /// The milliseconds of Unix time, with fraction.
 pub fn now_ms() -> f64 {
-    // A clock before 1970 is the only way to fail; 0 is as good as any answer then.
+    // This fails only if the clock is before 1970; then 0 is as good an answer as any.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }
 
@@ -102,20 +101,20 @@ pub enum What {
         process_id: u32,
         /// Its worker threads.
         workers: usize,
-        /// Where it listens; absent where it has no peers.
+        /// Where it listens; absent if it has no peers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
-        /// How it hashes keys; absent where that is the default.
+        /// How it hashes keys; absent if that is the default.
         #[serde(default, skip_serializing_if = "is_default")]
         key_hash: KeyHasher,
     },
-    /// A failure is caused on purpose.
+    /// A failure is injected.
     Fault {
         /// How.
         kind: FaultKind,
         /// Which node fails.
         target: NodeId,
-        /// When it ends by itself, in milliseconds of Unix time; absent where it does not.
+        /// When it ends by itself, in milliseconds of Unix time; absent if it does not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until_ms: Option<f64>,
     },
@@ -133,7 +132,7 @@ pub enum What {
         /// For how long.
         silent_ms: u64,
     },
-    /// The node has heard one again that it suspected.
+    /// The node has heard another node again that it suspected.
     Cleared {
         /// The node.
         suspect: NodeId,
@@ -142,17 +141,17 @@ pub enum What {
     },
     /// The node has concluded that something failed.
     Failure {
-        /// The view that ends by it.
+        /// The view that this ends.
         view: ViewNumber,
         /// What failed, in a few words: `node lost`, `worker panicked`.
         what: String,
         /// The node that failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         suspect: Option<NodeId>,
-        /// The worker thread of it, where only that failed.
+        /// The worker thread of the node, if only that failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         worker: Option<u32>,
-        /// The operator in which it failed, where that is known.
+        /// The operator in which it failed, if that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         operator: Option<String>,
         /// What the conclusion rests on.
@@ -164,19 +163,19 @@ pub enum What {
         number: ViewNumber,
         /// Its nodes.
         members: Vec<NodeId>,
-        /// The last committed epoch, after which it resumes; `null` where none was.
+        /// The last committed epoch, after which it resumes; `null` if there was none.
         resume: Option<Epoch>,
-        /// Partitions that have another owner than in the view before.
+        /// Partitions that have a different owner than in the previous view.
         #[serde(default)]
         moved_partitions: u32,
-        /// Partitions with fewer backups than asked for, until they are refilled.
+        /// Partitions with fewer backups than configured, until they are refilled.
         #[serde(default)]
         under_replicated: u32,
-        /// Who owns how many partitions that had another owner before.
+        /// The nodes that own partitions which had another owner before, and how many.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         takeovers: Vec<Takeover>,
     },
-    /// The node holds whole copies of all partitions that the view made it a new backup of.
+    /// The node holds complete copies of all partitions for which the view made it a new backup.
     Refilled {
         /// The view.
         view: ViewNumber,
@@ -191,12 +190,10 @@ pub enum What {
         view: ViewNumber,
         /// How long each phase took.
         phases_ms: Phases,
-        /// Records read again from this node's sources. A node knows only what it had read itself;
-        /// the launcher adds what had been read by nodes that are gone, to the last of a view's
-        /// members to tell.
+        /// Records read again from this node's sources. A node knows only what it had read itself; the
+        /// launcher adds what lost nodes had read to the event of the last member of the view that reports.
         records_replayed: u64,
-        /// Records that the shares of the input which this node reads now had been read for at the
-        /// resume epoch.
+        /// Records that had been read, at the resume epoch, of the input shares that this node reads now.
         #[serde(default)]
         records_at_resume: u64,
         /// Keys that this node undid to their committed state.
@@ -210,11 +207,11 @@ pub enum What {
         #[serde(default)]
         bytes_opened: u64,
     },
-    /// How far a node has come.
+    /// The progress of a node.
     ///
-    /// `consumed` and `records` count all of the shares of the input that the node reads in the
-    /// present view, from their beginning: what a dead node had read counts with its successor. So
-    /// the sums over the members of a view are the whole job's.
+    /// `consumed` and `records` cover all shares of the input that the node reads in the current view, from
+    /// their beginning: what a dead node had read counts for its successor. So the sums over the members of a
+    /// view are those of the whole job.
     Progress {
         /// Bytes read.
         consumed: u64,
@@ -225,16 +222,16 @@ pub enum What {
     },
     /// The node has refused a connection.
     Refused {
-        /// Where it came from; empty where that is not known, or where it is told of several.
+        /// Where it came from; empty if that is not known, or if the event is about several connections.
         peer: String,
         /// Why.
         reason: String,
-        /// Where not zero: so many connections that were refused for this reason and told by nothing
-        /// else, since there were too many of them.
+        /// If not zero, the number of connections that were refused for this reason and not reported
+        /// individually, because there were too many of them.
         #[serde(default, skip_serializing_if = "is_zero")]
         more: u64,
     },
-    /// A record that cannot be processed went to the dead letters; told again where its epoch is done
+    /// A record that cannot be processed went to the dead letters; reported again if its epoch is processed
     /// again.
     Quarantined {
         /// The operator.
@@ -250,16 +247,16 @@ pub enum What {
     Observed(Box<Observation>),
     /// All that is known of one failure.
     FailureReport(Box<FailureReport>),
-    /// A plain line for a person.
+    /// A line for human readers.
     Message {
         /// The line.
         text: String,
     },
-    /// Something because of which the node, or the run, will end.
+    /// An error that will end the node or the run.
     Error {
         /// The text of the error and its causes.
         message: String,
-        /// Whether the others went on without the node that states this, so that the run is well.
+        /// Whether the others continue without the reporting node, so that the run is unaffected.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         excluded: bool,
     },
@@ -287,34 +284,34 @@ fn is_zero(number: &u64) -> bool {
 pub struct Takeover {
     /// The node.
     pub node: NodeId,
-    /// Partitions that it owns now and did not own before.
+    /// The number of partitions that it owns now and did not own before.
     pub partitions: u32,
 }
 
 /// How long each phase of a recovery took, in milliseconds, in the order in which they happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phases {
-    /// From the failure to its verdict; absent where the moment of the failure is not known.
+    /// From the failure to its detection; absent if the time of the failure is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect: Option<f64>,
     /// Until the node's generation had stopped.
     pub stop: f64,
     /// Until the next view was agreed.
     pub agree: f64,
-    /// Until fresh connections stood.
+    /// Until fresh connections were established.
     pub connect: f64,
-    /// Until the dataflow was built anew.
+    /// Until the dataflow was rebuilt.
     pub build: f64,
     /// Until survivors had rewound and successors had opened their replicas.
     pub restore: f64,
     /// Until the sources had read again what they had read before.
     pub replay: f64,
-    /// Until an epoch of the new view was committed, too.
+    /// Until an epoch of the new view was also committed.
     pub caught_up: f64,
 }
 
 impl Phases {
-    /// The phases that are known, in order, by the names that a person reads.
+    /// The known phases, in order, with readable names.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let after = [
             ("stop", self.stop),
@@ -328,7 +325,7 @@ impl Phases {
         self.detect.map(|ms| ("detect", ms)).into_iter().chain(after)
     }
 
-    /// All of them together.
+    /// The sum of all phases.
     pub fn total_ms(&self) -> f64 {
         self.named().map(|(_, ms)| ms).sum()
     }

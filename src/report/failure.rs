@@ -1,4 +1,4 @@
-//! What failed, where, why, how sure that is, what was done and what it cost.
+//! Failure reports: what failed, where, why, how certain that is, what was done and what it cost.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use crate::chaos::FaultKind;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Component {
-    /// A connection between two nodes; both of them live.
+    /// A connection between two nodes that are both alive.
     Link,
-    /// A worker thread; its process lives.
+    /// A worker thread; its process is alive.
     Worker,
     /// The process of a node.
     Process,
-    /// A node, of which it is not known whether its process, its host or the network is at fault.
+    /// A node; it is not known whether its process, its host or the network failed.
     Node,
     /// The register of views.
     Register,
@@ -48,8 +48,8 @@ impl fmt::Display for Component {
 
 /// Why something failed.
 ///
-/// The order is that of the certainty with which one explains a failure: of two causes that are stated
-/// for one failure, the greater one is the explanation, and the other a consequence.
+/// The causes are ordered by how well they explain a failure: if two causes are reported for the same
+/// failure, the greater one is the explanation, and the other a consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -58,11 +58,11 @@ pub enum Cause {
     ConnectionLost,
     /// A connection was refused by its peer.
     Refused,
-    /// Nothing was heard for too long.
+    /// Nothing was heard from it for too long.
     Silent,
-    /// The process lives, but others could not reach it, and it was left out.
+    /// The process is alive, but others could not reach it, and it was excluded.
     Partitioned,
-    /// It lives but gets nowhere: its process is stopped, or its code does not return.
+    /// It is alive but makes no progress: its process is stopped, or its code does not return.
     Hung,
     /// The process ended by itself, with an exit code that is not 0.
     Exited,
@@ -70,7 +70,7 @@ pub enum Cause {
     Killed,
     /// The kernel ended the process for lack of memory.
     OutOfMemory,
-    /// The job cannot go on, for its own fault or because a node said so.
+    /// The job cannot continue, because of its own error or because a node said so.
     JobFailed,
     /// The register cannot be used.
     RegisterUnavailable,
@@ -102,15 +102,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// How sure a [`FailureReport`] is of its cause.
+/// How certain the cause in a [`FailureReport`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
     /// One node noticed signs of it.
     Suspected,
-    /// Several nodes agree, or the signs allow hardly anything else.
+    /// Several nodes agree, or there is hardly another explanation.
     Probable,
-    /// It was seen where it happened: by the process itself, or by its parent.
+    /// The process itself or its parent saw it.
     Certain,
 }
 
@@ -128,7 +128,7 @@ impl fmt::Display for Certainty {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FailurePlace {
-    /// The node. Of a link, the end that the other end complains of.
+    /// The node. For a link, the end that the other end complains about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
     /// The other end of a link.
@@ -140,21 +140,21 @@ pub struct FailurePlace {
     /// The protected operator that was active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorName>,
-    /// The partition whose record or shard was being worked on.
+    /// The partition whose record or shard was being processed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PartitionId>,
-    /// The epoch that was being worked on.
+    /// The epoch that was being processed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
 }
 
 impl FailurePlace {
-    /// A node, and nothing more exact.
+    /// A node, and nothing more specific.
     pub fn node(node: NodeId) -> Self {
         FailurePlace { node: Some(node), ..FailurePlace::default() }
     }
 
-    /// Takes over from `other` what is not known here.
+    /// Adopts from `other` what is not known here.
     fn complete(&mut self, other: &FailurePlace) {
         self.node = self.node.or(other.node);
         self.peer = self.peer.or(other.peer);
@@ -190,7 +190,7 @@ pub enum Clue {
     Panic {
         /// What it said.
         message: String,
-        /// Where it began, as `file:line:column`; absent where no hook saw it.
+        /// Where it began, as `file:line:column`; absent if no hook saw it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         location: Option<String>,
     },
@@ -211,14 +211,14 @@ pub enum Clue {
         /// Its name.
         name: String,
     },
-    /// The kernel ended a process for lack of memory in the same moment.
+    /// The kernel killed a process for lack of memory at the same time.
     OutOfMemoryKills {
-        /// How many processes.
+        /// The number of processes.
         kills: u64,
-        /// Who counts them: `cgroup` (this run's own group) or `machine`.
+        /// The scope of the counter: `cgroup` (this run's own group) or `machine`.
         counted_by: String,
     },
-    /// The process was not running when it was looked at: the one-letter state of the system.
+    /// The process was not running when it was checked: the system's one-letter state.
     ProcessState {
         /// `T` is stopped.
         state: char,
@@ -228,7 +228,7 @@ pub enum Clue {
         /// In milliseconds.
         ms: u64,
     },
-    /// Other nodes that had not heard it either.
+    /// Other nodes that had not heard from it either.
     Votes {
         /// Those nodes.
         nodes: Vec<NodeId>,
@@ -240,20 +240,20 @@ pub enum Clue {
         /// What it saw.
         text: String,
     },
-    /// An operator held the commit back: the others had stored more.
+    /// An operator held the commit back: the other operators had stored more.
     HeldBack {
         /// The operator.
         operator: OperatorName,
-        /// The last of its epochs that all backups had stored; absent before the first.
+        /// The last of its epochs that all backups had stored; absent if there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stored_through: Option<Epoch>,
     },
-    /// What was said by the part that failed, or by the one that used it.
+    /// The error text of the part that failed, or of the part that used it.
     Error {
         /// The text.
         text: String,
     },
-    /// The failure was caused on purpose.
+    /// The failure was injected.
     OnPurpose {
         /// How.
         fault: FaultKind,
@@ -311,23 +311,23 @@ pub struct Observation {
     pub evidence: Vec<Clue>,
 }
 
-/// What came of a failure.
+/// The consequence of a failure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Consequence {
-    /// The job went on in another view.
+    /// The job continued in another view.
     Recovered {
         /// Its number.
         view: ViewNumber,
         /// Its nodes.
         members: Vec<NodeId>,
-        /// The nodes of the view before that are not in it.
+        /// The nodes of the previous view that are not in it.
         left: Vec<NodeId>,
-        /// The last committed epoch, after which it went on; absent where none was.
+        /// The last committed epoch, after which the job continued; absent if there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resume: Option<Epoch>,
-        /// Who took over how many partitions.
+        /// The nodes that took over partitions, and how many.
         takeovers: Vec<Takeover>,
     },
     /// The job ended with an error, or this node's part in it did: the error says which.
@@ -345,7 +345,7 @@ pub enum Consequence {
 pub struct Cost {
     /// How long each phase took on the slowest node.
     pub phases_ms: Phases,
-    /// Epochs that were begun and not committed, and were done again.
+    /// Epochs that were begun but not committed, and were processed again.
     pub epochs_rewound: u64,
     /// Records that were read again.
     pub records_replayed: u64,
@@ -355,7 +355,7 @@ pub struct Cost {
     pub bytes_opened: u64,
 }
 
-/// A failure: what, where, why, how sure, what was done, what it cost.
+/// A failure: what, where, why, how certain, what was done, what it cost.
 ///
 /// There is one for each failure, however many nodes noticed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -363,8 +363,8 @@ pub struct Cost {
 pub struct FailureReport {
     /// Its number in the run, from 1.
     ///
-    /// A report may be followed by another of the same number, when a node that was given up speaks after
-    /// all: the later one knows better.
+    /// A report may be followed by another one with the same number, when a node that was given up answers
+    /// after all: the later report replaces the earlier one.
     pub id: u64,
     /// The view in which it happened; 0 before the first.
     pub view: ViewNumber,
@@ -390,7 +390,7 @@ pub struct FailureReport {
 }
 
 impl FailureReport {
-    /// A failure of which one observation is known.
+    /// A failure with a single known observation.
     pub(super) fn of(id: u64, observation: Observation, at_ms: f64) -> Self {
         let Observation { view, component, place, cause, evidence } = observation;
         FailureReport {
@@ -428,12 +428,12 @@ impl FailureReport {
         }
     }
 
-    /// Whether the failure was caused on purpose.
+    /// Whether the failure was injected.
     pub fn is_on_purpose(&self) -> bool {
         self.evidence.iter().any(|clue| matches!(clue, Clue::OnPurpose { .. }))
     }
 
-    /// The record that could not be processed, where it was found.
+    /// The record that could not be processed, if it was identified.
     pub fn record(&self) -> Option<&str> {
         self.evidence.iter().find_map(|clue| match clue {
             Clue::Record { text } => Some(text.as_str()),
@@ -442,7 +442,7 @@ impl FailureReport {
     }
 }
 
-/// A few lines for a person.
+/// A few lines for human readers.
 impl fmt::Display for FailureReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FailureReport { id, component, place, cause, certainty, view, .. } = self;

@@ -1,7 +1,7 @@
-//! The file of events: JSON, one event each line.
+//! The file of events: JSON, one event per line.
 //!
-//! A line is written whole by one call, so that a reader that follows the file, or one that comes
-//! after a crash, sees whole lines only.
+//! Each line is written by a single call, so that a reader that follows the file, or reads it after a crash,
+//! sees only complete lines.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -22,12 +22,12 @@ pub struct ReportFile {
 }
 
 impl ReportFile {
-    /// Opens `path` for appending, and creates it where it is missing.
+    /// Opens `path` for appending, and creates the file if it is missing.
     pub fn open(path: &Path) -> Result<Self> {
         let cannot = |error: std::io::Error| {
             Error::input(format!("cannot open report file {}", path.display())).because(error)
         };
-        // SUBTLE: to open a named pipe waits for its reader, for ever if there is none.
+        // SUBTLE: opening a named pipe waits for its reader, forever if there is none.
         let mut options = OpenOptions::new();
         options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
         let file = options.open(path).map_err(|error| {
@@ -36,7 +36,7 @@ impl ReportFile {
             }
             cannot(error)
         })?;
-        // From here on whoever writes waits: that is a thread of its own in a run.
+        // From here on writing blocks: in a run, a separate thread does it.
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).map_err(|error| cannot(error.into()))?;
         Ok(ReportFile { file, path: path.to_owned() })
     }
@@ -62,13 +62,12 @@ impl ReportFile {
         })
     }
 
-    /// Returns an error where the file that is written no longer lies where it was opened: what is
-    /// appended then, nobody will find.
+    /// Returns an error if the file is no longer where it was opened: nobody would find what is appended.
     pub(crate) fn check_place(&self) -> Result<()> {
         let identity = |data: std::fs::Metadata| (data.dev(), data.ino());
         let is_there = match (self.file.metadata(), std::fs::metadata(&self.path)) {
             (Ok(written), Ok(found)) => identity(written) == identity(found),
-            // What cannot be looked at now may still be there.
+            // A file that cannot be checked now may still be there.
             (Ok(_), Err(error)) => error.kind() != std::io::ErrorKind::NotFound,
             (Err(_), _) => true,
         };

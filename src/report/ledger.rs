@@ -1,8 +1,9 @@
 //! The ledger of failures: folds what nodes and launcher observed into one report for each failure.
 //!
-//! Every survivor of a failure observes it, the parent of a process sees how it ended, and the part that
-//! failed may have spoken itself. What is about the same thing in the same view is one failure. A report
-//! is complete once all nodes have caught up in the view that followed, or the run has ended.
+//! Every survivor of a failure observes it, the parent of a process sees how the process ended, and the part
+//! that failed may have reported the failure itself. Observations of the same thing in the same view are one
+//! failure. A report is complete once all nodes have caught up in the view that followed, or the run has
+//! ended.
 
 use std::collections::BTreeSet;
 
@@ -12,19 +13,19 @@ use super::failure::{Cause, Certainty, Clue, Component, Consequence, Cost};
 use super::{Event, FailurePlace, FailureReport, Observation, What};
 use crate::chaos::FaultKind;
 
-/// The failures of a run, open and told.
+/// The failures of a run, both open and reported.
 #[derive(Clone, Debug, Default)]
 pub struct FailureLedger {
-    /// The only node whose recovery counts; `None` where those of all nodes are told here.
+    /// The only node whose recovery counts; `None` if the recoveries of all nodes are reported here.
     own: Option<NodeId>,
     view: ViewNumber,
     members: Vec<NodeId>,
     open: Vec<Open>,
     /// How many failures there were.
     numbered: u64,
-    /// The nodes that have told an error: their exit code says nothing new.
+    /// The nodes that have reported an error: their exit code says nothing new.
     erred: BTreeSet<NodeId>,
-    /// Failures on purpose that have not shown yet.
+    /// Injected failures that have not been observed yet.
     faults: Vec<(NodeId, FaultKind)>,
     recovery: Recovery,
     told: Vec<FailureReport>,
@@ -38,7 +39,7 @@ struct Open {
     followed_by: Option<ViewNumber>,
 }
 
-/// What the nodes have told of the recovery to the present view.
+/// What the nodes have reported about the recovery to the current view.
 #[derive(Clone, Debug, Default)]
 struct Recovery {
     nodes: BTreeSet<NodeId>,
@@ -46,12 +47,12 @@ struct Recovery {
 }
 
 impl FailureLedger {
-    /// A ledger of what all nodes tell.
+    /// A ledger of what all nodes report.
     pub fn new() -> Self {
         FailureLedger::default()
     }
 
-    /// A ledger of what one node tells.
+    /// A ledger of what one node reports.
     pub fn of(node: NodeId) -> Self {
         FailureLedger { own: Some(node), ..FailureLedger::default() }
     }
@@ -77,7 +78,7 @@ impl FailureLedger {
         Vec::new()
     }
 
-    /// Completes what is open at the end of the run; `error` is why it failed, if it did.
+    /// Completes the open failures at the end of the run; `error` is why it failed, if it did.
     pub fn finish(&mut self, error: Option<&str>) -> Vec<FailureReport> {
         let mut rest: Vec<FailureReport> =
             std::mem::take(&mut self.open).into_iter().map(|open| open.report).collect();
@@ -89,7 +90,7 @@ impl FailureLedger {
         self.tell(rest)
     }
 
-    /// The reports that are complete, in the order in which they were.
+    /// The complete reports, in the order in which they were completed.
     pub fn reports(&self) -> &[FailureReport] {
         &self.told
     }
@@ -107,11 +108,11 @@ impl FailureLedger {
     ) -> Vec<FailureReport> {
         let node = observation.place.node;
         let is_out = |node: NodeId| self.view.0 > 0 && !self.members.contains(&node);
-        // Who was left out sees everybody else go; only of itself does it know something.
+        // A node that was left out sees all the others go; it knows something only about itself.
         if by.is_some_and(|by| is_out(by) && node != Some(by)) {
             return Vec::new();
         }
-        // An exit code says nothing new of a node that has told its error.
+        // An exit code says nothing new about a node that has reported its error.
         let is_known = observation.cause == Cause::Exited
             && node.is_some_and(|node| self.erred.contains(&node));
         let open = self.open.iter().position(|open| self.is_same(open, &observation));
@@ -128,7 +129,7 @@ impl FailureLedger {
                 report.add(observation);
                 settle(report, by, &mut self.faults);
             }
-            // It is out, and why is told: the report is amended if this is the better explanation.
+            // It is out, and the reason is reported: the report is amended if this is the better explanation.
             (None, Some(index)) => {
                 let report = &mut self.told[index];
                 if !is_known && observation.cause > report.cause {
@@ -152,14 +153,14 @@ impl FailureLedger {
         FailureReport::of(self.numbered, observation, at_ms)
     }
 
-    /// Whether `observation` is of a failure that is open.
+    /// Whether `observation` is of the open failure.
     fn is_same(&self, open: &Open, observation: &Observation) -> bool {
         let (known, new) = (&open.report, observation);
         if known.component == Component::Register && new.component == Component::Register {
             return true;
         }
         let Some(node) = new.place.node else { return false };
-        // Both ends of a link complain of it, and of one whose node has failed, too.
+        // Both ends of a link complain about it, and also about a link whose node has failed.
         if new.component == Component::Link {
             let ends = [Some(node), new.place.peer];
             return known.view == new.view && ends.contains(&known.place.node);
@@ -167,7 +168,7 @@ impl FailureLedger {
         if known.component == Component::Link && known.view == new.view {
             return known.place.node == Some(node) || known.place.peer == Some(node);
         }
-        // A node that is out has one end; one that is in may fail again in the next view.
+        // A node that is out can end only once; one that is in may fail again in the next view.
         let is_now = known.view == new.view || !self.members.contains(&node);
         if known.place.node != Some(node) || !is_now {
             return false;
@@ -190,7 +191,7 @@ impl FailureLedger {
         };
         let left: Vec<NodeId> =
             self.members.iter().copied().filter(|node| !members.contains(node)).collect();
-        // One that was left out while nobody complained of it did not answer.
+        // A node that was left out without any complaint did not answer.
         for &node in &left {
             if !self.open.iter().any(|open| open.report.place.node == Some(node)) {
                 let silent = Observation {
@@ -204,13 +205,13 @@ impl FailureLedger {
                 self.open.push(Open { report, followed_by: None });
             }
         }
-        // No view mends what lies outside of the cluster.
+        // A view change does not repair anything outside of the cluster.
         let is_inside = |open: &&mut Open| {
             let outside = [Component::Register, Component::Source, Component::Sink];
             !outside.contains(&open.report.component)
         };
         for open in self.open.iter_mut().filter(is_inside) {
-            // One that two views in a row followed names all who left since.
+            // If two views in a row followed a failure, it names all nodes that have left since.
             let mut all_left = match &open.report.consequence {
                 Consequence::Recovered { left, .. } => left.clone(),
                 _ => Vec::new(),
@@ -264,7 +265,7 @@ impl FailureLedger {
     }
 }
 
-/// Notes who noticed a failure and whether it was meant to be, and how sure it is now.
+/// Notes who noticed a failure, whether it was injected, and how certain it is now.
 fn settle(report: &mut FailureReport, by: Option<NodeId>, faults: &mut Vec<(NodeId, FaultKind)>) {
     if let Some(node) = by.filter(|node| !report.noticed_by.contains(node)) {
         report.noticed_by.push(node);
@@ -282,7 +283,7 @@ fn settle(report: &mut FailureReport, by: Option<NodeId>, faults: &mut Vec<(Node
     report.certainty = certainty(report);
 }
 
-/// How sure the cause of a failure is, from who said so.
+/// The certainty of a failure's cause, depending on who reported it.
 fn certainty(report: &FailureReport) -> Certainty {
     let has = |wanted: fn(&Clue) -> bool| report.evidence.iter().any(wanted);
     match report.cause {

@@ -1,8 +1,8 @@
-//! What happened, told to programs and to people.
+//! Reports of what happened, for programs and for people.
 //!
-//! Nodes and launcher state what happened as [`Event`]s. At one desk the same events are written to
-//! the [`ReportFile`], folded into the [`Summary`] and the [`FailureLedger`], and put into words by
-//! the [`Console`] for the [`Screen`]. Nothing here writes to standard output, which is the job's own.
+//! Nodes and launcher state what happened as [`Event`]s. A single desk writes these events to the
+//! [`ReportFile`], folds them into the [`Summary`] and the [`FailureLedger`], and lets the [`Console`] put
+//! them into words for the [`Screen`]. Nothing here writes to standard output, which belongs to the job.
 
 mod console;
 mod desk;

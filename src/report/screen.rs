@@ -1,41 +1,41 @@
-//! Where what is told becomes visible: lines on standard error, and a bar where that is a terminal.
+//! The screen: lines on standard error, and a bar if that is a terminal.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How far a run is, as a person reads it.
+/// The progress of a run, for human readers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
-    /// Which part of the input has been read, from 0 to 1; `None` where its size is not known.
+    /// The fraction of the input that has been read, from 0 to 1; `None` if its size is not known.
     pub fraction: Option<f64>,
     /// The rest in words.
     pub text: String,
 }
 
-/// One thing to be shown.
+/// One thing to show.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shown {
-    /// A line of its own, or several.
+    /// One or more separate lines.
     Line(String),
-    /// A line of a node's standard error: any bytes, behind a prefix.
+    /// A line of a node's standard error: any bytes, after a prefix.
     Forwarded {
-        /// Whose line it is.
+        /// The node that the line is from.
         prefix: String,
         /// The line.
         line: Vec<u8>,
     },
-    /// How far the run is.
+    /// The progress of the run.
     Standing(Standing),
 }
 
-/// Standard error, and standard output for the lines of the job itself, kept apart from a bar.
+/// Standard error, and standard output for the lines of the job itself, coordinated with a bar.
 ///
-/// Clones share the bar. Every call may wait for whoever reads.
+/// Clones share the bar. Every call may wait for the reader.
 #[derive(Clone, Debug)]
 pub struct Screen {
-    /// `None` where standard error is no terminal.
+    /// `None` if standard error is not a terminal.
     bar: Option<ProgressBar>,
     /// Whether standard output is the same terminal, most likely.
     shares_terminal: bool,
@@ -53,7 +53,7 @@ impl Default for Screen {
 const BAR_STEPS: u64 = 1_000;
 
 impl Screen {
-    /// A screen with a bar where standard error is a terminal.
+    /// A screen, with a bar if standard error is a terminal.
     pub fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(BAR_STEPS), ProgressDrawTarget::stderr());
@@ -81,21 +81,21 @@ impl Screen {
                 bar.set_message(standing.text.clone());
             }
             (Shown::Standing(Standing { fraction, text }), None) => {
-                // Rounded down: 100 says that all has been read.
+                // Rounded down: 100 means that everything has been read.
                 let percent = fraction.map(|part| format!("{:3.0}%  ", (part * 100.0).floor()));
                 print(&[percent.unwrap_or_default().as_bytes(), text.as_bytes(), b"\n"]);
             }
         }
     }
 
-    /// Prints `line` on standard output behind `prefix`: it is the job's own.
+    /// Prints `line`, which belongs to the job, on standard output after `prefix`.
     pub fn forward_output(&self, prefix: &str, line: &[u8]) {
         let _turn = self.output_turn.lock().unwrap_or_else(PoisonError::into_inner);
         let print = || write_to(&mut stdout().lock(), &[prefix.as_bytes(), line, b"\n"]);
         if self.shares_terminal { self.apart(print) } else { print() }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -110,7 +110,7 @@ impl Screen {
     }
 }
 
-/// A bar that says nothing of a percentage while the size of the input is not known.
+/// A bar that shows no percentage while the size of the input is not known.
 fn style(has_size: bool) -> ProgressStyle {
     let template = if has_size { "{bar:30} {percent:>3}%  {msg}" } else { "{msg}" };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())

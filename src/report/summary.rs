@@ -1,7 +1,7 @@
-//! What a run came to, folded from its events.
+//! The summary of a run, folded from its events.
 //!
-//! Every node states what it sees, so the same commit, view or failure is told several times; a
-//! summary counts each once.
+//! Every node reports what it sees, so the same commit, view or failure is reported several times; a summary
+//! counts each once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
 use super::{Event, Phases, Timeline, What};
 use crate::chaos::{Fault, FaultKind};
 
-/// A failure that was caused on purpose.
+/// An injected failure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultRecord {
     /// How.
@@ -24,7 +24,7 @@ pub struct FaultRecord {
     pub until_ms: Option<f64>,
 }
 
-/// A failure, as the first node told it.
+/// A failure, as the first node reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FailureRecord {
     /// The view that it ended.
@@ -33,22 +33,22 @@ pub struct FailureRecord {
     pub what: String,
     /// Which node failed.
     pub suspect: Option<NodeId>,
-    /// When it was first told, in milliseconds of Unix time.
+    /// When it was first reported, in milliseconds of Unix time.
     pub at_ms: f64,
 }
 
-/// How the nodes came back to work in one view.
+/// How the nodes recovered in one view.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovery {
     /// The view.
     pub view: ViewNumber,
-    /// The nodes that have told of it.
+    /// The nodes that have reported it.
     pub nodes: Vec<NodeId>,
     /// The phases of the node that took longest.
     pub slowest: Phases,
     /// Records read again, over all nodes.
     pub records_replayed: u64,
-    /// Records read once for all at the resume epoch, over all nodes.
+    /// Records whose reading was committed at the resume epoch, over all nodes.
     pub records_at_resume: u64,
     /// Keys undone to their committed state, over all nodes.
     pub keys_rewound: u64,
@@ -71,7 +71,7 @@ impl Recovery {
     }
 }
 
-/// What a run came to.
+/// The summary of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     started_ms: Option<f64>,
@@ -89,26 +89,26 @@ pub struct Summary {
     faults: Vec<FaultRecord>,
     faults_unfired: Vec<Fault>,
     recoveries: BTreeMap<ViewNumber, Recovery>,
-    /// Records that all nodes had read, as far as they had told, when a view was agreed.
+    /// Records that all nodes had reported as read when a view was agreed.
     records_before: BTreeMap<ViewNumber, u64>,
     last_error: Option<(Option<NodeId>, String)>,
 }
 
 impl Summary {
-    /// A summary of nothing.
+    /// An empty summary.
     pub fn new() -> Self {
         Summary::default()
     }
 
-    /// Adds to a recovery what the node that recovers cannot know, but who folds all events does:
-    /// the time from the fault to the first verdict, and the records that dead nodes had read.
+    /// Adds to a recovery what the recovering node cannot know, but what follows from all events: the time
+    /// from the fault to its first detection, and the records that dead nodes had read.
     pub fn complete(&self, event: &mut Event) {
         self.complete_replayed(event);
         self.complete_detect(event);
     }
 
-    /// What all had read before, less what is read already at the resume epoch, is read again. The
-    /// part of it that no survivor counts is added to the last of the members to tell.
+    /// What all nodes had read before, minus what had been read at the resume epoch, is read again. The part
+    /// that no survivor counts is added to the event of the last member that reports.
     fn complete_replayed(&self, event: &mut Event) {
         let node = event.node.node();
         let What::Recovered { view, records_replayed, records_at_resume, .. } = &mut event.what
@@ -185,8 +185,8 @@ impl Summary {
         }
     }
 
-    /// A committed epoch stays committed, so a greater one than any before is a new commit, and
-    /// any other is one that another node has told of.
+    /// A committed epoch stays committed, so an epoch greater than any before is a new commit, and any other
+    /// one has already been reported by another node.
     fn fold_commit(&mut self, epoch: Epoch, at_ms: f64) {
         if self.last_commit.is_none_or(|last| last < epoch) {
             self.last_commit = Some(epoch);
@@ -196,7 +196,7 @@ impl Summary {
     }
 
     fn fold_progress(&mut self, event: &Event, consumed: u64, records: u64) {
-        // A node outside the view may still have a word in flight; its shares count elsewhere.
+        // A node outside the view may still have an event in flight; its shares count elsewhere.
         let node = event.node.node();
         if let Some(node) = node.filter(|n| self.members.is_empty() || self.members.contains(n)) {
             self.progress.insert(node, (consumed, records));
@@ -232,22 +232,22 @@ impl Summary {
         self.faults_unfired = faults.to_vec();
     }
 
-    /// Records read, over all nodes of the present view.
+    /// Records read, over all nodes of the current view.
     pub fn records(&self) -> u64 {
         self.progress.values().map(|(_, records)| records).sum()
     }
 
-    /// Bytes read, over all nodes of the present view.
+    /// Bytes read, over all nodes of the current view.
     pub fn consumed_bytes(&self) -> u64 {
         self.progress.values().map(|(consumed, _)| consumed).sum()
     }
 
-    /// Bytes in the whole input, or 0 where that is not known.
+    /// Bytes in the whole input, or 0 if that is not known.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
 
-    /// Which part of the input has been read, from 0 to 1, where its size is known.
+    /// The fraction of the input that has been read, from 0 to 1, if its size is known.
     pub fn fraction(&self) -> Option<f64> {
         let total = self.total_bytes;
         (total > 0).then(|| (self.consumed_bytes() as f64 / total as f64).min(1.0))
@@ -258,7 +258,7 @@ impl Summary {
         (self.ended_ms - self.started_ms.unwrap_or(self.ended_ms)) / 1e3
     }
 
-    /// Records read in a second, over the whole run.
+    /// Records read per second, over the whole run.
     pub fn records_per_second(&self) -> f64 {
         let seconds = self.elapsed_seconds();
         if seconds > 0.0 { self.records() as f64 / seconds } else { 0.0 }
@@ -274,17 +274,17 @@ impl Summary {
         self.first_commit_ms
     }
 
-    /// The number of the present view; views have no gaps, so it is also how many there were.
+    /// The number of the current view; views have no gaps, so this is also how many there were.
     pub fn view(&self) -> Option<ViewNumber> {
         self.view
     }
 
-    /// The nodes of the present view.
+    /// The nodes of the current view.
     pub fn members(&self) -> &[NodeId] {
         &self.members
     }
 
-    /// The nodes that have said that they finished the job.
+    /// The nodes that have reported that they finished the job.
     pub fn finished(&self) -> &[NodeId] {
         &self.finished
     }
@@ -294,12 +294,12 @@ impl Summary {
         &self.failures
     }
 
-    /// The failures on purpose that happened.
+    /// The injected failures that happened.
     pub fn faults(&self) -> &[FaultRecord] {
         &self.faults
     }
 
-    /// The failures on purpose that never happened.
+    /// The injected failures that never happened.
     pub fn faults_unfired(&self) -> &[Fault] {
         &self.faults_unfired
     }
@@ -309,7 +309,7 @@ impl Summary {
         self.recoveries.values()
     }
 
-    /// The recovery to `view`, if some node has told of it.
+    /// The recovery to `view`, if some node has reported it.
     pub fn recovery(&self, view: ViewNumber) -> Option<&Recovery> {
         self.recoveries.get(&view)
     }
@@ -324,7 +324,7 @@ impl Summary {
         self.recoveries().map(|r| r.partitions_restored).sum()
     }
 
-    /// The last error that was stated, and by which node.
+    /// The last error that was reported, and by which node.
     pub fn last_error(&self) -> Option<(Option<NodeId>, &str)> {
         self.last_error.as_ref().map(|(node, text)| (*node, text.as_str()))
     }
@@ -341,10 +341,7 @@ impl fmt::Display for Summary {
         line("failures", self.failures.len().to_string())?;
         let faults = self.faults.iter().map(|f| format!("{} of node {}", f.kind, f.target));
         let faults: Vec<String> = faults.collect();
-        line(
-            "faults on purpose",
-            if faults.is_empty() { "none".into() } else { faults.join(", ") },
-        )?;
+        line("injected faults", if faults.is_empty() { "none".into() } else { faults.join(", ") })?;
         for fault in &self.faults_unfired {
             line("fault NOT fired", format!("{fault}: the run ended before its moment"))?;
         }

@@ -1,14 +1,14 @@
-//! A tally: tells the first few things of a kind, counts the rest, and then tells how many there were.
+//! A tally: reports the first few things of a kind, counts the rest, and then reports how many there were.
 
 use std::collections::BTreeMap;
 
-/// So many lines of one kind are told in [`TALLY_INTERVAL_MS`]; the rest is counted.
+/// This many lines of one kind are reported within [`TALLY_INTERVAL_MS`]; the rest is counted.
 pub const TOLD_OF_A_KIND_MAX: u32 = 5;
 
-/// A minute: after that the count is told, and lines of the kind again.
+/// A minute: after that the count is reported, and then lines of the kind again.
 pub const TALLY_INTERVAL_MS: u64 = 60_000;
 
-/// What was told and counted of each kind. It has no clock: `now_ms` counts from any fixed moment.
+/// What was reported and counted of each kind. It has no clock: `now_ms` counts from any fixed moment.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     kinds: BTreeMap<&'static str, Count>,
@@ -22,15 +22,15 @@ struct Count {
 }
 
 impl Tally {
-    /// A tally of nothing.
+    /// An empty tally.
     pub fn new() -> Self {
         Tally::default()
     }
 
-    /// Counts one thing of `kind`, and returns whether it is to be told.
+    /// Counts one thing of `kind`, and returns whether to report it.
     pub fn count(&mut self, kind: &'static str, now_ms: u64) -> bool {
         let count = self.kinds.entry(kind).or_insert(Count { since_ms: now_ms, told: 0, more: 0 });
-        // What was counted has to be told first, by `due`.
+        // What was counted has to be reported first, by `due`.
         if count.more == 0 && now_ms.saturating_sub(count.since_ms) >= TALLY_INTERVAL_MS {
             (count.since_ms, count.told) = (now_ms, 0);
         }
@@ -43,7 +43,7 @@ impl Tally {
         is_told
     }
 
-    /// The kinds whose minute is over, with how many were counted and not told.
+    /// The kinds whose minute is over, with how many were counted and not reported.
     pub fn due(&mut self, now_ms: u64) -> Vec<(&'static str, u64)> {
         let is_over = |count: &Count| now_ms.saturating_sub(count.since_ms) >= TALLY_INTERVAL_MS;
         let mut due = Vec::new();
@@ -56,7 +56,7 @@ impl Tally {
         due
     }
 
-    /// What was counted and not told, at the end.
+    /// What was counted and not reported, at the end.
     pub fn rest(&mut self) -> Vec<(&'static str, u64)> {
         let kinds = std::mem::take(&mut self.kinds).into_iter();
         kinds.filter(|(_, count)| count.more > 0).map(|(kind, count)| (kind, count.more)).collect()

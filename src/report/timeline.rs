@@ -1,4 +1,4 @@
-//! A recovery as a small picture in text: one bar for each phase, each where the one before ended.
+//! A recovery as a small text chart: one bar for each phase, each beginning where the previous one ended.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::Recovery;
 
 const BAR_CELLS: f64 = 40.0;
 
-/// The picture of one recovery, as its slowest node saw it.
+/// The chart of one recovery, as its slowest node saw it.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeline<'a>(pub &'a Recovery);
 
@@ -22,7 +22,7 @@ impl fmt::Display for Timeline<'_> {
             let scale = if total > 0.0 { BAR_CELLS / total } else { 0.0 };
             let from = (start * scale).round().min(BAR_CELLS - 1.0) as usize;
             let to = ((start + ms) * scale).round() as usize;
-            // A phase too short for a cell is a thin one: it did happen.
+            // A phase that is too short for a cell gets a thin one, because it did happen.
             let bar = if to > from { "█".repeat(to - from) } else { "▏".to_owned() };
             write!(f, "\n  {name:<18} {ms:>8.1} ms  {:from$}{bar}", "")?;
             start += ms;

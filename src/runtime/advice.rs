@@ -1,12 +1,12 @@
-//! Advice: what to do about panics that come of how workers end.
+//! Advice: what to do about panics that result from how workers end.
 
-/// What a panic says of a lock that was held when its holder unwound.
+/// Texts in panics about a lock that was held when its holder unwound.
 const POISON: [&str; 2] = ["PoisonError", "previously been poisoned"];
 
-/// What a panic says of an output that nobody reads.
+/// Texts in panics about an output that nobody reads.
 const CLOSED_OUTPUT: [&str; 2] = ["failed printing to stdout", "failed printing to stderr"];
 
-/// What is to be done about a panic with this message, where that is known.
+/// What to do about a panic with this message, if that is known.
 pub(super) fn on_panic(message: &str) -> Option<&'static str> {
     let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
     if says(&POISON) {

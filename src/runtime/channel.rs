@@ -1,10 +1,10 @@
 //! The channel between a launcher and one node: JSON lines in both directions.
 //!
-//! It is a pair of connected sockets, and the node's end is its standard input. So it needs no name
-//! and no port, nobody else can connect to it, and each side sees at once when the other is gone.
+//! It is a pair of connected sockets, and the node's end is its standard input. So it needs neither a name
+//! nor a port, no other process can connect to it, and each side sees at once when the other is gone.
 //!
-//! INVARIANT: a node does not outlive its launcher. The end of the channel ends the process; on
-//! Linux the kernel kills it besides.
+//! INVARIANT: a node does not outlive its launcher. The end of the channel ends the process; on Linux the
+//! kernel also kills it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -25,7 +25,7 @@ use crate::report::Event;
 
 /// The greatest length of a message; a longer one is garbage.
 ///
-/// Its sender cuts the texts in it to what fits: what has happened is told in any case.
+/// The sender cuts the texts in it to fit, so that the event itself is always reported.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The first length to which the texts of a message are cut that does not fit.
@@ -34,7 +34,7 @@ const TEXT_BYTES: usize = 16 << 10;
 /// The exit code of a node whose launcher is gone.
 const EXIT_WITHOUT_LAUNCHER: i32 = 1;
 
-/// What a node tells its launcher.
+/// A message from a node to its launcher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToLauncher {
@@ -47,20 +47,20 @@ pub enum ToLauncher {
     Event(Event),
 }
 
-/// What a launcher tells a node.
+/// A message from a launcher to a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToNode {
     /// All nodes listen: connect and begin.
     Start(Start),
-    /// Fail on purpose.
+    /// Inject a failure.
     Fault(FaultKind),
 }
 
-/// What a node must know to begin.
+/// The information that a node needs to begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// The name of this run, unlike that of any other.
+    /// The unique name of this run.
     pub run: String,
     /// The register directory.
     pub register: PathBuf,
@@ -70,10 +70,10 @@ pub struct Start {
     pub launcher_process_id: u32,
 }
 
-/// What a node's callback is called with.
+/// The argument of a node's callback.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromLauncher {
-    /// The launcher says something.
+    /// The launcher has sent a message.
     Message(ToNode),
     /// The launcher is gone; the process ends once the callback returns.
     Gone,
@@ -89,14 +89,13 @@ pub struct Supervision {
 impl Supervision {
     /// Takes the channel from standard input, which is empty from then on.
     ///
-    /// Returns `None` in a process that no launcher started. Must be called once at most, and from
-    /// a process that a launcher started it should be called early: from here on the process dies
-    /// with its launcher.
+    /// Returns `None` in a process that no launcher started. Must be called at most once. A process that a
+    /// launcher started should call it early: from then on the process dies with its launcher.
     pub fn from_env() -> Result<Option<Self>> {
         let Ok(node) = std::env::var(NODE_VARIABLE) else { return Ok(None) };
         let node = node.parse().map_err(|_| {
             Error::usage(format!(
-                "{NODE_VARIABLE}={node:?} is no node number; only the launcher sets it"
+                "{NODE_VARIABLE}={node:?} is not a node number; only the launcher sets it"
             ))
         })?;
         let lost = |problem: &str| {
@@ -108,8 +107,8 @@ impl Supervision {
         let fd = stdin.as_fd().try_clone_to_owned();
         let stream =
             UnixStream::from(fd.map_err(|e| lost("there is no standard input").because(e))?);
-        stream.peer_addr().map_err(|e| lost("standard input is no channel").because(e))?;
-        // What the node starts itself must not hold the channel open.
+        stream.peer_addr().map_err(|e| lost("standard input is not a channel").because(e))?;
+        // Processes that the node starts must not hold the channel open.
         let nothing = std::fs::File::open("/dev/null")
             .map_err(|e| Error::internal("cannot open /dev/null").because(e))?;
         nix::unistd::dup2_stdin(&nothing)
@@ -125,7 +124,7 @@ impl Supervision {
         Supervision { node, stream: Arc::new(Mutex::new(stream)) }
     }
 
-    /// Which node this process is.
+    /// The node that this process is.
     pub fn node(&self) -> NodeId {
         self.node
     }
@@ -140,21 +139,21 @@ impl Supervision {
         self.send(&ToLauncher::Event(event))
     }
 
-    /// Sends `message`. An error means that the launcher is gone, and that this process is about to
-    /// end; a caller may ignore it.
+    /// Sends `message`. An error means that the launcher is gone and that this process is about to end; a
+    /// caller may ignore it.
     pub fn send(&self, message: &ToLauncher) -> Result<()> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         send(&stream, message)
             .map_err(|error| Error::job("the launcher of this node is gone").because(error))
     }
 
-    /// Starts the thread that calls `on` with each message, and with [`FromLauncher::Gone`] at
-    /// last. When that call returns, the process ends at once.
+    /// Starts the thread that calls `on` with each message, and finally with [`FromLauncher::Gone`]. When
+    /// that call returns, the process ends at once.
     pub fn listen(&self, mut on: impl FnMut(FromLauncher) + Send + 'static) -> Result<()> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
         let stream = stream.map_err(|e| Error::internal("cannot share the channel").because(e))?;
         let listen = move || {
-            // Garbage ends the channel as its end does: nobody can be followed any more.
+            // Garbage ends the channel just as its end does: nothing after it can be interpreted.
             let _ = receive(stream, |message| on(FromLauncher::Message(message)));
             on(FromLauncher::Gone);
             std::process::exit(EXIT_WITHOUT_LAUNCHER);
@@ -172,8 +171,7 @@ pub(super) fn send<M: Serialize>(mut stream: &UnixStream, message: &M) -> std::i
     stream.write_all(&line)
 }
 
-/// Encodes a message in less than `bytes_max` bytes: where it has more its texts are cut, to as much as
-/// there is room for.
+/// Encodes a message in less than `bytes_max` bytes: if it has more, its texts are cut to fit.
 fn encode<M: Serialize>(message: &M, bytes_max: usize) -> std::io::Result<Vec<u8>> {
     let line = serde_json::to_vec(message)?;
     if line.len() < bytes_max {
@@ -189,7 +187,7 @@ fn encode<M: Serialize>(message: &M, bytes_max: usize) -> std::io::Result<Vec<u8
         }
         text_bytes /= 2;
     }
-    let what = format!("a message has {} bytes and may have {bytes_max}", line.len());
+    let what = format!("a message has {} bytes, but may have at most {bytes_max}", line.len());
     Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringfence_operators::vault::MemoryVault;
 
-/// How much is folded before it is looked again what is most urgent.
+/// How much is folded before the most urgent work is determined again.
 const COMPACT_BYTES: usize = 1 << 20;
 
 /// How long the thread rests when there is nothing to fold.

@@ -1,4 +1,4 @@
-//! Running a job: what `timely::execute_from_args` is to timely.
+//! Running a job: the counterpart of `timely::execute_from_args`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,26 +29,27 @@ use crate::protocol::view::ClusterShape;
 use crate::register::{DirectoryRegister, MemoryRegister, Register, RunRecord};
 use crate::report::{Event, FailureReport, Summary, What};
 
-/// What came of a job, in this process.
+/// The outcome of a job, in this process.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome<R> {
-    /// What the job's closure returned at each worker of this process; empty in a launcher.
+    /// What the job's closure returned on each worker of this process; empty in a launcher.
     pub results: Vec<R>,
-    /// What happened in the whole run; `None` in a node of several, which knows only its part.
+    /// A summary of the whole run; `None` in one of several nodes, which knows only its part.
     pub summary: Option<Summary>,
-    /// The failures on the way, each once; none in a node of a launcher, which tells it what it saw.
+    /// The failures during the run, each once; none in a node of a launcher, which sends the launcher what it
+    /// saw.
     pub failures: Vec<FailureReport>,
 }
 
-/// Runs a job as its command line says, and survives the loss of its workers.
+/// Runs a job as its command line says; the job survives the loss of its workers.
 ///
-/// In the place of `timely::execute_from_args`, with the same flags and more: see
-/// [`Config::from_args`]. The closure is called once for each worker and generation: it builds the
-/// job's dataflows and returns, or steps the worker itself.
+/// This replaces `timely::execute_from_args`, with the same flags and more: see [`Config::from_args`]. The
+/// closure is called once for each worker and generation: it builds the job's dataflows and returns, or steps
+/// the worker itself.
 ///
-/// Like a command-line parser it prints what is wrong with the command line, or the help, and ends
-/// the process. Everything else is an error.
+/// Like a command-line parser, it prints what is wrong with the command line, or the help, and ends the
+/// process. Any other failure is returned as an error.
 ///
 /// ```
 /// use ringfence::prelude::*;
@@ -87,8 +88,8 @@ where
     }
 }
 
-/// Refuses to run a job as one process where `--local` stands on the command line but not among the
-/// arguments that the program has handed on, as when `args().skip(n)` has skipped too many.
+/// Refuses to run a job as one process if `--local` is on the command line but not among the arguments that
+/// the program has passed on, for example because `args().skip(n)` has skipped too many.
 fn check_nothing_lost(
     config: &Config,
     given: &[String],
@@ -98,22 +99,22 @@ fn check_nothing_lost(
     let is_there = own.take_while(|arg| arg != "--").any(|arg| is_local(&arg));
     if config.mode() == Mode::Single && is_there && !given.iter().any(is_local) {
         return Err(Error::usage(
-            "--local stands on the command line, but the program has handed on only what follows it: put \
+            "--local is on the command line, but the program has passed on only what follows it: put \
              the arguments of the job itself first, and the flags behind them",
         ));
     }
     Ok(())
 }
 
-/// Runs a job as `config` says, and survives the loss of its workers.
+/// Runs a job as `config` says; the job survives the loss of its workers.
 ///
-/// Returns when the job is done: everything is released, and every node knows. Returns an error when
-/// it cannot go on, which says why; see [`Kind`] for what to do next. In a process that a launcher
-/// started, the configuration must be a [`Config::local`], as in the launcher itself.
+/// Returns when the job is done: everything is released, and every node knows. If the job cannot continue,
+/// returns an error that says why; see [`Kind`] for what to do next. In a process that a launcher started,
+/// the configuration must be a [`Config::local`], as in the launcher itself.
 ///
 /// A program may run several jobs, one after the other or, from different closures, at the same time.
-/// With `--local` each has nodes of its own. Every node runs the whole program, takes part in its one job, and
-/// returns from the others at once with an empty [`Outcome`], like the launcher does.
+/// With `--local` each job has its own nodes. Every node runs the whole program, but takes part only in its
+/// own job; the other calls return at once with an empty [`Outcome`], as they do in the launcher.
 ///
 /// SIGINT, SIGTERM and SIGHUP end the job in this process: see [`Kind::Interrupted`].
 ///
@@ -168,7 +169,7 @@ where
         Mode::Member { process, addresses } => {
             (None, run_member(&config, process, &addresses, job)?)
         }
-        // Another job of this program, which has nodes of its own.
+        // Another job of this program, which has its own nodes.
         Mode::Child { .. } if turn.as_ref().is_some_and(|turn| !turn.is_ours()) => {
             (None, Vec::new())
         }
@@ -188,7 +189,7 @@ where
     Ok(Outcome { results, summary, failures })
 }
 
-/// What the job's closure returned at each worker, and in which view.
+/// What the job's closure returned on each worker, and in which view.
 type Results<R> = Arc<Mutex<BTreeMap<usize, (ViewNumber, R)>>>;
 
 /// Erases the type of a job's result: results are kept by worker, those of the last generation.
@@ -202,7 +203,7 @@ where
         match run_worker(allocator, config, generation, &job) {
             WorkerEnd::Finished(result) => {
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                // A worker of an earlier view may come back from the job's own code late.
+                // A worker of an earlier view may return late from the job's own code.
                 if results.get(&worker).is_none_or(|(view, _)| *view <= generation.view) {
                     results.insert(worker, (generation.view, result));
                 }
@@ -213,7 +214,7 @@ where
     })
 }
 
-/// What a node of any mode is started with.
+/// The setup of a node in any mode.
 fn setup(
     config: &Config,
     job: Job,
@@ -283,7 +284,7 @@ fn run_member(
             host.tell(What::Message { text });
         }
     }
-    // Kept until the end: the register of a run without one of its own.
+    // Kept until the end: the temporary register of a run without `--register`.
     let mut fresh = None;
     let run = match &config.register {
         Some(path) => RunSource::Known(open_directory(config, path, &new_run_id(node))?),
@@ -325,7 +326,7 @@ fn run_member(
     let result = Node::new(setup, sender, inbox).run();
     let (_part, failures) = host.finish(&result);
     match (result, fresh) {
-        // The others may still need it, and it may tell what went wrong.
+        // The others may still need it, and it may show what went wrong.
         (Err(error), Some(directory)) => {
             let path = directory.keep();
             Err(error.noting(&format!("the register is kept in {}", path.display())))
@@ -334,10 +335,10 @@ fn run_member(
     }
 }
 
-/// How long the resolver is waited for before the nodes look for each other anyway.
+/// How long to wait for the resolver before the nodes look for each other anyway.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Refuses addresses that are one under two names.
+/// Refuses two addresses that resolve to the same one.
 fn check_distinct(addresses: &[String], resolved: &[Resolved]) -> Result<()> {
     let found = |place: usize| resolved[place].iter().flatten().flatten();
     for place in 0..addresses.len() {
@@ -354,7 +355,7 @@ fn check_distinct(addresses: &[String], resolved: &[Resolved]) -> Result<()> {
 
 fn run_child(config: &Config, job: Job) -> Result<()> {
     let Some(supervision) = Supervision::from_env()? else {
-        return Err(Error::internal("this process is no node of a launcher"));
+        return Err(Error::internal("this process is not a node of a launcher"));
     };
     let node = supervision.node();
     let listener = TcpListener::bind(("127.0.0.1", 0));
@@ -375,8 +376,8 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     Node::new(setup, sender, inbox).run()
 }
 
-/// How long a node of a launcher waits to be ended by it after a SIGINT: a terminal sends that to the
-/// launcher, too, which then ends all nodes and says so once.
+/// How long a node of a launcher waits, after a SIGINT, for the launcher to end it: a terminal also sends
+/// SIGINT to the launcher, which then ends all nodes and says so once.
 const TERMINAL_GRACE: Duration = Duration::from_millis(300);
 
 /// Asks the node behind `events` to leave when this process is asked to end.
@@ -389,7 +390,7 @@ fn interrupt(events: Events, grace: Duration) -> Result<Interrupts> {
     })
 }
 
-/// Reports to the launcher and waits until all nodes have.
+/// Reports to the launcher and waits until all nodes have done so.
 fn wait_for_start(supervision: &Supervision, events: Events, address: &str) -> Result<Start> {
     let (started, start) = crossbeam_channel::bounded(1);
     supervision.listen(move |message| match message {
@@ -428,7 +429,7 @@ fn open_run(
     Ok(Run { id: run.run, register, location })
 }
 
-/// A name for a new run, unlike that of any other.
+/// A unique name for a new run.
 fn new_run_id(node: NodeId) -> String {
     let now_ms = crate::report::now_ms() as u64;
     format!("{now_ms:x}-{node}-{:x}", std::process::id())
@@ -461,7 +462,7 @@ mod tests {
         check("-w 2 -- --local 3", "-w 2").unwrap();
         for own in ["--local 3 1000", "--local=3 1000"] {
             let error = check(own, "1000").unwrap_err();
-            assert!(error.to_string().contains("--local stands on the command line"), "{error}");
+            assert!(error.to_string().contains("--local is on the command line"), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A running generation: worker threads, their links, and the way to end them.
+//! A running generation: worker threads, their links, and how to end them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -54,8 +54,8 @@ pub(crate) struct Running {
     threads: Option<Threads>,
 }
 
-/// SUBTLE: the workers are joined before the communication threads, which end only when the workers
-/// have let go of their queues.
+/// SUBTLE: the workers are joined before the communication threads, which end only when the workers have
+/// released their queues.
 struct Threads {
     workers: WorkerGuards<()>,
     communication: Box<dyn Send>,
@@ -109,23 +109,22 @@ impl Running {
         }
     }
 
-    /// Leaves the threads to themselves. Only for a process that is about to end.
+    /// Abandons the threads. Only for a process that is about to end.
     ///
-    /// SUBTLE: to let go of timely's guards is to join the workers, which may be in the job's own code for
-    /// ever. So they are not let go.
+    /// SUBTLE: dropping timely's guards joins the workers, which may be in the job's own code forever. So the
+    /// guards are not dropped.
     pub(crate) fn abandon(&mut self) {
         std::mem::forget(self.threads.take());
     }
 
-    /// Joins all threads, on a thread of its own, and then calls `on_joined`.
+    /// Joins all threads, on a separate thread, and then calls `on_joined`.
     ///
-    /// To be called once every worker has reported its end.
+    /// Call it once every worker has reported its end.
     pub(crate) fn join(&mut self, on_joined: impl FnOnce() + Send + 'static) {
         let Some(threads) = self.threads.take() else { return };
         std::thread::spawn(move || {
             threads.workers.join();
-            // A communication thread that panicked makes timely's guard panic: that generation is
-            // over all the same.
+            // A communication thread that panicked makes timely's guard panic; the generation is over anyway.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(threads.communication)));
             on_joined();
         });
@@ -134,13 +133,13 @@ impl Running {
 
 /// What a worker's end means for the node.
 pub(crate) enum Verdict {
-    /// The job is over at this worker.
+    /// The job is over on this worker.
     Finished,
     /// It left because it was asked to.
     Stopped,
     /// The worker panicked.
     Panicked(WorkerPanic),
-    /// The job cannot go on.
+    /// The job cannot continue.
     Failed(JobError),
 }
 

@@ -1,14 +1,14 @@
-//! Hanging workers: those that do not come back from what they do.
+//! Hanging workers: those that do not return from what they are doing.
 //!
-//! A worker that has nothing to do looks like one that hangs. So one that was quiet for a while is
-//! poked: an operator of its dataflow is activated, which makes it give a sign unless it is stuck in an
-//! operator or in the job's own code.
+//! A worker that has nothing to do looks like one that hangs. So a worker that was quiet for a while is
+//! poked: an operator of its dataflow is activated, which makes it show a sign of life unless it is stuck in
+//! an operator or in the job's own code.
 
 use std::time::{Duration, Instant};
 
 use ringfence_operators::fence::generation::Generation;
 
-/// The longest time between two looks that counts in full: who slept longer saw nothing.
+/// The longest time between two checks that counts in full: a node that was asleep for longer saw nothing.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// A worker hangs.
@@ -16,7 +16,7 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 pub(super) struct Hung {
     /// The index of the worker within the node.
     pub(super) worker: u32,
-    /// How long it has given no sign.
+    /// How long it has shown no sign of life.
     pub(super) busy: Duration,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct HangWatch {
     workers: Vec<Quiet>,
 }
 
-/// Since when a worker has given no sign.
+/// Since when a worker has shown no sign of life.
 #[derive(Clone, Copy, Debug, Default)]
 struct Quiet {
     pulse: u64,
@@ -41,9 +41,9 @@ impl HangWatch {
         HangWatch { limit, looked: None, workers: Vec::new() }
     }
 
-    /// Returns a worker that has given no sign for too long, once.
+    /// Returns a worker that has shown no sign of life for too long, once.
     ///
-    /// A worker that is still building its dataflow is not watched: that may take as long as it takes.
+    /// A worker that is still building its dataflow is not watched: that may take as long as necessary.
     pub(super) fn look(&mut self, now: Instant, generation: &Generation) -> Option<Hung> {
         let passed = self.looked.map_or(Duration::ZERO, |at| now - at).min(LOOK_MAX);
         self.looked = Some(now);

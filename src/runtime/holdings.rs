@@ -1,4 +1,4 @@
-//! Holdings: what a view gives to a node, and what a stopped node holds of it.
+//! Holdings: what a view assigns to a node, and what a stopped node holds of it.
 
 use ringfence_operators::fence::generation::Routes;
 use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
@@ -6,7 +6,7 @@ use ringfence_operators::vault::{Inventory, Role};
 
 use crate::protocol::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 
-/// What `node` is to a partition in `view`.
+/// The role of `node` for a partition in `view`.
 pub fn role_of(view: &View, node: NodeId, partition: PartitionId) -> Role {
     let place = view.assignment.place(partition);
     Role {

@@ -1,4 +1,5 @@
-//! The host of a process without a launcher: tells people, writes the report, times the faults.
+//! The host of a process without a launcher: it shows what happens, writes the report, and injects faults on
+//! time.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use crate::report::{Event, FailureReport, Summary, What, now_ms};
 /// What the launcher is to its nodes, a host is to the one node of its own process.
 pub(crate) struct Host {
     node: NodeId,
-    /// How many processes share the input: what this one has read is one part of so many.
+    /// The number of processes that share the input: this process reads one part of them.
     processes: usize,
     events: Events,
     state: Mutex<State>,
@@ -39,7 +40,7 @@ impl Host {
         Ok(Host { node, processes, events, state: Mutex::new(state) })
     }
 
-    /// Takes in what happened, and makes the node fail where that is due.
+    /// Takes in what happened, and makes the node fail if a fault is due.
     pub(crate) fn tell(&self, what: What) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { desk: Some(desk), schedule } = &mut *state else { return };
@@ -48,8 +49,8 @@ impl Host {
         let fraction = desk.summary().fraction().map(|part| part * self.processes as f64);
         let first_commit_ms = desk.summary().first_commit_ms();
         for fault in schedule.due(now_ms(), first_commit_ms, fraction) {
-            // SUBTLE: the node's own loop tells. If its inbox is full it must not wait for itself;
-            // the fault is then lost, and the summary says that it never fired.
+            // SUBTLE: the node's own loop calls this. If its inbox is full, it must not wait for itself; the
+            // fault is then lost, and the summary says that it never fired.
             if self.events.try_send(NodeEvent::Fault(fault.kind)).is_ok() {
                 let what = What::Fault { kind: fault.kind, target: fault.node, until_ms: None };
                 desk.publish(Event::now(self.node, what), alive(desk));
@@ -57,7 +58,7 @@ impl Host {
         }
     }
 
-    /// Ends the live display and returns what all came to; `result` is how the node ended.
+    /// Ends the live display and returns the totals; `result` is how the node ended.
     pub(crate) fn finish(&self, result: &Result<()>) -> (Summary, Vec<FailureReport>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { desk, schedule } = &mut *state;

@@ -1,4 +1,4 @@
-//! What the launcher breaks on purpose, and when it mends it again.
+//! The faults that the launcher injects, and when it ends them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::chaos::{
 use crate::config::Config;
 use crate::error::{Error, Result};
 
-/// Something to be done to a node now.
+/// An action on a node that is due now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Deed {
     /// The fault begins.
@@ -22,18 +22,18 @@ pub(super) enum Deed {
     End(Fault),
 }
 
-/// Where a run stands, as far as faults depend on it.
+/// The state of a run, as far as faults depend on it.
 pub(super) struct Standing {
     pub(super) now_ms: f64,
     pub(super) first_commit_ms: Option<f64>,
-    /// Which part of the input has been read.
+    /// The fraction of the input that has been read.
     pub(super) fraction: Option<f64>,
     pub(super) nodes: BTreeSet<NodeId>,
     /// The nodes that have not ended and are in the latest view.
     pub(super) present: BTreeSet<NodeId>,
 }
 
-/// Knows which faults are to come and which are under way, and holds the proxy.
+/// Knows which faults are pending and which are in progress, and holds the proxy.
 pub(super) struct Injector {
     schedule: FaultSchedule,
     random: Option<RandomFaults>,
@@ -54,7 +54,7 @@ struct RunningProxy {
 
 impl Injector {
     pub(super) fn new(config: &Config) -> Self {
-        // A lone node has its backup in itself: what it survives is a panic.
+        // A single node is its own backup: it survives only a panic.
         let backups = config.backup_count().min(config.node_count().saturating_sub(1));
         let limits = RandomLimits { backups, suspect: config.suspect_limit };
         let faults = &config.faults;
@@ -68,13 +68,13 @@ impl Injector {
         }
     }
 
-    /// Puts a proxy between nodes that listen at `addresses`, where a fault needs one.
+    /// Puts a proxy between nodes that listen at `addresses`, if a fault needs one.
     pub(super) fn stand_between(&mut self, addresses: &[(NodeId, String)]) -> Result<()> {
         if !self.needs_proxy {
             return Ok(());
         }
         let cannot = |error: std::io::Error| {
-            let text = "cannot stand between the nodes, as a fault needs it";
+            let text = "cannot put a proxy between the nodes, which a fault needs";
             Error::internal(text).because(error)
         };
         let mut targets = Vec::new();
@@ -85,7 +85,7 @@ impl Injector {
         }
         let (proxy, handle) = Proxy::new(targets).map_err(cannot)?;
         let serve = move || {
-            // If it fails, all connections end, and the nodes tell of that.
+            // If it fails, all connections end, and the nodes report that.
             let _ = proxy.serve();
         };
         let thread = thread::Builder::new().name("ringfence:proxy".to_owned()).spawn(serve);
@@ -93,7 +93,7 @@ impl Injector {
         Ok(())
     }
 
-    /// Where each of the nodes at `addresses` is for `node`.
+    /// The addresses that `node` must use for the nodes at `addresses`.
     pub(super) fn addresses_for(
         &self,
         node: NodeId,
@@ -106,7 +106,7 @@ impl Injector {
         addresses.iter().map(|(peer, address)| (*peer, seen(*peer, address))).collect()
     }
 
-    /// Removes and returns what is to be done now.
+    /// Removes and returns the actions that are due now.
     pub(super) fn due(&mut self, standing: &Standing) -> Vec<Deed> {
         let Standing { now_ms, first_commit_ms, fraction, nodes, present } = standing;
         let ended = self.under_way.extract_if(.., |under_way| under_way.until_ms <= *now_ms);
@@ -120,7 +120,7 @@ impl Injector {
         deeds
     }
 
-    /// How long nothing is due for sure, as far as the clock decides.
+    /// How long nothing will be due for certain, as far as the clock determines it.
     pub(super) fn next_due_in(&self, now_ms: f64, first_commit_ms: Option<f64>) -> Duration {
         let first = self.schedule.next_due_in(now_ms, first_commit_ms);
         let ends = self.under_way.iter().map(|under_way| {
@@ -136,7 +136,7 @@ impl Injector {
         Some(until_ms)
     }
 
-    /// Whether another fault like this one holds its node still.
+    /// Whether another fault of this kind still affects the node.
     pub(super) fn is_held(&self, node: NodeId, kind: FaultKind) -> bool {
         let same = |under_way: &UnderWay| (under_way.fault.node, under_way.fault.kind);
         self.under_way.iter().any(|under_way| same(under_way) == (node, kind))
@@ -154,13 +154,13 @@ impl Injector {
         }
     }
 
-    /// How to have `fault` again, where faults are drawn at random.
+    /// How to repeat `fault`, if faults are drawn at random.
     pub(super) fn replay_of(&self, fault: &Fault) -> Option<String> {
         let random = self.random.as_ref()?;
-        Some(format!("{} has come to --fault {fault}", random.spec()))
+        Some(format!("{} now injects --fault {fault}", random.spec()))
     }
 
-    /// What has not happened yet; at the end of a run, what never did.
+    /// The faults that have not happened yet; at the end of a run, those that never did.
     pub(super) fn waiting(&self) -> &[Fault] {
         self.schedule.waiting()
     }

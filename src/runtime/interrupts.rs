@@ -1,7 +1,7 @@
-//! Interrupts: what asks a process to end, for all jobs that run in it.
+//! Interrupts: signals that ask a process to end, for all jobs that run in it.
 //!
-//! A handler stays installed once it is (there is no way to know what to put back), so the thread behind
-//! it lives as long as the process. While no job runs it does what the system would have done.
+//! Once installed, a handler stays (it is impossible to know what to restore), so its thread lives as long as
+//! the process. While no job runs, it does what the system would have done.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -18,10 +18,10 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 type OnInterrupt = Box<dyn Fn(Signal) + Send>;
 
-/// Who is to be told.
+/// The callbacks to notify.
 struct Watchers {
     next: u64,
-    /// With whether it has been told once.
+    /// With whether it has been called once.
     by_number: BTreeMap<u64, (OnInterrupt, bool)>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Calls `on` with each signal that asks this process to end, on a thread of its own. The second one
+    /// Calls `on`, on a separate thread, with each signal that asks this process to end. The second signal
     /// ends the process at once.
     pub(super) fn watch(on: impl Fn(Signal) + Send + 'static) -> Result<Self> {
         start()?;
@@ -52,7 +52,7 @@ impl Drop for Interrupts {
     }
 }
 
-/// Installs the handlers, once in a process.
+/// Installs the handlers, once per process.
 fn start() -> Result<()> {
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
@@ -83,7 +83,7 @@ fn on_signal(number: i32) {
     }
 }
 
-/// What this process was told to ignore, as behind `nohup`: a bit for each signal.
+/// The signals that this process was told to ignore, as under `nohup`: one bit for each signal.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

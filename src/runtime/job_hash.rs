@@ -1,4 +1,4 @@
-//! What makes two processes the same job: their executable, their arguments, and how they hash keys.
+//! The identity of a job: its executable, its arguments, and how it hashes keys.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,8 +10,8 @@ use sha1::{Digest, Sha1};
 /// Flags that differ between the processes of one job, each with a value.
 const PER_PROCESS: [&str; 5] = ["-p", "--process", "-h", "--hostfile", "--report"];
 
-/// The hash of this executable, of `args` without what differs between nodes, and of `key_hash`: a
-/// program may choose that by itself, and nodes that differ in it would look for keys in different places.
+/// The hash of this executable, of `args` without what differs between nodes, and of `key_hash`: the program
+/// itself may choose that, and nodes with different key hashes would look for keys in different places.
 pub(crate) fn job_hash(
     args: impl IntoIterator<Item = OsString>,
     key_hash: KeyHasher,
@@ -38,7 +38,7 @@ pub(crate) fn job_hash(
 
 fn shared_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut shared = Vec::new();
-    // The first is the way the program was called, which may differ between machines.
+    // The first argument is how the program was called, which may differ between machines.
     let mut args = args.into_iter().skip(1);
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy();

@@ -1,12 +1,12 @@
-//! Lines: what a node prints, as its launcher passes it on.
+//! Lines: what a node prints and its launcher passes on.
 
 use std::io::{BufRead, BufReader, Read};
 
 /// The longest piece of a node's output that is printed as one line.
 const OUTPUT_LINE_BYTES_MAX: u64 = 1 << 16;
 
-/// The longest line of a node's standard error that is printed as it is; more of it is cut. Panics print
-/// their messages there, of whatever length.
+/// The longest line of a node's standard error that is printed unchanged; longer lines are cut. Panics print
+/// messages of arbitrary length there.
 const ERROR_LINE_BYTES_MAX: u64 = 8 << 10;
 
 /// Calls `on` with each line of `pipe`, without its end; a very long line comes in pieces.
@@ -15,7 +15,7 @@ pub(super) fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
     let mut line = Vec::new();
     loop {
         line.clear();
-        // A pipe that cannot be read is one that has ended.
+        // A pipe that cannot be read counts as ended.
         match reader.by_ref().take(OUTPUT_LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => on(line.strip_suffix(b"\n").unwrap_or(&line)),
@@ -23,8 +23,7 @@ pub(super) fn each_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
     }
 }
 
-/// Calls `on` with each line of `pipe`, without its end; of a long line with its beginning, and with how
-/// long it was.
+/// Calls `on` with each line of `pipe`, without its end; for a long line, with its beginning and its length.
 pub(super) fn each_cut_line(pipe: impl Read, mut on: impl FnMut(&[u8])) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();

@@ -1,8 +1,8 @@
-//! Stuck links: data connections that take bytes and deliver none.
+//! Stuck links: data connections that accept bytes but deliver none.
 //!
-//! A control connection that works says nothing of the data connection beside it: a firewall, a full
-//! table of connections or a half-open socket may hold up one of the two for ever. So every node tells
-//! every other now and then how many bytes have come over their link, and the sender compares.
+//! A working control connection says nothing about the data connection to the same node: a firewall, a full
+//! connection table or a half-open socket may block one of the two forever. So every node regularly tells
+//! every other node how many bytes have arrived over their link, and the sender compares.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ pub(super) struct LinkWatch {
     links: BTreeMap<NodeId, Progress>,
 }
 
-/// The longest time between two looks that counts in full: who slept longer saw nothing.
+/// The longest time between two checks that counts in full: a node that was asleep for longer saw nothing.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// How much of what was sent is known to have come.
+/// How much of what was sent is known to have arrived.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     received_bytes: u64,
     looked: Instant,
-    /// For how long nothing more has come though more was sent.
+    /// For how long nothing more has arrived although more was sent.
     quiet: Duration,
 }
 
@@ -41,7 +41,7 @@ impl LinkWatch {
         LinkWatch { limit, links: BTreeMap::new() }
     }
 
-    /// Notes that `node` has received so many bytes of this node in this view.
+    /// Notes that `node` has received this many bytes from this node in this view.
     pub(super) fn received(&mut self, now: Instant, node: NodeId, bytes: u64) {
         let link = self.link(now, node);
         if bytes > link.received_bytes {

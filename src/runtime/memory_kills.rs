@@ -1,13 +1,13 @@
 //! How often the kernel has ended processes for lack of memory.
 //!
-//! A process that was ended so shows nothing but SIGKILL, so its parent compares a counter from before and
-//! after. That of the run's own control group counts only processes of the run; where there is none,
-//! that of the whole machine is better than nothing, and the report says which it was.
+//! Such a process shows nothing but SIGKILL, so its parent compares a counter from before and after. The
+//! counter of the run's own control group counts only processes of the run. Without one, the counter of the
+//! whole machine is better than nothing, and the report says which one was used.
 
 use std::fs;
 use std::path::Path;
 
-/// A counter of kills for lack of memory, and what it stood at when it was last looked at.
+/// A counter of kills for lack of memory, and its value when it was last read.
 #[derive(Debug)]
 pub(super) struct MemoryKills {
     group: Option<(String, u64)>,
@@ -25,7 +25,7 @@ impl MemoryKills {
         MemoryKills { group, machine: counter("/proc/vmstat", "oom_kill") }
     }
 
-    /// Kills since the last look, and who counted them; `None` where there was none.
+    /// Kills since the last call, and the scope of the counter; `None` if there were none.
     pub(super) fn since_last(&mut self) -> Option<(u64, &'static str)> {
         let machine = since(&mut self.machine, counter("/proc/vmstat", "oom_kill"));
         if let Some((path, seen)) = &mut self.group {

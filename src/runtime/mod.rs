@@ -1,27 +1,27 @@
-//! Where threads, processes and the wall clock are.
+//! Threads, processes and the wall clock.
 //!
 //! | file | noun |
 //! | --- | --- |
 //! | [`launcher`] | the parent of the node processes of `--local` |
-//! | [`channel`] | what launcher and node say to each other |
+//! | [`channel`] | messages between launcher and node |
 //! | `lines` | what a node prints, as its launcher passes it on |
 //! | `node` | the loop of one node |
-//! | `generation` | worker threads and links for the time of one view |
-//! | `holdings` | what a view gives to a node, and what a stopped node holds of it |
-//! | `host` | where a process without a launcher tells what happens |
+//! | `generation` | worker threads and links for the duration of one view |
+//! | `holdings` | what a view assigns to a node, and what a stopped node holds of it |
+//! | `host` | reporting in a process without a launcher |
 //! | `outlets` | report file and screen of a desk, each behind a thread and a bounded queue |
-//! | `recovery`, `stopwatch` | what a recovery took |
-//! | `witness` | what a node saw of a failure |
+//! | `recovery`, `stopwatch` | how long a recovery took |
+//! | `witness` | what a node observed of a failure |
 //! | `memory_kills` | whether the kernel ended a process for lack of memory |
-//! | `watches`, `hang`, `link_watch` | what a node looks after: workers that hang, links that are stuck, copies that are filled |
+//! | `watches`, `hang`, `link_watch` | what a node monitors: hanging workers, stuck links, the filling of copies |
 //! | `interrupts` | signals that ask a process to end |
-//! | `turns` | which of the jobs of a program a process has a part in |
-//! | `strangers` | those who were refused, counted by kind |
-//! | `registrar` | the thread that asks the register |
+//! | `turns` | the job of a program in which a process takes part |
+//! | `strangers` | refused connections, counted by kind |
+//! | `registrar` | the thread that queries the register |
 //! | `compactor` | the thread that folds deltas into replicas |
-//! | `advice` | what to do about panics that come of how workers end |
-//! | `wording` | what went wrong, in words and kinds |
-//! | `job_hash` | what makes two processes the same job |
+//! | `advice` | what to do about panics that result from how workers end |
+//! | `wording` | texts and kinds of errors |
+//! | `job_hash` | how two processes recognise the same job |
 
 mod advice;
 pub mod channel;

@@ -45,7 +45,7 @@ use crate::protocol::present::{Present, PresentLimits};
 use crate::register::Register;
 use crate::report::What;
 
-/// How often a node tells how far it is.
+/// How often a node reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the threads of an ended generation may take to end when the process wants to.
@@ -54,10 +54,10 @@ const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long workers may take to leave before their generation is closed without them.
 const HAND_OVER_LIMIT: Duration = Duration::from_millis(250);
 
-/// How long a node that was asked to end says farewell, and then waits for its workers.
+/// How long a node that was asked to end spends on its farewell, and then waits for its workers.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How many events may wait for the loop; who brings more waits.
+/// How many events may wait for the loop; a thread that adds more waits.
 const EVENTS_MAX: usize = 4096;
 
 /// The register and the identity of the run in it.
@@ -73,9 +73,9 @@ pub(crate) type OpenRegister = Box<dyn Fn(&str) -> Result<Run> + Send>;
 
 /// How a node finds its run.
 pub(crate) enum RunSource {
-    /// It is known.
+    /// The run is known.
     Known(Run),
-    /// The lowest node tells when it is dialled.
+    /// The lowest node tells it when dialled.
     Told(OpenRegister),
 }
 
@@ -84,32 +84,32 @@ pub(crate) struct NodeSetup {
     pub(crate) node: NodeId,
     /// All nodes, this one included, and where they listen.
     pub(crate) nodes: BTreeMap<NodeId, String>,
-    /// Where this one listens; `None` where it has no peers.
+    /// Where this one listens; `None` if it has no peers.
     pub(crate) listener: Option<TcpListener>,
     /// The hash of executable and arguments.
     pub(crate) job_hash: String,
     /// How many jobs this program ran before.
     pub(crate) round: u32,
-    /// Those who were refused.
+    /// Refused connections.
     pub(crate) strangers: Strangers,
     pub(crate) run: RunSource,
     pub(crate) config: Config,
     pub(crate) job: Job,
-    /// Told of all that happens.
+    /// Called with everything that happens.
     pub(crate) tell: Box<dyn Fn(What) + Send>,
 }
 
 /// What reaches the loop.
 pub(crate) enum NodeEvent {
-    /// Someone connected.
+    /// A peer connected.
     Inbound(Inbound),
-    /// Someone connected and was refused, which is to be told.
+    /// A connection was refused, which must be reported.
     Refused { peer: String, reason: String },
     /// A control connection was dialled.
     Dialled { node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
     /// A data connection was dialled.
     Linked { view: ViewNumber, node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
-    /// A peer said something, or is gone.
+    /// A peer has sent a message, or is gone.
     Control { node: NodeId, event: ControlEvent<Message> },
     /// A data connection broke.
     LinkLost { view: ViewNumber, loss: LinkLoss },
@@ -151,9 +151,9 @@ pub(crate) struct Node {
     machine: Option<Machine>,
     /// What happened before the run was known.
     early: Vec<Input>,
-    /// This node's part in the present view, which decides what is done in it and when.
+    /// This node's part in the current view, which decides what is done in it and when.
     present: Present<Inbound, TcpStream>,
-    /// The generations whose threads are not joined yet, and that of the present view.
+    /// The generations whose threads are not joined yet, including that of the current view.
     generations: BTreeMap<ViewNumber, Running>,
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
@@ -166,9 +166,9 @@ pub(crate) struct Node {
     stalled: Duration,
     /// The peer that refused the last connection of this view.
     refused_by: Option<NodeId>,
-    /// Whether the register's silence in this view has been told.
+    /// Whether the register's silence in this view has been reported.
     register_told: bool,
-    /// Since when the register does not answer, and when that was told last.
+    /// Since when the register has not answered, and when that was last reported.
     register_away: Option<(Instant, Instant)>,
     commits: u64,
     when_done: Vec<WhenDone>,
@@ -177,7 +177,7 @@ pub(crate) struct Node {
     end: Option<Result<()>>,
 }
 
-/// What this node knows of the present view besides its own part in it.
+/// What this node knows about the current view in addition to its own part in it.
 struct Current {
     committed: Option<Epoch>,
     watches: Watches,
@@ -192,7 +192,7 @@ struct Notices {
 
 impl Observer for Notices {
     fn notice(&self, notice: Notice) {
-        // An error says that the node's loop is over: nobody wants to know any more.
+        // An error means that the node's loop is over: the event is no longer needed.
         let _ = self.events.send(NodeEvent::Notice { view: self.view, notice });
     }
 }
@@ -240,7 +240,7 @@ impl Node {
         }
     }
 
-    /// Runs until the job is done or cannot go on.
+    /// Runs until the job is done or cannot continue.
     pub(crate) fn run(mut self) -> Result<()> {
         let compactor = Compactor::start(Arc::clone(&self.vault));
         let address = (self.setup.nodes.len() > 1)
@@ -307,7 +307,7 @@ impl Node {
         let (inbound, refused) = (self.events.clone(), self.events.clone());
         let (identity, strangers) = (self.identity(), self.setup.strangers.clone());
         let on_inbound = move |connection: Inbound| {
-            // Who has another job is no business of the loop's, so that a flood is not either.
+            // Peers with another job do not concern the loop, so a flood of them does not either.
             let reason = identity.check(&connection.hello).err();
             let Some(reason @ Refusal::OtherJob) = reason else {
                 return drop(inbound.send(NodeEvent::Inbound(connection)));
@@ -402,7 +402,7 @@ impl Node {
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
-                // No other connection to this node is taken before this one has told of its end.
+                // No other connection to this node is accepted before this one has reported its end.
                 let Some((incarnation, _)) = self.controls.get(&node) else { return Ok(()) };
                 let incarnation = *incarnation;
                 // Before there is a view, a node that has ended may be started again.
@@ -440,12 +440,12 @@ impl Node {
         }
     }
 
-    /// Leaves at once: the others hear first that this node is gone, and its workers, which may be in the
-    /// job's own code for as long as that takes, are not waited for beyond a moment.
+    /// Leaves at once: it first tells the others that it is gone, and then waits only briefly for its
+    /// workers, which may be in the job's own code for arbitrarily long.
     fn leave(&mut self) {
         let until = Instant::now() + LEAVE_LIMIT;
         for (_, connection) in self.controls.values() {
-            // Who does not hear the farewell sees the end.
+            // A peer that does not receive the farewell sees the end.
             if Instant::now() < until {
                 connection.close();
             }
@@ -460,7 +460,7 @@ impl Node {
         }
     }
 
-    /// Ends what is left of threads and connections, and lets the sinks do what is left to do.
+    /// Ends the remaining threads and connections, and lets the sinks finish.
     fn close(&mut self, finished: bool) -> Result<()> {
         if !finished && let Some(running) = self.running() {
             running.stop();
@@ -485,8 +485,8 @@ impl Node {
         cleaned
     }
 
-    /// Waits for the threads of the last generation: they may still be sending what peers need. Those that
-    /// do not end in time are left to themselves, since the process is about to end.
+    /// Waits for the threads of the last generation: they may still be sending what peers need. Those that do
+    /// not end in time are abandoned, since the process is about to end.
     fn await_joined(&mut self, limit: Duration) {
         self.join_until(Instant::now() + limit);
         if self.present.has_threads()
@@ -519,7 +519,7 @@ impl Node {
 
 fn incarnation_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    // Starts of one node are told apart by time; two in one microsecond are not to be had.
+    // Time distinguishes the starts of a node; two starts within one microsecond are impossible.
     now.unwrap_or_default().as_micros() as u64
 }
 

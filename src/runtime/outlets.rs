@@ -1,7 +1,8 @@
 //! Outlets of a desk: the report file and the screen, each behind a thread and a bounded queue.
 //!
-//! A disk may be full, a pipe closed, a terminal stopped. The job is worth more than what is told of
-//! it: whoever tells waits a moment at most, and what could not be told is counted and told instead.
+//! A disk may be full, a pipe closed, a terminal stopped. The job is more important than what is reported
+//! about it: a caller waits only a moment, and whatever could not be reported is counted, and the count is
+//! reported instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,35 +25,35 @@ const REPORT_LINES_MAX: usize = 8_192;
 /// Bytes of such lines. One longer line may wait alone.
 const REPORT_BYTES_MAX: usize = 16 << 20;
 
-/// How long a full queue of the report is waited for before the report ends.
+/// How long a caller waits for a full queue of the report before the report ends.
 const REPORT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long the end of a run waits until the report is written.
 const REPORT_FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// How often the report file's place is looked at.
+/// How often the location of the report file is checked.
 const PLACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Things that may wait to be shown. More are left out and counted.
+/// Things that may wait to be shown. Any more are dropped and counted.
 const SHOWN_MAX: usize = 1_024;
 
-/// How long a node's line of standard error is held up by a screen that takes nothing.
+/// How long a screen that accepts nothing may delay a node's line of standard error.
 const FORWARD_WAIT_MAX: Duration = Duration::from_millis(200);
 
-/// How long the end of a run waits until all is shown.
+/// How long the end of a run waits until everything is shown.
 const SHOWN_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// The desk of a process: it writes to the report file, if there is one, and to the screen.
 pub(super) type ProcessDesk = Desk<FileAndScreen>;
 
-/// The report file, if one was asked for and can still be written, and the screen.
+/// The report file, if one was requested and can still be written, and the screen.
 pub(super) struct FileAndScreen {
     recorder: Option<Recorder>,
     pub(super) display: Display,
 }
 
 impl ProcessDesk {
-    /// The desk of one of `parts` processes that tell each its own part.
+    /// The desk of one of `parts` processes that each report their own part.
     pub(super) fn start(config: &Config, origin: impl Into<Origin>, parts: usize) -> Result<Self> {
         let file = config.report.as_deref().map(ReportFile::open).transpose()?;
         let (display, origin) = (Display::start()?, origin.into());
@@ -62,7 +63,7 @@ impl ProcessDesk {
         Ok(Desk::new(origin, console, config.on_failure.clone(), outlets))
     }
 
-    /// Completes what is open at the end of a run that ended with `result`, and takes the bar away.
+    /// Completes what is open at the end of a run that ended with `result`, and removes the bar.
     pub(super) fn end(
         self,
         result: &Result<()>,
@@ -93,7 +94,7 @@ impl Outlets for FileAndScreen {
     }
 }
 
-/// Writes the report on a thread of its own, until something is wrong with the file.
+/// Writes the report on a separate thread, until something is wrong with the file.
 pub(super) struct Recorder {
     lines: Option<Sender<Vec<u8>>>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -116,7 +117,7 @@ impl Recorder {
         Ok(Recorder { lines: Some(sender), waiting_bytes, lost, path })
     }
 
-    /// Appends `event`. An error says that the report ends here; it comes once.
+    /// Appends `event`. An error says that the report ends here; it is returned once.
     pub(super) fn append(&mut self, event: &Event) -> Result<()> {
         let Some(lines) = &self.lines else { return Ok(()) };
         let line = ReportFile::line(event)?;
@@ -142,7 +143,7 @@ impl Recorder {
         }
     }
 
-    /// Waits a while until all is written. An error says what is missing.
+    /// Waits a while until everything is written. An error says what is missing.
     pub(super) fn finish(&mut self) -> Result<()> {
         if self.lines.take().is_none() {
             return Ok(());
@@ -155,7 +156,7 @@ impl Recorder {
     }
 
     fn too_slow(&self) -> Error {
-        Error::input(format!("report file {} takes what is written too slowly", self.path))
+        Error::input(format!("report file {} accepts data too slowly", self.path))
     }
 }
 
@@ -173,15 +174,15 @@ fn write_all(mut file: ReportFile, lines: &Receiver<Vec<u8>>, waiting: &AtomicUs
     file.check_place()
 }
 
-/// Shows things on a thread of its own. Clones share it.
+/// Shows things on a separate thread. Clones share it.
 #[derive(Clone)]
 pub(super) struct Display {
     queue: Sender<Shown>,
     left_out: Arc<AtomicU64>,
-    /// Whether a line has been waited for in vain, since something was shown last.
+    /// Whether a wait for a line has failed since something was last shown.
     is_stuck: Arc<AtomicBool>,
     screen: Screen,
-    /// Disconnected when all is shown and the thread has ended.
+    /// Disconnected when everything is shown and the thread has ended.
     ended: Receiver<()>,
 }
 
@@ -213,7 +214,7 @@ impl Display {
         Ok(Display { queue, left_out, is_stuck: Arc::default(), screen, ended })
     }
 
-    /// Shows `item` soon, or counts it where too much waits already.
+    /// Shows `item` soon, or counts it if too much is already waiting.
     pub(super) fn show(&self, item: Shown) {
         let is_line = !matches!(item, Shown::Standing(_));
         if self.queue.try_send(item).is_err() && is_line {
@@ -221,7 +222,7 @@ impl Display {
         }
     }
 
-    /// Shows a line of a node's standard error, and holds it up for a moment where that is slow; not
+    /// Shows a line of a node's standard error. If the screen is slow, the caller waits for a moment, but not
     /// again before something could be shown.
     pub(super) fn forward_error(&self, prefix: &str, line: &[u8]) {
         let item = Shown::Forwarded { prefix: prefix.to_owned(), line: line.to_owned() };
@@ -234,14 +235,13 @@ impl Display {
         }
     }
 
-    /// Prints a line of a node's standard output. It is the job's own, so nothing of it is left out: who
-    /// does not read it holds up the job's own printing, as every pipe does.
+    /// Prints a line of a node's standard output. It belongs to the job, so none of it is dropped: a reader
+    /// that does not read blocks the job's own printing, as with every pipe.
     pub(super) fn forward_output(&self, prefix: &str, line: &[u8]) {
         self.screen.forward_output(prefix, line);
     }
 
-    /// Waits a while until all is shown, and takes the bar away. Others that still have a clone may
-    /// show more.
+    /// Waits a while until everything is shown, and removes the bar. Remaining clones may show more.
     pub(super) fn finish(self) {
         let Display { queue, screen, ended, .. } = self;
         let deadline = Instant::now() + SHOWN_FLUSH_MAX;
@@ -249,7 +249,7 @@ impl Display {
             thread::sleep(Duration::from_millis(1));
         }
         drop(queue);
-        // A clone may outlive this one: then only the last line may still be on its way.
+        // A clone may outlive this one: then only the last line may still be in transit.
         let is_over = ended.recv_timeout(SHOWN_FLUSH_MAX.min(Duration::from_millis(100)));
         if matches!(is_over, Err(RecvTimeoutError::Disconnected)) {
             screen.clear();

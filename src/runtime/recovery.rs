@@ -1,4 +1,4 @@
-//! What a node notes of its recoveries, from the first suspicion to being as far as before.
+//! What a node notes about its recoveries, from the first suspicion until it has caught up.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use ringfence_operators::ids::ViewNumber;
 use super::stopwatch::Stopwatch;
 use crate::report::What;
 
-/// The recovery that is under way, if one is.
+/// The recovery in progress, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct RecoveryLog {
     watch: Option<Stopwatch>,
@@ -22,7 +22,7 @@ pub(crate) struct RecoveryLog {
     records_at_resume: u64,
     keys_rewound: u64,
     bytes_opened: u64,
-    /// Since the first suspicion; what an attempt that failed had begun is rewound as well.
+    /// Since the first suspicion; what a failed attempt had begun is also rewound.
     epochs_rewound: u64,
     /// By worker; the same partitions are opened by every operator.
     partitions_restored: BTreeMap<usize, u32>,
@@ -51,7 +51,7 @@ impl RecoveryLog {
         }
     }
 
-    /// So many epochs were begun and are done again.
+    /// Notes how many epochs were begun and are processed again.
     pub(crate) fn rewound(&mut self, epochs: u64) {
         if self.watch.is_some() {
             self.epochs_rewound = self.epochs_rewound.max(epochs);

@@ -1,7 +1,7 @@
-//! The registrar: asks the register, on a thread of its own.
+//! The registrar: queries the register on its own thread.
 //!
-//! A register may be slow or hang, and a node that waits for it must still beat, hear the others, and
-//! tell its user what it waits for.
+//! A register may be slow or hang, and a node that waits for it must still send heartbeats, receive messages,
+//! and tell its user what it is waiting for.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, unbounded};
 use crate::protocol::message::{Output, RegisterReply};
 use crate::register::{Register, answer};
 
-/// Asks one question after the other.
+/// Asks one question at a time.
 pub(super) struct Registrar {
     // The protocol asks one thing at a time, so that this never holds more than one.
     questions: Sender<Output>,
@@ -36,9 +36,9 @@ impl Registrar {
         Registrar { questions }
     }
 
-    /// Asks; the answer comes by itself.
+    /// Asks a question; the answer arrives as an event.
     pub(super) fn ask(&self, question: Output) {
-        // An error says that the thread has panicked, which its own message told.
+        // An error means that the thread has panicked, which its own message has reported.
         let _ = self.questions.send(question);
     }
 }

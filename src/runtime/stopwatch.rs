@@ -1,10 +1,10 @@
-//! The stopwatch of a recovery: when each phase of it ended, at this node.
+//! The stopwatch of a recovery: when each of its phases ended on this node.
 
 use std::time::{Duration, Instant};
 
 use crate::report::Phases;
 
-/// Times one recovery, from the first suspicion until all is as before.
+/// Times one recovery, from the first suspicion until the node has caught up.
 ///
 /// Each phase begins where the one before ended. A second failure in the middle starts no new
 /// stopwatch: the phases that are done again simply end later.
@@ -35,7 +35,7 @@ impl Stopwatch {
         }
     }
 
-    /// The generation has stopped, and what came of an earlier attempt counts no longer.
+    /// The generation has stopped, and the results of an earlier attempt no longer count.
     pub(crate) fn stopped(&mut self, now: Instant) {
         *self = Stopwatch { stopped: Some(now), ..Stopwatch::start(self.suspected) };
     }
@@ -70,7 +70,7 @@ impl Stopwatch {
         self.committed.get_or_insert(now);
     }
 
-    /// Whether the node is as far as it was before the failure.
+    /// Whether the node has caught up to where it was before the failure.
     pub(crate) fn is_over(&self) -> bool {
         self.built.is_some() && self.replayed.is_some() && self.committed.is_some()
     }

@@ -1,4 +1,4 @@
-//! Strangers: those who were refused, counted by kind, so that a flood of them is a few lines.
+//! Strangers: refused connections, counted by kind, so that a flood of them results in a few lines.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -19,13 +19,13 @@ impl Default for Strangers {
 }
 
 impl Strangers {
-    /// Counts one of `kind`, and returns whether it is to be told by a line of its own.
+    /// Counts one of `kind`, and returns whether to report it with its own line.
     pub(crate) fn is_told(&self, kind: &'static str) -> bool {
         let now_ms = self.now_ms();
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).count(kind, now_ms)
     }
 
-    /// How many of which kind were counted and not told, once a minute has passed, or at the end.
+    /// For each kind, how many were counted but not reported, once a minute has passed or at the end.
     pub(crate) fn counted(&self, is_end: bool) -> Vec<(&'static str, u64)> {
         let now_ms = self.now_ms();
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! Turns: which of the jobs of a program a process has a part in.
+//! Turns: the jobs of a program in which a process takes part.
 //!
-//! A program may run several jobs. With `--local` each has a launcher and nodes of its own, and every node
-//! runs the whole program: it takes part in its job and passes the others by. Processes started by hand
-//! take part in all, and meet at the same addresses each time: they count them.
+//! A program may run several jobs. With `--local` each job has its own launcher and nodes, and every node
+//! runs the whole program: it takes part in its own job and skips the others. Processes started by hand take
+//! part in all jobs and meet at the same addresses each time, so they count the jobs.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// The environment variable by which a launcher tells a child which job of the program it is for.
+/// The environment variable that tells a launcher's child for which job of the program it was started.
 pub(super) const TURN_VARIABLE: &str = "RINGFENCE_TURN";
 
-/// What a job is known by among those of its program: its closure, and the arguments of its nodes, which may
-/// lead them straight to it.
+/// The key of a job among those of its program: its closure, and the arguments of its nodes, which may lead
+/// them directly to it.
 type Key = (TypeId, Vec<OsString>);
 
 /// How many jobs of each key have begun here, and whether one is running.
@@ -33,8 +33,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Begins a job of the closure `F` whose nodes have these arguments. Two of one key at a time could not
-    /// be told apart.
+    /// Begins a job of the closure `F` whose nodes have these arguments. Two simultaneous jobs with the same
+    /// key could not be distinguished.
     pub(super) fn begin<F: 'static>(args: impl IntoIterator<Item = OsString>) -> Result<Self> {
         let key = (TypeId::of::<F>(), args.into_iter().collect());
         let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl Turn {
         Ok(Turn { key, number })
     }
 
-    /// The name by which a node, which has the arguments already, finds the job of its launcher. It is the
+    /// The name by which a node, which already has the arguments, finds the job of its launcher. It is the
     /// same in all processes of one executable.
     pub(super) fn name(&self) -> String {
         format!("{:?}#{}", self.key.0, self.number)

@@ -1,4 +1,4 @@
-//! Watches: what a node looks after by itself while a view lasts, since nobody tells it.
+//! Watches: what a node must monitor by itself while a view lasts.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::hang::{HangWatch, Hung};
 use super::link_watch::{LinkWatch, Stuck};
 use crate::network::LinkTraffic;
 
-/// How often nodes tell each other how much came over their links.
+/// How often nodes tell each other how much has arrived over their links.
 const LINK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A link that delivers nothing for this many times the silence allowed to a node is stuck.
@@ -22,7 +22,7 @@ pub(super) struct Watches {
     hang: HangWatch,
     links: LinkWatch,
     links_looked: Instant,
-    /// How many partitions this node is filled to be a backup of, and since when.
+    /// The number of partitions for which this node is being filled as a backup, and since when.
     refilling: Option<(u32, Instant)>,
 }
 
@@ -42,12 +42,12 @@ impl Watches {
         self.hang.look(now, generation)
     }
 
-    /// Notes that `node` has received so many bytes of this node in this view.
+    /// Notes that `node` has received this many bytes from this node in this view.
     pub(super) fn received(&mut self, node: NodeId, bytes: u64) {
         self.links.received(Instant::now(), node, bytes);
     }
 
-    /// Whether it is time to tell the others what came over their links, and to look at them.
+    /// Whether it is time to tell the others how much has arrived over their links, and to check the links.
     pub(super) fn links_are_due(&mut self, now: Instant) -> bool {
         let is_due = now.saturating_duration_since(self.links_looked) >= LINK_INTERVAL;
         if is_due {
@@ -56,7 +56,7 @@ impl Watches {
         is_due
     }
 
-    /// Returns the links that take bytes and deliver none.
+    /// Returns the links that accept bytes but deliver none.
     pub(super) fn stuck(
         &mut self,
         now: Instant,

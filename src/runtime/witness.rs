@@ -1,4 +1,4 @@
-//! What a node saw of a failure, as its part of the report.
+//! What a node observed of a failure, as its part of the report.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use ringfence_operators::ids::{NodeId, OperatorName, Spot, ViewNumber};
 use crate::protocol::message::{ProtocolError, Suspicion, WorkerPanic};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation, What};
 
-/// What a node tells of the failures that end a view: each one's cause, not its consequences.
+/// What a node reports about the failures that end a view: the cause of each, not its consequences.
 ///
-/// SUBTLE: survivors that stop close their links, too. A lost link is told only where nothing else
+/// SUBTLE: survivors that stop also close their links. A lost link is reported only if nothing else
 /// explains it, once the next view is agreed.
 #[derive(Debug, Default)]
 pub struct FailureAccount {
-    /// Whether the present view's failure has been told, by this node or by another.
+    /// Whether the current view's failure has been reported, by this node or by another.
     is_told: bool,
     lost_link: Vec<What>,
 }
 
 impl FailureAccount {
-    /// Returns what node `here` is to tell now of a suspicion of which it saw this.
+    /// Returns what node `here` must report now about a suspicion of which it saw this.
     pub fn suspect(
         &mut self,
         here: NodeId,
@@ -48,15 +48,15 @@ impl FailureAccount {
         }
     }
 
-    /// Returns what is left to tell when the next view is agreed.
+    /// Returns what is left to report when the next view is agreed.
     pub fn agree(&mut self) -> Vec<What> {
         let lost_link = std::mem::take(&mut self.lost_link);
         if std::mem::take(&mut self.is_told) { Vec::new() } else { lost_link }
     }
 }
 
-/// What node `here`, whose workers are at these places, makes of a suspicion; nothing where another
-/// node tells it.
+/// What node `here`, whose workers are at these places, concludes from a suspicion; `None` if another node
+/// reports it.
 pub fn of_suspicion(
     here: NodeId,
     view: ViewNumber,
@@ -108,8 +108,7 @@ pub fn of_suspicion(
     }
 }
 
-/// What a node concludes from a suspicion of which it saw this; nothing where another node told it
-/// first.
+/// What a node that saw this concludes from a suspicion; `None` if another node reported it first.
 fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
     let text = match what {
         Suspicion::PeerLost { .. } | Suspicion::Gone { .. } => "node lost",
@@ -143,7 +142,7 @@ fn of_panic(node: NodeId, view: ViewNumber, panic: &WorkerPanic) -> Observation 
     }
 }
 
-/// A worker of this node that does not come back from where it is.
+/// A worker of this node that does not return from where it is.
 pub(super) fn of_hung_worker(
     here: NodeId,
     view: ViewNumber,
@@ -161,7 +160,7 @@ pub(super) fn of_hung_worker(
     }
 }
 
-/// Which operator holds back the commit, as a worker sees it.
+/// The operator that holds back the commit, as a worker sees it.
 pub(super) fn of_commit(worker: &Whereabouts) -> Option<Clue> {
     let (operator, stored_through) = worker.held_back_by()?;
     Some(Clue::HeldBack { operator, stored_through })
@@ -215,7 +214,7 @@ pub(super) fn of_job_error(here: NodeId, view: ViewNumber, error: &JobError) -> 
     }
 }
 
-/// The register did not answer, or holds what it must not.
+/// The register did not answer, or has invalid contents.
 pub(super) fn of_register(here: NodeId, view: ViewNumber, text: String) -> Observation {
     Observation {
         view,
@@ -226,7 +225,7 @@ pub(super) fn of_register(here: NodeId, view: ViewNumber, text: String) -> Obser
     }
 }
 
-/// The error with which the protocol ends this node, where it is a failure that was not told yet.
+/// The error with which the protocol ends this node, if it is a failure that was not reported yet.
 ///
 /// `stalled_ms` is how long the node's own loop stood still at most.
 pub fn of_protocol_error(
@@ -241,7 +240,7 @@ pub fn of_protocol_error(
         | ProtocolError::BadView { .. }
         | ProtocolError::OtherRun { .. }
         | ProtocolError::Diverged { .. } => Some(of_register(here, view, text)),
-        // Who ended the job has said why.
+        // The node that ended the job has said why.
         ProtocolError::Peer { .. } => None,
         ProtocolError::Excluded { .. } => {
             let mut evidence = vec![Clue::Error { text }];
@@ -250,7 +249,7 @@ pub fn of_protocol_error(
                 view,
                 component: if stalled_ms.is_some() { Component::Process } else { Component::Node },
                 place: FailurePlace::node(here),
-                // It knows best whether it stood still or was merely not heard.
+                // The node itself knows best whether it was stopped or merely not heard.
                 cause: if stalled_ms.is_some() { Cause::Hung } else { Cause::Partitioned },
                 evidence,
             })

@@ -1,4 +1,4 @@
-//! What went wrong, in the words and kinds that callers and people get.
+//! What went wrong, in the words and kinds that callers and users get.
 
 use ringfence_operators::error::JobError;
 

@@ -1,18 +1,19 @@
-//! Abomonation: plain-old-data as the bytes it is in memory, for state that never leaves one build.
+//! Abomonation: plain old data as its bytes in memory, for state that never leaves one build.
 //!
-//! **When it may be used.** The crate `abomonation` is unsound by its own account
-//! (RUSTSEC-2021-0120): it reads a value's memory as bytes, padding included, and takes bytes for a
-//! value again. This codec narrows that down, and what remains is for the caller to accept:
+//! **When it may be used.** The crate `abomonation` is unsound by its own account (RUSTSEC-2021-0120): it
+//! reads a value's memory as bytes, including padding, and reinterprets bytes as a value. This codec reduces
+//! the risks, and the caller must accept what remains:
 //!
-//! - Only `Copy` types are admitted: nothing on the heap, so no pointer is ever read back.
+//! - Only `Copy` types are accepted. They have nothing on the heap, so no pointer is ever read back.
 //! - Each encoding begins with a fingerprint of the executable and of the type's name, size and
 //!   alignment, and with a digest of the bytes. Both are checked before `abomonation` sees a byte,
-//!   so that garbage, another type and another build's bytes are errors. The digest guards against
+//!   so that garbage, other types and the bytes of other builds are errors. The digest protects against
 //!   accidents, not against an attacker: authenticate what comes from a network.
 //! - Values are decoded from an aligned copy.
-//! - Types with padding are undefined behaviour to encode, strictly speaking, and their bytes are not a
-//!   function of the value: never use such a type as a key, and prefer types without padding.
-//! - Never use it for a durable tier that another build must be able to read: it cannot.
+//! - Strictly speaking, encoding a type with padding is undefined behaviour, and its bytes are not a function
+//!   of the value. Never use such a type as a key, and prefer types without padding.
+//! - Never use it for a durable tier that another build must be able to read, because another build cannot
+//!   read it.
 #![allow(unsafe_code)]
 
 use std::io::Read;
@@ -27,7 +28,7 @@ use super::{Codec, CodecError};
 /// Bytes before the value: the fingerprint of build and type, then the digest.
 const HEADER_BYTES: usize = 16;
 
-/// The codec for plain-old-data that stays within one build. Read the module's text first.
+/// The codec for plain old data that stays within one build. Read the module's documentation first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Abomonation;
 
@@ -35,7 +36,7 @@ pub struct Abomonation;
 fn build() -> Option<u64> {
     static BUILD: OnceLock<Option<u64>> = OnceLock::new();
     *BUILD.get_or_init(|| {
-        // On Linux this opens the running file even where another one has taken its path since.
+        // On Linux this opens the running file even if another file has taken its path since.
         let mut file = std::fs::File::open("/proc/self/exe")
             .or_else(|_| std::fs::File::open(std::env::current_exe()?))
             .ok()?;

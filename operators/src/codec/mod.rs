@@ -1,4 +1,4 @@
-//! Codec: how one key or one value becomes bytes, and back.
+//! Codec: how a key or a value is encoded as bytes and decoded.
 //!
 //! Equal keys must have equal bytes: replicas look keys up by their encoded form. Formats carry a
 //! name and a version, which every snapshot holds (as [`fingerprint`]), so that bytes of one format
@@ -15,19 +15,19 @@ pub mod abomonation;
 
 /// An encoding of values of type `V`.
 pub trait Codec<V>: 'static {
-    /// The name of the format, as it stands in errors.
+    /// The name of the format, as errors show it.
     const FORMAT: &'static str;
     /// The version of the format: raised whenever the bytes of some value change.
     const VERSION: u32;
 
     /// Appends the encoding of `value` to `bytes`.
     ///
-    /// On an error, `bytes` may hold a partial encoding at its end; what was there before is kept.
+    /// After an error, `bytes` may have a partial encoding at its end; the earlier contents are kept.
     fn encode(value: &V, bytes: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Returns the value that `bytes`, all of them, encode.
+    /// Returns the value that `bytes` encode. All of the bytes must belong to it.
     ///
-    /// Bytes that encode no value give an error, never a panic.
+    /// Bytes that encode no value result in an error, never in a panic.
     fn decode(bytes: &[u8]) -> Result<V, CodecError>;
 }
 
@@ -57,15 +57,15 @@ pub enum CodecError {
         /// What the format said.
         cause: String,
     },
-    /// Bytes were left over behind a value.
-    #[error("{remaining} bytes are left over behind an encoded {type_name}")]
+    /// Bytes were left over after a value.
+    #[error("{remaining} bytes are left over after an encoded {type_name}")]
     Trailing {
         /// The type of the value.
         type_name: &'static str,
         /// How many bytes were left.
         remaining: usize,
     },
-    /// An encoding of fixed length has another one.
+    /// An encoding of fixed length has a different length.
     #[error("an encoded {type_name} has {expected} bytes, not {actual}")]
     Length {
         /// The type of the value.
@@ -77,7 +77,7 @@ pub enum CodecError {
     },
     /// The digest of the bytes is not the one written with them.
     #[error(
-        "the digest of an encoded {type_name} is {actual:016x}, and {expected:016x} was written with it"
+        "the digest of an encoded {type_name} is {actual:016x}, but {expected:016x} was written with it"
     )]
     Digest {
         /// The type of the value.
@@ -88,7 +88,7 @@ pub enum CodecError {
         actual: u64,
     },
     /// The bytes were written by another executable, or for another type.
-    #[error("a {type_name} was encoded by build {actual:016x}, and this is build {expected:016x}")]
+    #[error("a {type_name} was encoded by build {actual:016x}, but this is build {expected:016x}")]
     OtherBuild {
         /// The type of the value.
         type_name: &'static str,
@@ -107,13 +107,13 @@ pub fn fingerprint<K: 'static, V: 'static, C: Codec<K> + Codec<V>>() -> u32 {
     fingerprint_of::<K, V, C, C>()
 }
 
-/// As [`fingerprint`], where keys and values have a codec each.
+/// As [`fingerprint`], if keys and values have separate codecs.
 pub fn fingerprint_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> u32 {
     let text = encoding_of::<K, V, C, W>();
     (rapidhash::v3::rapidhash_v3(text.as_bytes()) >> 32) as u32
 }
 
-/// What a table's encoding is called: what its fingerprint is made of.
+/// The description of a table's encoding, from which its fingerprint is computed.
 pub(crate) fn encoding_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() -> String {
     format!(
         "{} {} {} / {} {} {}",
@@ -133,7 +133,7 @@ pub(crate) fn encoding_of<K: 'static, V: 'static, C: Codec<K>, W: Codec<V>>() ->
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Postcard;
 
-/// Writes behind what is already in a vector.
+/// Appends to what is already in a vector.
 struct Append<'a>(&'a mut Vec<u8>);
 
 impl Flavor for Append<'_> {
@@ -233,7 +233,7 @@ impl Postcard {
     where
         V: Serialize + DeserializeOwned + 'static,
     {
-        // Errors are large: where a number is read by hand none is passed through memory.
+        // Errors are large: where a number is read by hand, no error is passed through memory.
         match Self::take_by_hand(bytes) {
             Some(number) => Ok(number),
             None => Self::take_any(bytes),
@@ -258,7 +258,7 @@ impl Postcard {
         }
     }
 
-    /// Reads a value of one of the commonest types by hand; `None` if it is of another type or malformed.
+    /// Reads a value of one of the most common types by hand; `None` if it is of another type or malformed.
     #[inline(always)]
     fn take_by_hand<V: 'static>(bytes: &mut &[u8]) -> Option<V> {
         // The tests of type are decided at compile time.
@@ -294,8 +294,8 @@ impl<V: Serialize + DeserializeOwned + 'static> Codec<V> for Postcard {
 
     #[inline]
     fn encode(value: &V, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
-        // The commonest types by hand: the same bytes, in a third of the time. The tests of type are
-        // decided at compile time.
+        // The most common types are encoded by hand: the same bytes, in a third of the time. The type tests
+        // are decided at compile time.
         let any = value as &dyn Any;
         if let Some(&number) = any.downcast_ref::<u64>() {
             push_varint(number, bytes);

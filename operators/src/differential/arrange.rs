@@ -1,4 +1,4 @@
-//! Arrange: traces that survive, and what seals them.
+//! Arrange: traces that survive, and the operators that seal them.
 
 use differential_dataflow::batcher::Batcher;
 use differential_dataflow::difference::Semigroup;
@@ -24,7 +24,7 @@ use crate::rounds::frames::Frames;
 use crate::rounds::replicate::commit;
 use crate::time::{FencedTime, passed};
 
-/// A protected trace, as operators read it.
+/// A protected trace, in the form in which operators read it.
 pub type FencedTrace<Tr> = TraceAgent<Restored<Tr>>;
 
 /// Restores a trace, makes the operator that maintains it, and seals what that adds to it.

@@ -20,10 +20,10 @@ use crate::data::Data;
 use crate::fence::HasFence;
 use crate::time::FencedTime;
 
-/// A protected arrangement, to be read by several operators and dataflows.
+/// A protected arrangement, which several operators and dataflows can read.
 ///
-/// It is made by [`arrange_by_key_fenced`](FencedCollection::arrange_by_key_fenced) and its kin. After a
-/// failure it holds what was committed, and only later changes come by.
+/// [`arrange_by_key_fenced`](FencedCollection::arrange_by_key_fenced) and similar verbs make it. After a
+/// failure it contains what was committed, and only later changes arrive.
 pub struct FencedArranged<'scope, Tr: TraceReader> {
     pub(super) arranged: Arranged<'scope, Tr>,
 }
@@ -37,15 +37,16 @@ impl<Tr: TraceReader + Clone> Clone for FencedArranged<'_, Tr> {
 /// The arrangement of a reduction's output.
 pub type Reduced<'scope, K, V, T, R> = FencedArranged<'scope, FencedTrace<ValSpine<K, V, T, R>>>;
 
-/// A protected arrangement outside of any dataflow, to be brought into others of the same worker.
+/// A protected arrangement outside of any dataflow, which can be imported into other dataflows of the same
+/// worker.
 pub struct SharedTrace<Tr: Trace<Time: FencedTime> + 'static> {
     trace: FencedTrace<Tr>,
 }
 
 impl<Tr: Trace<Time: FencedTime> + 'static> SharedTrace<Tr> {
-    /// Brings the arrangement into a dataflow, as differential's `import`.
+    /// Imports the arrangement into a dataflow, as differential's `import`.
     ///
-    /// All dataflows are to be built before the worker's first step, as with all that is protected.
+    /// All dataflows must be built before the worker's first step, as always with protected operators.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -87,31 +88,23 @@ where
     /// Brings the arrangement into an iterative scope, as differential's `enter`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let mut rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope);
-    ///         let by_key = pairs.clone().arrange_by_key_fenced("by key");
-    ///         // Where the ways of keys end that begin at 1.
-    ///         let begin = pairs.filter(|(key, _)| *key == 1).map(|(key, _)| key);
-    ///         begin
-    ///             .iterate(|scope, keys| {
-    ///                 let keys_seen = keys.clone().arrange_by_self_fenced("keys");
-    ///                 by_key
-    ///                     .enter(scope)
-    ///                     .join_core(keys_seen, |_key, next, ()| Some(*next as u8 - b'0'))
-    ///                     .concat(keys)
-    ///                     .distinct_fenced("all keys")
-    ///             })
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, '2'));
-    ///     pairs.insert_to(1, (2, '3'));
+    /// let rows = testing::run_collection([(1u8, '2'), (2, '3')], |pairs, output| {
+    ///     let by_key = pairs.clone().arrange_by_key_fenced("by key");
+    ///     // All keys that can be reached from key 1.
+    ///     let begin = pairs.filter(|(key, _)| *key == 1).map(|(key, _)| key);
+    ///     begin
+    ///         .iterate(|scope, keys| {
+    ///             let keys_seen = keys.clone().arrange_by_self_fenced("keys");
+    ///             by_key
+    ///                 .enter(scope)
+    ///                 .join_core(keys_seen, |_key, next, ()| Some(*next as u8 - b'0'))
+    ///                 .concat(keys)
+    ///                 .distinct_fenced("all keys")
+    ///         })
+    ///         .sink_fenced("out", output);
     /// });
-    /// rows.sort();
     /// assert_eq!(rows, [(1, 0, 1), (2, 0, 1), (3, 0, 1)]);
     /// ```
     pub fn enter<'inner, TInner>(
@@ -142,22 +135,17 @@ where
 
     /// Joins two arrangements, as differential's `join_core`.
     ///
-    /// It keeps nothing but the arrangements, which are protected.
+    /// It keeps nothing but its arrangements, which are protected.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let by_key = pairs.to_collection(scope).arrange_by_key_fenced("by key");
-    ///         by_key
-    ///             .clone()
-    ///             .join_core(by_key, |key, left, right| Some((*key, *left, *right)))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let by_key = pairs.arrange_by_key_fenced("by key");
+    ///     by_key
+    ///         .clone()
+    ///         .join_core(by_key, |key, left, right| Some((*key, *left, *right)))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a', 'a'), 0, 1)]);
     /// ```
@@ -191,29 +179,23 @@ where
         FencedCollection::of(joined)
     }
 
-    /// Makes of all values of a key others, as differential's `reduce_abelian`: protected.
+    /// Derives new values from all values of a key, as differential's `reduce_abelian`: protected.
     ///
-    /// What it returns, the arrangement of the output, is there again after a failure: in an iterative scope
-    /// it is kept, elsewhere `logic` is called once for each key. So `logic` must give the same for the
-    /// same values, as differential asks of it anyway.
+    /// It returns the arrangement of the output, which is restored after a failure: in an iterative scope it
+    /// is kept; elsewhere `logic` is called once for each key. So `logic` must be deterministic, as
+    /// differential requires anyway.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let by_key = pairs.to_collection(scope).arrange_by_key_fenced("by key");
-    ///         by_key
-    ///             .reduce_fenced("last", |_key, values, out| {
-    ///                 out.extend(values.last().map(|(value, _)| (**value, 1isize)));
-    ///             })
-    ///             .as_collection(|key, value| (*key, *value))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (1, 'b'));
+    /// let rows = testing::run_collection([(1, 'a'), (1, 'b')], |pairs, output| {
+    ///     pairs
+    ///         .arrange_by_key_fenced("by key")
+    ///         .reduce_fenced("last", |_key, values, out| {
+    ///             out.extend(values.last().map(|(value, _)| (**value, 1isize)));
+    ///         })
+    ///         .as_collection(|key, value| (*key, *value))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'b'), 0, 1)]);
     /// ```
@@ -258,7 +240,7 @@ where
         FencedArranged { arranged }
     }
 
-    /// Makes of each key's multiplicity another: protected.
+    /// Derives a new multiplicity from that of each key: protected.
     pub(super) fn threshold_fenced<K, R, R2>(
         self,
         name: &str,
@@ -301,21 +283,14 @@ where
         FencedArranged { arranged }
     }
 
-    /// Counts how often each record is there, where times are totally ordered, as differential's
-    /// `count_total`: it keeps nothing but the arrangement.
+    /// Counts the occurrences of each record, as differential's `count_total`, for totally ordered times. It
+    /// keeps nothing but the arrangement.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let numbers = numbers.to_collection(scope).arrange_by_self_fenced("numbers seen");
-    ///         numbers.count_total().sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.arrange_by_self_fenced("numbers seen").count_total().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```

@@ -1,8 +1,8 @@
 //! Chunk: encoded updates, the unit in which traces and hydrated edges travel and are kept.
 //!
-//! The state of one partition is the sum of its chunks, in any order: that is what lets a replica merge
-//! them by itself, and a copy be filled while new ones come in. Updates stand back to back; each begins
-//! with a byte that tells which of its parts are those of the update before, and are left out.
+//! The state of one partition is the sum of its chunks, in any order. So a replica can merge them by itself,
+//! and a copy can be filled while new chunks arrive. Updates are stored back to back. Each begins with a byte
+//! that says which of its parts equal those of the previous update and are omitted.
 
 use std::cmp::Ordering;
 use std::marker::PhantomData;
@@ -16,7 +16,7 @@ use crate::ids::Epoch;
 use crate::state::{CHUNK_BYTES_MAX, ChunkMerger};
 use crate::time::FencedTime;
 
-/// Memory of more bytes than this is given back between chunks.
+/// A buffer of more bytes than this is freed between chunks.
 const SPARE_BYTES_MAX: usize = 4 << 10;
 
 const SAME_KEY: u8 = 1;
@@ -34,7 +34,7 @@ pub(super) fn order<K: Ord, V: Ord, T: Ord, R>(
     data.cmp(other).then_with(|| time.cmp(other_time))
 }
 
-/// Updates with the numbers of their keys and values: those of equal ones next to each other are equal.
+/// Updates with the numbers of their keys and values: adjacent equal keys or values have equal numbers.
 pub(super) fn numbered<K: Eq, V: Eq, T, R>(
     updates: &[Update<K, V, T, R>],
 ) -> impl Iterator<Item = ((usize, usize), &Update<K, V, T, R>)> {
@@ -54,7 +54,7 @@ pub(super) fn numbered<K: Eq, V: Eq, T, R>(
 /// Writes one chunk.
 pub(super) struct ChunkWriter<T> {
     bytes: Vec<u8>,
-    /// The places of key and value of the last update, as their caller counts them.
+    /// The numbers of the key and value of the last update, as the caller counts them.
     last: Option<(usize, usize)>,
     last_time: Option<T>,
 }
@@ -66,15 +66,15 @@ impl<T> Default for ChunkWriter<T> {
 }
 
 impl<T: Data + Eq> ChunkWriter<T> {
-    /// Begins another chunk, in the memory of this one unless that is much.
+    /// Begins another chunk, in the buffer of this one unless that is large.
     pub(super) fn begin_anew(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(SPARE_BYTES_MAX);
         (self.last, self.last_time) = (None, None);
     }
 
-    /// Appends an update, whose key `write_key` writes. Its `place` tells keys and values apart without
-    /// comparing them: those of equal numbers are equal.
+    /// Appends an update, whose key `write_key` writes. Its `place` distinguishes keys and values without
+    /// comparing them: those with equal numbers are equal.
     #[inline]
     pub(super) fn push<V: Data, R: Data>(
         &mut self,
@@ -123,7 +123,7 @@ impl<T: Data + Eq> ChunkWriter<T> {
 
 /// Reads one chunk, in pieces.
 ///
-/// It has always read the key of the update that comes next.
+/// It has always read the key of the next update.
 pub(super) struct ChunkReader<'a, K, T> {
     /// What follows the next update's key.
     bytes: &'a [u8],
@@ -153,7 +153,7 @@ impl<'a, K: Data, T: Data> ChunkReader<'a, K, T> {
         updates: &mut Vec<Update<K, V, T, R>>,
     ) -> Result<(), CodecError> {
         let Some((mut flags, mut key)) = self.next.take() else { return Ok(()) };
-        // What belongs to one key is read at once, so a value that is left out is here.
+        // Everything that belongs to one key is read at once, so an omitted value is known.
         let begin = updates.len();
         let mut bytes = self.bytes;
         loop {
@@ -204,7 +204,7 @@ fn malformed<K: Data>(length: usize) -> CodecError {
     }
 }
 
-/// Advances times to the beginning of `since`, as far as later times can tell.
+/// Advances times to the beginning of `since`; later times cannot tell the difference.
 pub(super) fn advance_times<K, V, T, R>(updates: &mut [Update<K, V, T, R>], since: Epoch)
 where
     T: FencedTime + Lattice,
@@ -215,7 +215,7 @@ where
     }
 }
 
-/// Sums up equal updates, which are next to each other.
+/// Sums equal updates, which are adjacent.
 pub(super) fn sum_up<K: Eq, V: Eq, T: Eq, R: Semigroup>(updates: &mut Vec<Update<K, V, T, R>>) {
     updates.dedup_by(|next, kept| {
         let is_same = next.0 == kept.0 && next.1 == kept.1;
@@ -227,8 +227,8 @@ pub(super) fn sum_up<K: Eq, V: Eq, T: Eq, R: Semigroup>(updates: &mut Vec<Update
     updates.retain(|(_, _, diff)| !diff.is_zero());
 }
 
-/// Advances times to the beginning of `since`, as far as later times can tell, sorts, and sums equal
-/// updates.
+/// Advances times to the beginning of `since`, sorts, and sums equal updates; later times cannot tell the
+/// difference.
 pub(super) fn advance<K, V, T, R>(updates: &mut Vec<Update<K, V, T, R>>, since: Epoch)
 where
     K: Ord,
@@ -237,7 +237,7 @@ where
     R: Semigroup,
 {
     advance_times(updates, since);
-    // Chunks are sorted, so what comes from several is a few runs, which a stable sort merges.
+    // Chunks are sorted, so the updates of several chunks are a few runs, which a stable sort merges.
     updates.sort_by(order);
     sum_up(updates);
 }

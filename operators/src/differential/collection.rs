@@ -1,4 +1,4 @@
-//! Collections that are exact after a failure: their changes come once, each at its time.
+//! Collections that are exact after a failure: each change arrives once, at its time.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::collection::AsCollection;
@@ -12,13 +12,13 @@ use timely::progress::timestamp::Refines;
 
 use crate::time::FencedTime;
 
-/// A collection of which only changes after the last commit come after a failure, and those all.
+/// A collection that delivers, after a failure, exactly the changes after the last commit.
 ///
-/// It comes from input that is played again ([`FencedSession`](super::FencedSession),
-/// [`AsCollectionFenced`]), and from protected verbs, whose names end in `_fenced`. Verbs that keep nothing
-/// from one epoch to the next are as differential's. Verbs that do keep something and are not protected
-/// are missing on purpose: after a failure they would begin with nothing. To use them, go through
-/// [`fenced`](FencedCollection::fenced), an edge that brings back all it has carried.
+/// It comes from input that is replayed ([`FencedSession`](super::FencedSession), [`AsCollectionFenced`]),
+/// and from protected verbs, whose names end in `_fenced`. Verbs that keep nothing from one epoch to the next
+/// are the same as differential's. Unprotected verbs that do keep something are deliberately missing: after a
+/// failure they would begin empty. To use them, go through [`fenced`](FencedCollection::fenced), an edge that
+/// delivers again everything that it has carried.
 pub struct FencedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize> {
     pub(super) updates: VecCollection<'scope, T, D, R>,
 }
@@ -29,15 +29,15 @@ impl<T: Timestamp, D: Clone + 'static, R: Clone + 'static> Clone for FencedColle
     }
 }
 
-/// What a join makes of two records with the same key.
+/// The result of joining two records with the same key.
 pub type Joined<K, V, V2> = (K, (V, V2));
 
-/// Makes a collection of a stream of updates.
+/// Turns a stream of updates into a collection.
 pub trait AsCollectionFenced<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static> {
-    /// The collection of which these are the changes.
+    /// The collection that has these changes.
     ///
-    /// The stream must be exact itself: from a fenced source, or a protected operator, with nothing
-    /// between that keeps anything from one epoch to the next. Timely cannot tell; this is where a job
+    /// The stream itself must be exact: it must come from a fenced source or a protected operator, and
+    /// nothing in between may keep anything from one epoch to the next. Timely cannot check this; the job
     /// vouches for it.
     ///
     /// ```
@@ -66,7 +66,7 @@ where
     R: Clone + Semigroup + 'static,
 {
     fn as_collection_fenced(self) -> FencedCollection<'scope, T, D, R> {
-        // An update may name a time before that of its batch, which would be seen too late.
+        // An update may have a time before that of its batch, which would be seen too late.
         let updates = self.unary(Pipeline, "AsCollectionFenced", |_, _| {
             |input, output| {
                 input.for_each(|capability, updates| {
@@ -91,23 +91,18 @@ where
         self
     }
 
-    /// The stream of changes, for timely's operators and the protected ones among them.
+    /// The stream of changes, for timely's operators and their protected forms.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     /// use timely::dataflow::operators::vec::Map;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .into_stream()
-    ///             .map(|(number, _time, diff)| (number, diff))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
+    /// let rows = testing::run_collection([5], |numbers, output| {
+    ///     numbers
+    ///         .into_stream()
+    ///         .map(|(number, _time, diff)| (number, diff))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 1)]);
     /// ```
@@ -122,23 +117,17 @@ where
     D: Clone + 'static,
     R: Clone + Semigroup + 'static,
 {
-    /// Brings a collection out of an iterative scope, as differential's `leave`.
+    /// Takes a collection out of an iterative scope, as differential's `leave`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     /// use timely::order::Product;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let numbers = numbers.to_collection(scope);
-    ///         let outer = numbers.scope();
-    ///         outer
-    ///             .scoped::<Product<u64, u64>, _, _>("inner", |inner| numbers.enter(inner).leave(outer))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
+    /// let rows = testing::run_collection([5], |numbers, output| {
+    ///     let outer = numbers.scope();
+    ///     outer
+    ///         .scoped::<Product<u64, u64>, _, _>("inner", |inner| numbers.enter(inner).leave(outer))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```

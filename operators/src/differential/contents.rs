@@ -21,7 +21,7 @@ use crate::time::FencedTime;
 pub(super) struct Contents {
     pub(super) fence: Fence,
     pub(super) name: OperatorName,
-    /// When it was begun to be opened.
+    /// When opening it began.
     pub(super) begun: Instant,
     pub(super) bases: Vec<(PartitionId, Arc<ReplicaBase>)>,
 }
@@ -51,7 +51,7 @@ impl Contents {
         self.gather(Tr::Writer::new, Tr::Writer::push)?.done()
     }
 
-    /// Gathers all updates, piece by piece; `None` if nothing is resumed.
+    /// Collects all updates, piece by piece; `None` if nothing is resumed.
     fn gather<K, V, T, R, A>(
         self,
         begin: impl FnOnce(Room) -> A,

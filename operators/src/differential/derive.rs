@@ -1,10 +1,10 @@
-//! Derive: the output of a reduction, from the input that was restored.
+//! Derive: the output of a reduction, computed from its restored input.
 //!
-//! Where an epoch is one time, all restored updates are at the resume epoch, and the output is what the
-//! reduction's logic makes of each key's values, as they are then. So it need not be kept: to call the
-//! logic once for each key is sooner done than to read its results, and while nothing fails only the
-//! input's changes are sent. In an iterative scope the restored input is at several times, and what a
-//! reduction has put out depends on how these interleave; there the output is kept as any trace is.
+//! If an epoch is a single time, all restored updates are at the resume epoch, and the output is what the
+//! reduction's logic makes of each key's values at that time. So it need not be kept: calling the logic once
+//! for each key is faster than reading its results, and while nothing fails only the input's changes are
+//! sent. In an iterative scope the restored input has several times, and the output of a reduction depends on
+//! how these interleave; there the output is kept like any trace.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::time::FencedTime;
 /// How many updates are written at a time.
 const BLOCK_UPDATES: usize = 1024;
 
-/// Makes the operator that reduces `input` by `logic`, with an output that survives.
+/// Builds the operator that reduces `input` by `logic`, with an output that survives.
 pub(super) fn reduce<'scope, K, V, R, V2, R2, Tr, Tr2, L>(
     fence: &Fence,
     name: &OperatorName,
@@ -60,12 +60,12 @@ where
         let _active = fence.active(name);
         fence.whereabouts().set_epoch(through);
         let upper = Antichain::from_elem(Tr::Time::first_of(through.next()));
-        // What was restored ends there, and nothing comes before all dataflows are built.
+        // What was restored ends there, and nothing arrives before all dataflows are built.
         let input_batches = input.trace.batches_through(upper.borrow());
         let input_batches =
             input_batches.unwrap_or_else(|| fence.fail(JobError::BuiltLate { name: name.clone() }));
         let time = Tr::Time::first_of(through);
-        // What was restored is one batch, unless there was nothing.
+        // The restored updates are one batch, if there are any.
         let batch = match &input_batches[..] {
             [batch] => {
                 output_of::<_, K, V, R, V2, R2, Tr2>(batch.cursor(), batch, &time, &mut logic)
@@ -90,7 +90,7 @@ where
     with_beginning(beginning, || build(input, logic))
 }
 
-/// What a reduction has put out through an epoch, where these were all updates of its input.
+/// The output of a reduction through an epoch, given all updates of its input.
 fn output_of<C, K, V, R, V2, R2, Tr2>(
     mut cursor: C,
     storage: &C::Storage,

@@ -1,4 +1,4 @@
-//! Hydrate: an edge whose contents survive, and come again after a failure.
+//! Hydrate: an edge whose contents survive, and arrive again after a failure.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::collection::AsCollection;
@@ -21,7 +21,7 @@ use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, passed};
 
 /// Keeps the contents of a collection, and after a failure begins with them: as of the resume epoch, at that
-/// epoch. What comes later passes as it is.
+/// epoch. Later updates pass unchanged.
 pub(super) fn hydrate<'scope, T, D, R>(
     collection: VecCollection<'scope, T, D, R>,
     name: &str,

@@ -1,4 +1,4 @@
-//! Collections that come again from a protected edge, for differential's verbs as they are.
+//! Collections that arrive again from a protected edge, for differential's unmodified verbs.
 
 use differential_dataflow::collection::AsCollection;
 use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
@@ -16,12 +16,13 @@ use crate::fence::HasFence;
 use crate::planted::{self, Planted};
 use crate::time::{EpochTime, FencedTime};
 
-/// A collection that follows from protected edges alone ([`FencedCollection::fenced`]).
+/// A collection that is derived from protected edges only ([`FencedCollection::fenced`]).
 ///
-/// After a failure it comes again as a whole, at the epoch that the job resumes from, so that all of
-/// differential's verbs may be used, which then compute again what they kept. It cannot be mixed with a
-/// [`FencedCollection`], of which only what is new comes: together they would be wrong. Either protect the
-/// other's edge, too, or take only what is new of this one, by [`into_fenced`](Self::into_fenced).
+/// After a failure it arrives again as a whole, at the epoch that the job resumes from. So all of
+/// differential's verbs may be used; they recompute what they kept. It cannot be mixed with a
+/// [`FencedCollection`], which delivers only what is new: the combination would be wrong. Either protect the
+/// other collection's edge as well, or take only what is new from this one with
+/// [`into_fenced`](Self::into_fenced).
 pub struct HydratedCollection<'scope, T: Timestamp, D: Clone + 'static, R: Clone + 'static = isize>
 {
     pub(super) updates: VecCollection<'scope, T, D, R>,
@@ -41,12 +42,12 @@ where
     D: Data + Ord,
     R: Data + Semigroup,
 {
-    /// Protects this edge: what follows may be any of differential's verbs, unmodified.
+    /// Protects this edge: any of differential's verbs may follow, unmodified.
     ///
-    /// What survives is the contents of the collection. After a failure it comes again, at the epoch that
-    /// the job resumes from, and what follows is computed anew; sinks release only what is new. That
-    /// takes as long as to compute it from the edge's contents: to have it there at once, use the
-    /// protected verbs in place of this.
+    /// The contents of the collection survive. After a failure they arrive again, at the epoch that the job
+    /// resumes from, and everything downstream is recomputed; sinks release only what is new. The
+    /// recomputation takes as long as computing everything from the edge's contents. To have it available at
+    /// once, use the protected verbs instead.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -82,21 +83,16 @@ where
     D: Clone + 'static,
     R: Clone + Semigroup + 'static,
 {
-    /// Only what is new after a failure: for protected verbs, which have the rest, and for timely's.
+    /// Takes only what is new after a failure: for protected verbs, which have kept the rest, and for
+    /// timely's verbs.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let counts = numbers.to_collection(scope).fenced("numbers seen").count();
-    ///         // From here on only what is new, for verbs that have the rest.
-    ///         counts.into_fenced().distinct_fenced("counts seen").sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     let counts = numbers.fenced("numbers seen").count();
+    ///     // From here on there is only what is new, for verbs that have kept the rest.
+    ///     counts.into_fenced().distinct_fenced("counts seen").sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```
@@ -115,26 +111,19 @@ where
         self.into_fenced()
     }
 
-    /// Applies any code of differential's to the collection.
+    /// Applies any code that uses differential's own collections.
     ///
-    /// It must use nothing from outside but what it is given: a collection that does not come again from
-    /// a protected edge would make wrong what does.
+    /// The code must use no other collection from outside: combining it with a collection that does not
+    /// arrive again from a protected edge would give wrong results.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .apply(|numbers| numbers.map(|number| number % 4).distinct())
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers
+    ///         .fenced("numbers seen")
+    ///         .apply(|numbers| numbers.map(|number| number % 4).distinct())
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(1, 0, 1)]);
     /// ```
@@ -160,19 +149,13 @@ where
     /// Differential's `reduce`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs
-    ///             .reduce(|_key, values, out| out.extend(values.last().map(|(value, _)| (**value, 1isize))))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (1, 'b'));
+    /// let rows = testing::run_collection([(1, 'a'), (1, 'b')], |pairs, output| {
+    ///     pairs
+    ///         .fenced("pairs seen")
+    ///         .reduce(|_key, values, out| out.extend(values.last().map(|(value, _)| (**value, 1isize))))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'b'), 0, 1)]);
     /// ```
@@ -190,16 +173,11 @@ where
     /// Differential's `join`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs.clone().join(pairs).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let pairs = pairs.fenced("pairs seen");
+    ///     pairs.clone().join(pairs).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, ('a', 'a')), 0, 1)]);
     /// ```
@@ -218,19 +196,14 @@ where
     /// Differential's `join_map`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         pairs
-    ///             .clone()
-    ///             .join_map(pairs, |key, left, right| (*key, *left, *right))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let pairs = pairs.fenced("pairs seen");
+    ///     pairs
+    ///         .clone()
+    ///         .join_map(pairs, |key, left, right| (*key, *left, *right))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a', 'a'), 0, 1)]);
     /// ```
@@ -251,20 +224,10 @@ where
     /// Differential's `semijoin`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         let keys = keys.to_collection(scope).fenced("keys seen");
-    ///         pairs.semijoin(keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.fenced("pairs seen").semijoin(keys.fenced("keys seen")).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((2, 'b'), 0, 1)]);
     /// ```
@@ -282,20 +245,10 @@ where
     /// Differential's `antijoin`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope).fenced("pairs seen");
-    ///         let keys = keys.to_collection(scope).fenced("keys seen");
-    ///         pairs.antijoin(keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.fenced("pairs seen").antijoin(keys.fenced("keys seen")).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
     /// ```
@@ -317,20 +270,10 @@ where
     /// Differential's `distinct`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .distinct()
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.fenced("numbers seen").distinct().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```
@@ -341,20 +284,13 @@ where
     /// Differential's `threshold`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .threshold(|_number, count| count / 2)
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers
+    ///         .fenced("numbers seen")
+    ///         .threshold(|_number, count| count / 2)
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```
@@ -368,20 +304,10 @@ where
     /// Differential's `count`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .fenced("numbers seen")
-    ///             .count()
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.fenced("numbers seen").count().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```

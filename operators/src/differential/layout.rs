@@ -1,8 +1,8 @@
-//! Layout: the batches of traces, read and written as they lie in memory.
+//! Layout: the batches of traces, read and written in their memory layout.
 //!
-//! Differential's cursors read any batch and its builders take updates as they come. Here whole batches are
-//! read, and written from updates that are sorted and summed up already: a fourth of the time, for
-//! reading, and a third, for writing, where room is reserved beforehand.
+//! Differential's cursors read any batch, and its builders accept updates as they arrive. Here whole batches
+//! are read, and are written from updates that are already sorted and summed. Reading takes a quarter of the
+//! time, and writing a third if memory is reserved beforehand.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -31,19 +31,19 @@ pub(super) trait Kept<K, V, T, R>: Trace<Time = T, Batch: Navigable> + 'static {
     /// Calls `visit` with each update of a batch, in order, and with the numbers of its key and value.
     fn for_each(batch: &Self::Batch, visit: impl FnMut((usize, usize), &K, &V, &T, &R));
 
-    /// All times that updates of a batch have, some of them several times.
+    /// The times of all updates of a batch, possibly with duplicates.
     fn times(batch: &Self::Batch) -> &[T];
 }
 
-/// For how many keys and values to reserve memory. More is not touched before it is used; for
-/// less, more is reserved on the way.
+/// For how many keys and values to reserve memory. Excess memory is not touched before it is used; if the
+/// reserve is too small, more is reserved on the way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Room {
     pub(super) keys: usize,
     pub(super) vals: usize,
 }
 
-/// Writes a batch from updates that are sorted, and of which no two are of the same key, value and time.
+/// Writes a batch from sorted updates, no two of which have the same key, value and time.
 pub(super) trait BatchWriter<K, V, T, R> {
     type Batch;
 
@@ -108,8 +108,8 @@ where
     }
 }
 
-/// The places of the updates of each value, of which `offsets` are the bounds: those of no updates stand
-/// for the update before, as in all of differential's layouts.
+/// The positions of the updates of each value, bounded by `offsets`. A value without updates repeats the
+/// previous update, as in all of differential's layouts.
 fn updates(offsets: &OffsetList) -> impl Iterator<Item = Range<usize>> {
     let mut begin = offsets.index(0);
     (1..offsets.len()).map(move |index| {
@@ -123,14 +123,14 @@ fn updates(offsets: &OffsetList) -> impl Iterator<Item = Range<usize>> {
 /// Writes the times and differences of a batch.
 struct UpdatesWriter<T, R> {
     lists: Upds<OffsetList, Vec<T>, Vec<R>>,
-    /// Of how many updates of the present value there is more to come.
+    /// How many updates of the current value were written so far.
     open: usize,
     total: usize,
 }
 
 impl<T: Ord + Clone + 'static, R: Ord + Clone + 'static> UpdatesWriter<T, R> {
     fn new(room: Room) -> Self {
-        // Most updates are like the one before and take an offset only.
+        // Most updates equal the previous one and take only an offset.
         let mut offs = OffsetList::with_capacity(room.vals + 1);
         offs.push(0);
         UpdatesWriter {
@@ -140,7 +140,7 @@ impl<T: Ord + Clone + 'static, R: Ord + Clone + 'static> UpdatesWriter<T, R> {
         }
     }
 
-    /// Appends an update; `is_last` tells whether it is its value's last one.
+    /// Appends an update; `is_last` says whether it is the last one of its value.
     #[inline]
     fn push(&mut self, time: T, diff: R, is_last: bool) {
         let Upds { offs, times, diffs } = &mut self.lists;
@@ -207,7 +207,7 @@ where
     }
 }
 
-/// Writes a batch of keys alone.
+/// Writes a batch of keys without values.
 pub(super) struct KeyWriter<K, T, R> {
     keys: Vec<K>,
     updates: UpdatesWriter<T, R>,
@@ -244,7 +244,7 @@ where
     }
 }
 
-/// The layout of batches of keys alone.
+/// The layout of batches of keys without values.
 type Keys<K, T, R> = Vector<((K, ()), T, R)>;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Log: the updates of one protected trace or edge at one worker, on their way to the replicas.
+//! Log: the updates of one protected trace or edge on one worker, on their way to the replicas.
 //!
-//! What a replica holds is the sum of all that was sealed, so nothing but new updates is ever sent. The
-//! owner keeps a copy, too, in its own vault: a trace cannot be handed to the next generation's threads,
-//! and is built again from there.
+//! A replica holds the sum of everything that was sealed, so only new updates are ever sent. The owner also
+//! keeps a copy in its own vault: a trace cannot be handed to the next generation's threads, so it is rebuilt
+//! from that copy.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,19 +26,19 @@ use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
 use crate::vault::Kind;
 
-/// A partition's part of a log, but for the chunk that is being written.
+/// A partition's part of a log, without the chunk that is being written.
 struct Slot {
     partition: PartitionId,
-    /// The epoch of the last delta: the predecessor of the next.
+    /// The epoch of the last delta, which is the predecessor of the next one.
     sealed: Option<Epoch>,
-    /// Chunks that are written and not sealed.
+    /// Chunks that are written but not sealed.
     written: Vec<Vec<u8>>,
-    /// Where copies are to be filled: what they lack.
+    /// If copies must be filled: what they lack.
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
 }
 
 impl Slot {
-    /// Writes what is new, and of what copies lack as much as the allowance has room for.
+    /// Writes what is new, and as much of what copies lack as the allowance permits.
     fn seal<T: Data + Eq>(
         &mut self,
         writer: &mut ChunkWriter<T>,
@@ -82,27 +82,27 @@ impl Slot {
     }
 }
 
-/// The log of one protected trace or edge at one worker.
+/// The log of one protected trace or edge on one worker.
 pub(super) struct Log<W: Waiting> {
     fence: Fence,
     name: OperatorName,
     id: u64,
     fingerprint: u32,
     slots: Vec<Slot>,
-    /// The chunks that are being written, one for each slot: apart, since all of them together are used
-    /// for each batch, and should be found in the processor's cache.
+    /// The chunks that are being written, one for each slot. They are kept separately because each batch uses
+    /// all of them, and they should stay in the processor's cache.
     writers: Vec<ChunkWriter<W::Time>>,
-    /// For each partition the place of its slot.
+    /// For each partition, the index of its slot.
     places: Vec<Option<usize>>,
-    /// What is not encoded yet.
+    /// Updates that are not encoded yet.
     waiting: W,
     route: KeyRoute<W::Key>,
     outbox: Outbox,
 }
 
 impl<W: Waiting> Log<W> {
-    /// Opens the log, and returns what it holds through the resume epoch of the partitions that this
-    /// worker owns.
+    /// Opens the log, and returns what it holds through the resume epoch, for the partitions that this worker
+    /// owns.
     pub(super) fn restore(fence: &Fence, name: &OperatorName, waiting: W) -> (Self, Contents) {
         let begun = Instant::now();
         let generation = fence.generation();
@@ -162,12 +162,12 @@ impl<W: Waiting> Log<W> {
         self.id
     }
 
-    /// What is not encoded yet; updates are to be put there.
+    /// Updates that are not encoded yet; new ones are added there.
     pub(super) fn waiting(&mut self) -> &mut W {
         &mut self.waiting
     }
 
-    /// Seals what is complete, where all epochs through `through` are.
+    /// Seals what is complete, given that all epochs through `through` are.
     pub(super) fn advance(&mut self, through: Option<Epoch>, outlet: &mut Outlet<W::Time>) {
         while let Some(epoch) = self.waiting.first()
             && Some(epoch) <= through
@@ -208,8 +208,8 @@ impl<W: Waiting> Log<W> {
         });
     }
 
-    /// Makes the updates of each epoch begin a chunk of its own: chunks are sorted, and the places of keys
-    /// and values are counted anew.
+    /// Begins new chunks for the updates of each epoch: chunks are sorted, and the numbers of keys and values
+    /// start again.
     fn begin_chunks(&mut self) {
         if planted::is(Planted::PlacesKept) {
             return;
@@ -222,7 +222,7 @@ impl<W: Waiting> Log<W> {
     }
 }
 
-/// The place of the slot of a key's partition.
+/// The index of the slot of a key's partition.
 fn slot_of<K: Data>(
     route: &mut KeyRoute<K>,
     places: &[Option<usize>],
@@ -248,7 +248,7 @@ impl<W: Waiting> Seal for Log<W> {
                 continue;
             }
             let backups = &routes.backups[partition.0 as usize];
-            // One that its own node backs up is stored there once.
+            // A partition that its own node backs up is stored there once.
             let is_here = |worker: &usize| worker / workers_per_node == here / workers_per_node;
             let owner = (!backups.iter().any(is_here)).then_some(here);
             let owner = owner.filter(|_| !planted::is(Planted::OwnerNotFed));

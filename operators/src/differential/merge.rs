@@ -1,12 +1,12 @@
 //! Merge: the updates of many sorted chunks, as one sorted sequence.
 //!
-//! A trace's batch is sorted over all partitions of its worker, and each chunk is sorted by itself. Hundreds
-//! of chunks are too many to compare their heads for each update. But keys are spread over partitions by
-//! their hash, so the keys of a few partitions are a fair sample of all, and cut the key space into ranges
-//! of some thousand updates. Each range is gathered from all chunks, read one after the other, and sorted
-//! while it is in the processor's cache (sample sort: Frazer and McKellar, "Samplesort", J. ACM 17, 1970).
-//! A partition has few large chunks and may have many small ones, as they came; those are sorted first, all
-//! together, and read as one.
+//! A trace's batch is sorted over all partitions of its worker, but each chunk is sorted by itself. There are
+//! too many chunks, hundreds, to compare their heads for each update. But keys are spread over partitions by
+//! their hash, so the keys of a few partitions are a fair sample of all keys. They divide the key space into
+//! ranges of some thousand updates. Each range is gathered from all chunks, read one after the other, and
+//! sorted while it is in the processor's cache (sample sort: Frazer and McKellar, "Samplesort", J. ACM 17,
+//! 1970). A partition has few large chunks and may have many small ones, as they arrived. The small ones are
+//! first sorted together and then read as one.
 
 use std::marker::PhantomData;
 
@@ -24,10 +24,10 @@ use crate::time::FencedTime;
 /// About how many updates are sorted at a time.
 const RANGE_UPDATES: usize = 4096;
 
-/// Chunks of less than one part in so many of their partition are small.
+/// A chunk is small if it is less than one part in this many of its partition.
 const LARGE_CHUNKS_MAX: usize = 8;
 
-/// The partitions whose keys are the sample are at most one in so many.
+/// At most one in this many partitions provides the keys of the sample.
 const SAMPLED_ONE_IN: usize = 64;
 
 /// How much more room is reserved than the sample suggests.
@@ -36,7 +36,7 @@ const ROOM_RATIO: f64 = 1.06;
 /// The updates of many sorted chunks, some for each of several partitions, before they are merged.
 pub(super) struct Merge<'a, K, V, T, R> {
     partitions: &'a [Vec<&'a [u8]>],
-    /// Keys between which there is about a range of updates each, ascending.
+    /// Keys that divide the updates into ranges of about equal size, ascending.
     bounds: Vec<K>,
     room: Room,
     updates: PhantomData<fn(V, T, R)>,
@@ -49,7 +49,7 @@ where
     T: FencedTime + Lattice + Data,
     R: Data + Semigroup,
 {
-    /// Takes a sample, by which the rest is planned.
+    /// Takes a sample, on which the rest is based.
     pub(super) fn new(partitions: &'a [Vec<&'a [u8]>]) -> Result<Self, CodecError> {
         let sampled = &partitions[..partitions.len().div_ceil(SAMPLED_ONE_IN)];
         let mut sample: Vec<Update<K, V, T, R>> = Vec::new();
@@ -72,13 +72,13 @@ where
         Ok(Merge { partitions, bounds, room, updates: PhantomData })
     }
 
-    /// About how many keys and values there are.
+    /// The approximate number of keys and values.
     pub(super) fn room(&self) -> Room {
         self.room
     }
 
-    /// Hands out all updates: ascending, consolidated, with times advanced to `since`, and all those of a
-    /// key at once.
+    /// Hands out all updates: ascending, consolidated, with times advanced to `since`, and with all updates
+    /// of a key at once.
     pub(super) fn run(
         self,
         since: Epoch,
@@ -128,7 +128,7 @@ where
     }
 }
 
-/// The bytes of all chunks.
+/// The number of bytes in all chunks.
 fn length(partitions: &[Vec<&[u8]>]) -> usize {
     partitions.iter().flatten().map(|chunk| chunk.len()).sum()
 }

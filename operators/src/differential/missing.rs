@@ -1,11 +1,12 @@
-//! The plain verbs that a fenced collection does not have, so that the compiler says what to use instead.
+//! The plain verbs that a fenced collection does not have: they exist so that the compiler says what to use
+//! instead.
 
 use differential_dataflow::difference::Abelian;
 use timely::progress::Timestamp;
 
 use super::collection::FencedCollection;
 
-/// A collection that may forget, after a failure, what a verb has kept: no fenced one.
+/// A collection that may lose, after a failure, what a verb has kept. No fenced collection is one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "this verb keeps something from one epoch to the next, and is not protected",
@@ -21,7 +22,7 @@ macro_rules! missing {
             FencedCollection<'scope, T, D, R>
         {
             $(
-                /// It is missing: use the verb of this name that ends in `_fenced`.
+                /// This verb is not available: use the verb of this name that ends in `_fenced`.
                 #[doc(hidden)]
                 #[allow(non_camel_case_types)]
                 pub fn $verb<$($argument),*>(self, $($argument: $argument),*) -> Self
@@ -49,7 +50,7 @@ missing!(
     arrange_by_self(),
 );
 
-/// A multiplicity that can be taken back.
+/// A multiplicity that can be negated.
 ///
 /// Implemented for every type that is `Abelian`; there is nothing to implement by hand.
 #[diagnostic::on_unimplemented(

@@ -1,29 +1,30 @@
 //! Differential dataflow, protected.
 //!
-//! Two ways, which one job may mix. **Protected verbs** ([`FencedCollection`], names that end in
-//! `_fenced`) keep the arrangements that differential makes: each batch of updates is encoded once, when
-//! it is made, and sent to the backups; after a failure the arrangements are there again and nothing old
+//! There are two approaches, which one job may combine. **Protected verbs** ([`FencedCollection`], names that
+//! end in `_fenced`) keep the arrangements that differential makes: each batch of updates is encoded once,
+//! when it is made, and sent to the backups. After a failure the arrangements are restored, and nothing old
 //! is computed or emitted. **Hydrated edges** ([`FencedCollection::fenced`]) keep only what passes an edge:
-//! after a failure it comes again, and what follows, any of differential's verbs, is computed anew.
+//! after a failure it arrives again, and everything downstream, which may use any of differential's verbs, is
+//! recomputed.
 //!
-//! What survives: all updates through the last committed epoch, with their times advanced to it. What
-//! does not: nothing that a job could observe.
+//! All updates through the last committed epoch survive, with their times advanced to it. Nothing that a job
+//! could observe is lost.
 //!
-//! The collections have types of their own, so that state that nothing protects cannot be built by
-//! mistake: a verb that would keep any is missing from a [`FencedCollection`], and the two kinds do not mix.
+//! The two kinds of collections have different types, so that unprotected state cannot be built by mistake: a
+//! [`FencedCollection`] has no verbs that would keep unprotected state, and the two kinds cannot be mixed.
 
 //! # How an arrangement survives
 //!
 //! | room | step |
 //! | --- | --- |
 //! | `log` | an arrangement's updates, on their way to the replicas |
-//! | `waiting` | those of epochs that are not begun |
+//! | `waiting` | updates of epochs that have not begun |
 //! | `chunk` | an epoch's updates encoded, sorted by key: what replicas keep, and the vault merges |
-//! | `contents`, `merge` | after a failure: what the chunks hold, as one sorted sequence |
-//! | `layout` | that sequence as a batch of a trace, written as it lies in memory |
-//! | `restored` | a trace that begins with that batch, and shows what follows only what is new |
-//! | `derive` | a verb that goes on from its restored output in place of computing it anew |
-//! | `hydrate` | the other way: an edge whose contents come again |
+//! | `contents`, `merge` | after a failure: the contents of the chunks, as one sorted sequence |
+//! | `layout` | that sequence as a batch of a trace, written in its memory layout |
+//! | `restored` | a trace that begins with that batch, and reports only what is new to its readers |
+//! | `derive` | a verb that continues from its restored output |
+//! | `hydrate` | the other approach: an edge whose contents arrive again |
 
 mod arrange;
 mod arranged;

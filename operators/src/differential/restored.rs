@@ -1,9 +1,9 @@
 //! Restored: a trace that begins with what was committed.
 //!
-//! Differential's operators make their traces themselves, empty, and expect them to begin at the least
-//! time. So this trace has its beginning inside: who makes it finds what the operator's name left for
-//! it, and nobody is shown that part as if it had just come. An operator that reads the trace up to any
-//! frontier gets it all the same, as the past that the new updates are to be seen against.
+//! Differential's operators create their traces themselves, empty, and expect them to begin at the least
+//! time. So this trace contains its restored beginning: when it is created, it finds what was left for it
+//! under the operator's name. It never reports that part as new. An operator that reads the trace up to a
+//! frontier still gets it, as the past on which the new updates are based.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ use crate::planted::{self, Planted};
 use crate::time::FencedTime;
 
 thread_local! {
-    /// What the next trace that is made on this thread begins with.
+    /// What the next trace that is created on this thread begins with.
     static NEXT: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
@@ -49,8 +49,8 @@ where
 
 /// A trace that begins with what was committed, if anything was.
 ///
-/// What it began with is no part of [`map_spans`](TraceReader::map_spans), which tells readers what they
-/// have to act on, and is always part of [`spans_through`](TraceReader::spans_through).
+/// The restored beginning is not part of [`map_spans`](TraceReader::map_spans), which tells readers what they
+/// must act on, but is always part of [`spans_through`](TraceReader::spans_through).
 pub struct Restored<Tr: TraceReader> {
     trace: Tr,
     /// The upper bound of what the trace began with.

@@ -15,9 +15,9 @@ use crate::verbs::input::{FencedInput, InStep, InputShare};
 
 /// A collection that the program changes, epoch by epoch: differential's `InputSession`, journaled.
 ///
-/// It is a [`FencedInput`] of changes, whose description holds: changes are made to shares, an epoch
-/// enters the dataflow once it is closed and in the journals of all backups, and after a failure the
-/// program goes on from [`resume`](FencedSession::resume).
+/// It is a [`FencedInput`] of changes, and the description of [`FencedInput`] applies: changes are made to
+/// shares, an epoch enters the dataflow once it is closed and in the journals of all backups, and after a
+/// failure the program continues from [`resume`](FencedSession::resume).
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -49,7 +49,7 @@ where
     D: Data,
     R: Data + Semigroup,
 {
-    /// Makes a session; its name is the identity of its journal, so it must be used only once in a job.
+    /// Creates a session. Its name identifies its journal, so it must be used only once in a job.
     pub fn new(name: &str) -> Self {
         FencedSession { input: FencedInput::new(name) }
     }
@@ -72,12 +72,12 @@ where
         FencedCollection::of(updates.as_collection())
     }
 
-    /// The first time to change it at: see [`FencedInput::resume`].
+    /// The first time at which to change the collection: see [`FencedInput::resume`].
     pub fn resume(&self) -> T {
         self.input.resume()
     }
 
-    /// The time at which changes are made now.
+    /// The time at which changes are currently made.
     pub fn time(&self) -> &T {
         self.input.time()
     }
@@ -87,17 +87,17 @@ where
         self.input.shares()
     }
 
-    /// The number of all shares, wherever they are.
+    /// The number of all shares, on all workers.
     pub fn share_count(&self) -> u64 {
         self.input.share_count()
     }
 
-    /// One share of this worker; `None` where it is at another.
+    /// One share of this worker; `None` if it is on another worker.
     pub fn share(&mut self, index: u64) -> Option<SessionShare<'_, T, D, R>> {
         self.input.share(index).map(|share| SessionShare { share })
     }
 
-    /// Changes a record's multiplicity, for a share; nothing where the share is at another worker.
+    /// Changes a record's multiplicity, for a share; does nothing if the share is on another worker.
     pub fn update_to(&mut self, share: u64, data: D, diff: R) {
         self.input.send_to(share, (data, diff));
     }
@@ -107,26 +107,26 @@ where
         self.input.send((data, diff));
     }
 
-    /// Closes the present epoch, and all before `time`.
+    /// Closes the current epoch and all others before `time`.
     pub fn advance_to(&mut self, time: T) {
         self.input.advance_to(time);
     }
 
-    /// Does nothing, since [`advance_to`](FencedSession::advance_to) has closed the epoch already: for
-    /// programs that were written for differential's `InputSession`.
+    /// Does nothing, since [`advance_to`](FencedSession::advance_to) has already closed the epoch. It exists
+    /// for programs that were written for differential's `InputSession`.
     pub fn flush(&mut self) {}
 
-    /// Closes the session, as dropping it does: the present epoch is its last.
+    /// Closes the session, as dropping it does: the current epoch is its last.
     pub fn close(self) {}
 }
 
 impl<T: EpochTime + Lattice, D: Data> FencedSession<T, D, isize> {
-    /// Inserts a record, for a share; nothing where the share is at another worker.
+    /// Inserts a record, for a share; does nothing if the share is on another worker.
     pub fn insert_to(&mut self, share: u64, data: D) {
         self.update_to(share, data, 1);
     }
 
-    /// Removes a record, for a share; nothing where the share is at another worker.
+    /// Removes a record, for a share; does nothing if the share is on another worker.
     pub fn remove_to(&mut self, share: u64, data: D) {
         self.update_to(share, data, -1);
     }
@@ -163,7 +163,7 @@ pub struct SessionShare<'a, T: EpochTime, D: Data, R: Data> {
 }
 
 impl<T: EpochTime, D: Data, R: Data> SessionShare<'_, T, D, R> {
-    /// Which share it is.
+    /// The index of the share.
     pub fn index(&self) -> u64 {
         self.share.index()
     }

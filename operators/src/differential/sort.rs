@@ -1,16 +1,16 @@
 //! Sort: updates into the order of a batch.
 //!
-//! To sort numbers takes little more than half of what it takes to sort updates by comparing their keys. So
-//! where keys are of a type that has an order-preserving number, these are sorted in place of the updates,
-//! each with the place of its update (key-prefix sort: Nyberg et al., "AlphaSort", SIGMOD 1994, section 4).
+//! Sorting numbers takes little more than half the time of sorting updates by comparing their keys. So if the
+//! key type has an order-preserving mapping to numbers, the numbers are sorted in place of the updates, each
+//! with the position of its update (key-prefix sort: Nyberg et al., "AlphaSort", SIGMOD 1994, section 4).
 
 use std::any::Any;
 
 use super::chunk::{Update, order};
 
-/// Sorts updates; it keeps its memory for the next ones.
+/// Sorts updates; it reuses its memory.
 pub(super) struct Sorter<K, V, T, R> {
-    /// Of each update the rank of its key, cut to what fits above the update's place.
+    /// For each update, the rank of its key, cut to the bits above the update's position.
     ranks: Vec<u64>,
     sorted: Vec<Update<K, V, T, R>>,
 }
@@ -29,7 +29,7 @@ where
     R: Clone,
 {
     pub(super) fn sort(&mut self, updates: &mut Vec<Update<K, V, T, R>>) {
-        // To move them by their ranks they are cloned, which is a copy only where nothing is owned.
+        // Updates are cloned to move them by their ranks, which is a plain copy if they own nothing.
         if std::mem::needs_drop::<Update<K, V, T, R>>() || !self.rank(updates) {
             return sort_by_key(updates);
         }
@@ -50,7 +50,7 @@ where
         sorted.clear();
     }
 
-    /// Puts down the ranks of updates; returns whether their keys have any.
+    /// Computes the ranks of updates; returns whether their keys have ranks.
     fn rank(&mut self, updates: &[Update<K, V, T, R>]) -> bool {
         self.ranks.clear();
         let (mut least, mut greatest) = (u64::MAX, 0);
@@ -69,16 +69,16 @@ where
     }
 }
 
-/// The bits that the places of `count` updates take.
+/// The number of bits for the positions of `count` updates.
 fn place_bits(count: usize) -> u32 {
     usize::BITS - count.leading_zeros()
 }
 
-/// A number for a key, if its type has one: a lesser key's is not greater.
+/// A number for a key, if its type has one: a smaller key never has a greater number.
 #[inline(always)]
 fn rank<K: 'static>(key: &K) -> Option<u64> {
     const SIGN: u64 = 1 << 63;
-    // The tests of type are decided at compile time.
+    // The type tests are decided at compile time.
     let key = key as &dyn Any;
     if let Some(&number) = key.downcast_ref::<u64>() {
         Some(number)
@@ -99,7 +99,7 @@ fn rank<K: 'static>(key: &K) -> Option<u64> {
     }
 }
 
-/// Sorts updates, most of which have a key of their own.
+/// Sorts updates, most of which have distinct keys.
 fn sort_by_key<K: Ord, V: Ord, T: Ord, R>(updates: &mut [Update<K, V, T, R>]) {
     updates.sort_unstable_by(|((key, _), _, _), ((other, _), _, _)| key.cmp(other));
     for same in updates.chunk_by_mut(|((key, _), _, _), ((other, _), _, _)| key == other) {

@@ -1,4 +1,4 @@
-//! What both kinds of collections offer as differential does, and keep nothing for.
+//! The verbs of differential that both kinds of collections offer and that keep nothing.
 
 use differential_dataflow::collection::AsCollection;
 use differential_dataflow::difference::{Abelian, Multiply, Semigroup};
@@ -22,7 +22,7 @@ use crate::protected::route::to_owner;
 use crate::time::{EpochTime, FencedTime};
 use crate::verbs::sink::{Sink, SinkFenced};
 
-/// What both kinds of collections offer as differential does: verbs that keep nothing.
+/// The verbs of differential that both kinds of collections offer: those that keep nothing.
 macro_rules! stateless {
     ($collection:ident) => {
         impl<'scope, T, D, R> $collection<'scope, T, D, R>
@@ -48,7 +48,7 @@ macro_rules! stateless {
                 $collection::of(self.updates.map(logic))
             }
 
-            /// Makes any number of records of each, as differential's `flat_map`.
+            /// Makes any number of records from each record, as differential's `flat_map`.
             pub fn flat_map<I>(
                 self,
                 logic: impl FnMut(D) -> I + 'static,
@@ -64,7 +64,7 @@ macro_rules! stateless {
                 $collection::of(self.updates.filter(logic))
             }
 
-            /// Puts collections together, as differential's `concat`.
+            /// Concatenates two collections, as differential's `concat`.
             pub fn concat(self, other: Self) -> Self {
                 $collection::of(self.updates.concat(other.updates))
             }
@@ -77,22 +77,13 @@ macro_rules! stateless {
                 $collection::of(self.updates.negate())
             }
 
-            /// Makes records with multiplicities of each, as differential's `explode`.
+            /// Makes records with multiplicities from each record, as differential's `explode`.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         numbers
-            ///             .to_collection(scope)
-            ///             .explode(|number| Some((number % 2, number as isize)))
-            ///             .sink_fenced("out", output);
-            ///     });
-            ///     numbers.insert_to(0, 5);
-            ///     numbers.insert_to(1, 5);
+            /// let rows = testing::run_collection([5, 5], |numbers, output| {
+            ///     numbers.explode(|number| Some((number % 2, number as isize))).sink_fenced("out", output);
             /// });
             /// assert_eq!(rows, [(1, 0, 10)]);
             /// ```
@@ -108,18 +99,18 @@ macro_rules! stateless {
                 $collection::of(self.updates.explode(logic))
             }
 
-            /// Looks at each change as it passes; after a failure at some of them again.
+            /// Calls `look` with each change as it passes; after a failure, with some of them again.
             pub fn inspect(self, look: impl FnMut(&(D, T, R)) + 'static) -> Self {
                 $collection::of(self.updates.inspect(look))
             }
 
-            /// Tells how far the collection is.
+            /// Returns a probe of the collection's progress.
             pub fn probe(self) -> (probe::Handle<T>, Self) {
                 let (handle, updates) = self.updates.inner.probe();
                 (handle, $collection::of(updates.as_collection()))
             }
 
-            /// As [`probe`](Self::probe), with a handle that is there already.
+            /// As [`probe`](Self::probe), with an existing handle.
             pub fn probe_with(self, handle: &probe::Handle<T>) -> Self {
                 $collection::of(self.updates.probe_with(handle))
             }
@@ -135,24 +126,18 @@ macro_rules! stateless {
                 $collection::of(self.updates.enter(child))
             }
 
-            /// Brings each record into an iterative scope at a round of its own, as differential's
-            /// `enter_at`.
+            /// Brings each record into an iterative scope at its own round, as differential's `enter_at`.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         let numbers = numbers.to_collection(scope);
-            ///         // Small numbers take part from the first round, others later.
-            ///         let all = scope.iterative::<u64, _, _>(|nested| {
-            ///             numbers.enter_at(nested, |number| number / 4).distinct_fenced("all").leave(scope)
-            ///         });
-            ///         all.sink_fenced("out", output);
+            /// let rows = testing::run_collection([9u64], |numbers, output| {
+            ///     let scope = numbers.scope();
+            ///     // Small numbers take part from the first round, others later.
+            ///     let all = scope.iterative::<u64, _, _>(|nested| {
+            ///         numbers.enter_at(nested, |number| number / 4).distinct_fenced("all").leave(scope)
             ///     });
-            ///     numbers.insert_to(0, 9);
+            ///     all.sink_fenced("out", output);
             /// });
             /// assert_eq!(rows, [(9, 0, 1)]);
             /// ```
@@ -167,30 +152,23 @@ macro_rules! stateless {
                 $collection::of(self.updates.enter_at(child, initial))
             }
 
-            /// Iterates to a fixed point, as differential's `iterate`: `logic` makes of the collection of
-            /// one round that of the next.
+            /// Iterates to a fixed point, as differential's `iterate`: `logic` turns the collection of one
+            /// round into that of the next.
             ///
-            /// What the loop keeps is kept by its verbs, as outside of it.
+            /// The verbs in the loop keep its state, as they do outside of it.
             ///
             /// ```
-            /// use ringfence_operators::prelude::*;
             /// use ringfence_operators::testing;
             ///
-            /// let mut rows = testing::run_workers(2, |worker, output| {
-            ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-            ///     worker.dataflow(|scope| {
-            ///         // All that halving leads to.
-            ///         numbers
-            ///             .to_collection(scope)
-            ///             .iterate(|_scope, numbers| {
-            ///                 let halves = numbers.clone().map(|number| number / 2);
-            ///                 numbers.concat(halves).distinct_fenced("all")
-            ///             })
-            ///             .sink_fenced("out", output);
-            ///     });
-            ///     numbers.insert_to(0, 5);
+            /// let rows = testing::run_collection([5], |numbers, output| {
+            ///     // All numbers that repeated halving leads to.
+            ///     numbers
+            ///         .iterate(|_scope, numbers| {
+            ///             let halves = numbers.clone().map(|number| number / 2);
+            ///             numbers.concat(halves).distinct_fenced("all")
+            ///         })
+            ///         .sink_fenced("out", output);
             /// });
-            /// rows.sort();
             /// assert_eq!(rows, [(0, 0, 1), (1, 0, 1), (2, 0, 1), (5, 0, 1)]);
             /// ```
             pub fn iterate<F>(self, logic: F) -> Self
@@ -221,7 +199,7 @@ macro_rules! stateless {
             D: differential_dataflow::ExchangeData + differential_dataflow::Hashable,
             R: differential_dataflow::ExchangeData + Semigroup,
         {
-            /// Sums up the changes of each record and time, as differential's `consolidate`.
+            /// Sums the changes of each record and time, as differential's `consolidate`.
             pub fn consolidate(self) -> Self {
                 $collection::of(self.updates.consolidate())
             }
@@ -236,7 +214,7 @@ macro_rules! stateless {
             /// Releases the changes of each epoch to a sink, exactly once: `(data, time, diff)`, with one
             /// row for each record and time that has changed.
             ///
-            /// As the `sink_fenced` of streams, whose description holds.
+            /// The description of `sink_fenced` for streams also applies here.
             ///
             /// ```
             /// # use ringfence_operators::prelude::*;
@@ -272,7 +250,7 @@ macro_rules! stateless {
 stateless!(FencedCollection);
 stateless!(HydratedCollection);
 
-/// The changes of a collection: those of a record and a time summed up, and out once the time is complete.
+/// The changes of a collection, summed for each record and time, and sent once the time is complete.
 fn changes<'scope, T, D, R>(
     collection: VecCollection<'scope, T, D, R>,
     name: &str,

@@ -1,4 +1,4 @@
-//! Variables: collections that are defined by each other.
+//! Variables: collections that are defined in terms of each other.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::difference::{Abelian, Semigroup};
@@ -16,33 +16,28 @@ macro_rules! variable {
     ($variable:ident, $collection:ident, $kind:literal) => {
         #[doc = concat!("A ", $kind, " collection that is defined after it is used, as differential's `Variable`.")]
         ///
-        /// It lives in an iterative scope, and hands on what it is set to from each round to the next. What
-        /// the loop keeps is kept by its verbs, as outside of it. There are none outside of iterative scopes:
-        /// what is on its way from one epoch to another would be lost with a worker.
+        /// It lives in an iterative scope, and passes what it is set to from each round to the next. The
+        /// verbs in the loop keep its state, as they do outside of it. There are no variables outside of
+        /// iterative scopes: what is in flight from one epoch to another would be lost with a worker.
         ///
         /// ```
         /// use ringfence_operators::prelude::*;
         /// use ringfence_operators::testing;
         ///
-        /// // Which numbers are counted down to on the way, by turns: of an even one an odd one follows.
-        /// let mut rows = testing::run_workers(2, |worker, output| {
-        ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-        ///     worker.dataflow(|scope| {
-        ///         let numbers = numbers.to_collection(scope);
-        ///         let odd = scope.iterative::<u64, _, _>(|nested| {
-        ///             let numbers = numbers.enter(nested);
-        ///             let (even_next, even) = FencedVariable::new_from(numbers);
-        ///             let (odd_next, odd) = FencedVariable::new(nested);
-        ///             let down = |n: u64| n.checked_sub(1);
-        ///             odd_next.set(even.clone().flat_map(down).distinct_fenced("odd"));
-        ///             even_next.set(even.concat(odd.clone().flat_map(down)).distinct_fenced("even"));
-        ///             odd.leave(scope)
-        ///         });
-        ///         odd.consolidate().sink_fenced("out", output);
+        /// // Counts down from 4 by turns: an even number is followed by an odd one, and so on.
+        /// let rows = testing::run_collection([4u64], |numbers, output| {
+        ///     let scope = numbers.scope();
+        ///     let odd = scope.iterative::<u64, _, _>(|nested| {
+        ///         let numbers = numbers.enter(nested);
+        ///         let (even_next, even) = FencedVariable::new_from(numbers);
+        ///         let (odd_next, odd) = FencedVariable::new(nested);
+        ///         let down = |n: u64| n.checked_sub(1);
+        ///         odd_next.set(even.clone().flat_map(down).distinct_fenced("odd"));
+        ///         even_next.set(even.concat(odd.clone().flat_map(down)).distinct_fenced("even"));
+        ///         odd.leave(scope)
         ///     });
-        ///     numbers.insert_to(0, 4);
+        ///     odd.consolidate().sink_fenced("out", output);
         /// });
-        /// rows.sort();
         /// assert_eq!(rows, [(1, 0, 1), (3, 0, 1)]);
         /// ```
         pub struct $variable<'scope, T, D, R = isize>
@@ -84,7 +79,7 @@ macro_rules! variable {
                 ($variable { variable }, $collection { updates })
             }
 
-            /// Says what the variable is in each round but the first.
+            /// Defines the variable in each round except the first.
             pub fn set(self, result: $collection<'scope, Product<T, u64>, D, R>) {
                 self.variable.set(result.updates);
             }

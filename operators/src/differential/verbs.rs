@@ -1,4 +1,4 @@
-//! Verbs: what can be made of a fenced collection with arrangements that survive.
+//! Verbs of fenced collections whose arrangements survive.
 
 use differential_dataflow::difference::{Multiply, Semigroup};
 use differential_dataflow::lattice::Lattice;
@@ -20,19 +20,14 @@ where
 {
     /// Arranges the collection by key, as differential's `arrange_by_key`: protected.
     ///
-    /// What survives is the arrangement; after a failure it is there again without a record having passed.
+    /// The arrangement survives: after a failure it is restored without any record passing again.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let by_key = pairs.to_collection(scope).arrange_by_key_fenced("by key");
-    ///         by_key.as_collection(|key, val| (*key, *val)).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     let by_key = pairs.arrange_by_key_fenced("by key");
+    ///     by_key.as_collection(|key, val| (*key, *val)).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
     /// ```
@@ -49,28 +44,20 @@ where
         }
     }
 
-    /// Makes of all values of a key others, as differential's `reduce`: protected.
+    /// Derives new values from all values of a key, as differential's `reduce`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output: see
-    /// [the verb of arrangements](FencedArranged::reduce_fenced).
+    /// The arrangements of the input, `NAME/input`, and of the output survive: see [the verb of
+    /// arrangements](FencedArranged::reduce_fenced).
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let greatest = testing::run_workers(1, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, (u8, u64)>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .reduce_fenced("greatest", |_key, values, out| {
-    ///                 out.extend(values.last().map(|(value, _)| (**value, 1isize)));
-    ///             })
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     if let Some(mut share) = numbers.share(0) {
-    ///         [3, 9, 4].map(|n| share.insert((0, n)));
-    ///     }
+    /// let greatest = testing::run_collection([(0, 3), (0, 9), (0, 4)], |numbers, output| {
+    ///     numbers
+    ///         .reduce_fenced("greatest", |_key, values, out| {
+    ///             out.extend(values.last().map(|(value, _)| (**value, 1isize)));
+    ///         })
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(greatest, [((0, 9), 0, 1)]);
     /// ```
@@ -89,19 +76,13 @@ where
 
     /// Joins two collections by key, as differential's `join`: protected.
     ///
-    /// What survives is the arrangements of both, `NAME/left` and `NAME/right`.
+    /// The arrangements of both survive: `NAME/left` and `NAME/right`.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     worker.dataflow(|scope| {
-    ///         let pairs = pairs.to_collection(scope);
-    ///         pairs.clone().join_fenced("with itself", pairs).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
+    /// let rows = testing::run_collection([(1, 'a')], |pairs, output| {
+    ///     pairs.clone().join_fenced("with itself", pairs).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, ('a', 'a')), 0, 1)]);
     /// ```
@@ -120,25 +101,15 @@ where
         })
     }
 
-    /// Joins two collections by key and makes a record of each match, as differential's `join_map`:
+    /// Joins two collections by key and makes a record from each match, as differential's `join_map`:
     /// protected.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let mut both = testing::run_workers(2, |worker, output| {
-    ///     let mut left = FencedSession::<u64, (u8, char)>::new("left");
-    ///     let mut right = FencedSession::<u64, (u8, char)>::new("right");
-    ///     worker.dataflow(|scope| {
-    ///         let right = right.to_collection(scope);
-    ///         left.to_collection(scope)
-    ///             .join_map_fenced("both", right, |_key, left, right| (*left, *right))
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     left.insert_to(0, (1, 'l'));
-    ///     right.insert_to(1, (1, 'r'));
-    ///     right.insert_to(1, (2, 'r'));
+    /// let both = testing::run_collections([(1, 'l')], [(1, 'r'), (2, 'r')], |left, right, output| {
+    ///     left.join_map_fenced("both", right, |_key, left, right| (*left, *right))
+    ///         .sink_fenced("out", output);
     /// });
     /// assert_eq!(both, [(('l', 'r'), 0, 1)]);
     /// ```
@@ -162,19 +133,10 @@ where
     /// Keeps the records whose keys are in another collection, as differential's `semijoin`: protected.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let keys = keys.to_collection(scope);
-    ///         pairs.to_collection(scope).semijoin_fenced("wanted", keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.semijoin_fenced("wanted", keys).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((2, 'b'), 0, 1)]);
     /// ```
@@ -195,22 +157,13 @@ where
     /// Keeps the records whose keys are not in another collection, as differential's `antijoin`:
     /// protected.
     ///
-    /// The keys of the other must be distinct.
+    /// The keys of the other collection must be distinct.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut pairs = FencedSession::<u64, (u8, char)>::new("pairs");
-    ///     let mut keys = FencedSession::<u64, u8>::new("keys");
-    ///     worker.dataflow(|scope| {
-    ///         let keys = keys.to_collection(scope);
-    ///         pairs.to_collection(scope).antijoin_fenced("rest", keys).sink_fenced("out", output);
-    ///     });
-    ///     pairs.insert_to(0, (1, 'a'));
-    ///     pairs.insert_to(1, (2, 'b'));
-    ///     keys.insert_to(0, 2);
+    /// let rows = testing::run_collections([(1, 'a'), (2, 'b')], [2], |pairs, keys, output| {
+    ///     pairs.antijoin_fenced("rest", keys).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((1, 'a'), 0, 1)]);
     /// ```
@@ -236,17 +189,10 @@ where
     /// Arranges the collection by its records, as differential's `arrange_by_self`: protected.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         let numbers = numbers.to_collection(scope).arrange_by_self_fenced("numbers seen");
-    ///         numbers.count_total().sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.arrange_by_self_fenced("numbers seen").count_total().sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```
@@ -263,21 +209,16 @@ where
         }
     }
 
-    /// Counts how often each record is there, as differential's `count`: protected.
+    /// Counts the occurrences of each record, as differential's `count`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the counts, which is made of it.
+    /// The arrangement of the input, `NAME/input`, survives, and so does that of the counts, which is derived
+    /// from it.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers.to_collection(scope).count_fenced("counts").sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.count_fenced("counts").sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [((5, 2), 0, 1)]);
     /// ```
@@ -287,21 +228,15 @@ where
             .as_collection(|key, count| (key.clone(), count.clone()))
     }
 
-    /// Keeps one of each record that is there, as differential's `distinct`: protected.
+    /// Keeps one of each record, as differential's `distinct`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
+    /// The arrangements of the input, `NAME/input`, and of the output survive.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers.to_collection(scope).distinct_fenced("distinct").sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.distinct_fenced("distinct").sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```
@@ -309,24 +244,15 @@ where
         self.threshold_fenced(name, |_key, _count| 1)
     }
 
-    /// Makes of each record's multiplicity another, as differential's `threshold`: protected.
+    /// Derives a new multiplicity from that of each record, as differential's `threshold`: protected.
     ///
-    /// What survives is the arrangement of the input, `NAME/input`, and that of the output.
+    /// The arrangements of the input, `NAME/input`, and of the output survive.
     ///
     /// ```
-    /// use ringfence_operators::prelude::*;
     /// use ringfence_operators::testing;
     ///
-    /// let rows = testing::run_workers(2, |worker, output| {
-    ///     let mut numbers = FencedSession::<u64, u64>::new("numbers");
-    ///     worker.dataflow(|scope| {
-    ///         numbers
-    ///             .to_collection(scope)
-    ///             .threshold_fenced("pairs", |_number, count| count / 2)
-    ///             .sink_fenced("out", output);
-    ///     });
-    ///     numbers.insert_to(0, 5);
-    ///     numbers.insert_to(1, 5);
+    /// let rows = testing::run_collection([5, 5], |numbers, output| {
+    ///     numbers.threshold_fenced("pairs", |_number, count| count / 2).sink_fenced("out", output);
     /// });
     /// assert_eq!(rows, [(5, 0, 1)]);
     /// ```

@@ -1,4 +1,4 @@
-//! Views: the contents of a collection, as of what is committed, to be looked at from outside.
+//! Views: the contents of a collection as of the last commit, for reading from outside.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,11 +14,11 @@ use crate::fence::HasFence;
 use crate::ids::Epoch;
 use crate::time::{EpochTime, FencedTime, passed};
 
-/// The contents of a collection at one worker, as of the last committed epoch.
+/// The contents of a collection on one worker, as of the last committed epoch.
 ///
-/// A worker's view has the records of the partitions that it runs; all workers' together have all. Clones
-/// share the view, and may be read by other threads. After a failure a new one is made with the job, which
-/// is empty until the contents as of the resume epoch have come again.
+/// A worker's view has the records of the partitions that the worker runs; together, the views of all workers
+/// have all records. Clones share the view, and other threads may read them. After a failure the job makes a
+/// new view, which is empty until the contents as of the resume epoch have arrived again.
 #[derive(Debug)]
 pub struct View<D, R = isize> {
     contents: Arc<RwLock<Contents<D, R>>>,
@@ -42,14 +42,14 @@ impl<D: Ord, R: Semigroup> View<D, R> {
         View { contents: Arc::new(RwLock::new(contents)) }
     }
 
-    /// The epoch that the view shows; `None` where nothing is committed, or nothing has come yet.
+    /// The epoch that the view shows; `None` if nothing is committed, or nothing has arrived yet.
     pub fn through(&self) -> Option<Epoch> {
         self.contents.read().unwrap_or_else(PoisonError::into_inner).through
     }
 
     /// Reads the view: its epoch, and its records with their multiplicities, none of them zero.
     ///
-    /// While `look` runs the view stays as it is, and the worker waits if it has news.
+    /// While `look` runs, the view does not change; a worker that has an update waits.
     pub fn read<A>(&self, look: impl FnOnce(Option<Epoch>, &BTreeMap<D, R>) -> A) -> A {
         let contents = self.contents.read().unwrap_or_else(PoisonError::into_inner);
         look(contents.through, &contents.records)
@@ -83,7 +83,7 @@ where
 {
     /// Keeps the contents of the collection as a view, which shows what is committed and nothing else.
     ///
-    /// What survives is the contents, as of a protected edge of this name.
+    /// The contents survive, as those of a protected edge of this name.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -122,7 +122,7 @@ where
                         waiting.entry(time.epoch()).or_default().push((data, diff));
                     }
                 });
-                // What came again is committed, and not complete before all of it is here.
+                // What arrives again is committed, but incomplete until all of it has arrived.
                 let Some(through) = fence.commit().committed().min(passed(&frontiers[0])) else {
                     return;
                 };

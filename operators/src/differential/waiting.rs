@@ -1,4 +1,4 @@
-//! Waiting: updates that have come and are not encoded yet, since their epochs are not begun.
+//! Waiting: updates that have arrived but are not encoded yet, since their epochs have not begun.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::data::Data;
 use crate::ids::Epoch;
 use crate::time::FencedTime;
 
-/// Memory of more updates than this is given back once they are encoded.
+/// A buffer of more updates than this is freed once they are encoded.
 const SPARE_UPDATES_MAX: usize = 1 << 16;
 
-/// A batch of more epochs than this is taken apart rather than read once for each.
+/// A batch of more epochs than this is split rather than read once for each epoch.
 const BATCH_EPOCHS_MAX: usize = 4;
 
 /// Updates that wait for their epochs.
@@ -24,11 +24,11 @@ pub(super) trait Waiting {
     type Time: FencedTime + Lattice + Data;
     type Diff: Data + Semigroup;
 
-    /// The first epoch of which there are any.
+    /// The first epoch that has waiting updates.
     fn first(&self) -> Option<Epoch>;
 
-    /// Hands out those of an epoch, which are waiting no longer. Updates of equal numbers have the same
-    /// key, and the same value.
+    /// Removes and hands out the updates of an epoch. Updates with equal numbers have the same key and the
+    /// same value.
     fn take(
         &mut self,
         epoch: Epoch,
@@ -36,7 +36,7 @@ pub(super) trait Waiting {
     );
 }
 
-/// Updates in the order in which they came.
+/// Updates in the order in which they arrived.
 pub(super) struct Loose<K, V, T, R> {
     epochs: BTreeMap<Epoch, Vec<Update<K, V, T, R>>>,
     /// Memory for those of the next epoch.
@@ -87,7 +87,7 @@ where
 
 /// The updates of a trace's batches, in the order of keys.
 pub(super) struct Batches<K, V, T, R, Tr: Kept<K, V, T, R>> {
-    /// Whole batches, of whose updates those of this epoch are still wanted.
+    /// Whole batches, of which the updates of this epoch are still needed.
     whole: BTreeMap<Epoch, Tr::Batch>,
     loose: Loose<K, V, T, R>,
 }

@@ -1,4 +1,4 @@
-//! An alarm: wakes one operator at a time that it names, with one alarm at a time.
+//! An alarm: wakes one operator at a given time, with only one pending alarm.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::fence::Fence;
 
 /// Wakes an operator later.
 ///
-/// An operator that is woken for other reasons too, and sets an alarm each time, would have more and more
-/// of them: here one that is due soon enough serves for all.
+/// An operator that is also woken for other reasons, and sets an alarm each time, would accumulate alarms;
+/// here a pending alarm that is due early enough serves for all.
 pub(crate) struct Alarm {
     activator: Activator,
     /// When, by the generation's clock, the last alarm is due.
@@ -21,12 +21,12 @@ impl Alarm {
         Alarm { activator, armed: None }
     }
 
-    /// Wakes the operator after `delay`, or sooner: it is to look at the generation's clock again.
+    /// Wakes the operator after `delay` or earlier, so that it checks the generation's clock again.
     pub(crate) fn wake_after(&mut self, fence: &Fence, delay: Duration) {
         let clock = &fence.generation().clock;
         let now = clock.elapsed();
         let due = now + delay;
-        // A simulated clock has no alarms: there it looks again at each step.
+        // A simulated clock has no alarms: there the operator checks again at each step.
         if clock.is_virtual() || self.armed.is_none_or(|at| at <= now || at > due) {
             self.armed = Some(due);
             fence.wake_after(&self.activator, delay);

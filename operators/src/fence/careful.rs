@@ -1,8 +1,9 @@
-//! Care with what a job drops: a panic in a `Drop` of its own is told, and ends nothing.
+//! Careful dropping of the job's values: a panic in one of the job's `Drop` implementations is reported and
+//! ends nothing.
 //!
 //! Operators are dropped when they have ended, and when their worker leaves. A panic there would come too
-//! late to undo anything, would pass for one of the worker's in the first case, and in the second end the
-//! whole process if there were two of them.
+//! late to undo anything. In the first case it would be mistaken for the worker's panic; in the second, two
+//! such panics would end the whole process.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,7 @@ use crate::fence::generation::Notice;
 use crate::fence::{Fence, panics};
 use crate::ids::OperatorName;
 
-/// Something of the job's that an operator keeps: it is dropped with care.
+/// A value of the job that an operator keeps and that is dropped with care.
 pub(crate) struct Careful<V> {
     kept: Option<V>,
     fence: Fence,
@@ -56,7 +57,7 @@ impl<V> Drop for Careful<V> {
     }
 }
 
-/// Runs what drops something of the job's; returns what it says if it panics.
+/// Runs code that drops a value of the job; returns the panic's message if it panics.
 pub(crate) fn drop_with_care(dropping: impl FnOnce()) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(dropping)).err()?;
     let message = panics::message_of(payload.as_ref());
@@ -64,7 +65,7 @@ pub(crate) fn drop_with_care(dropping: impl FnOnce()) -> Option<String> {
         Some(place) => format!("{message}, at {place}"),
         None => message,
     };
-    // What a panic carries may panic when it is dropped, too. It is small, and this happens once.
+    // A panic's payload may itself panic when it is dropped. It is small, and this happens once.
     std::mem::forget(payload);
     Some(message)
 }

@@ -1,9 +1,9 @@
-//! The catalogue of a job: what a worker has built, in the order in which it did.
+//! The catalogue of a job: what a worker has built, in order.
 //!
-//! Every worker must build the same dataflows: timely counts operators and channels up, and what one
-//! worker sends on a channel arrives at whatever has the same number at the others. Where workers build
-//! different things, timely waits for ever, or worse, does not. So each worker's catalogue is compared
-//! item by item with that of the first worker of its process, as it is made, and the catalogues of
+//! Every worker must build the same dataflows: timely numbers operators and channels consecutively, and what
+//! one worker sends on a channel arrives at whatever has the same number on the other workers. If workers
+//! build different things, timely waits forever or, worse, does not. So each worker's catalogue is compared,
+//! item by item as it is built, with that of the first worker of its process, and the catalogues of the
 //! processes are compared before anything is recorded.
 
 use std::fmt::Write;
@@ -12,13 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::JobError;
 use crate::ids::{OperatorName, escaped};
 
-/// How much of an item is shown. A longer one is compared in full all the same.
+/// How much of an item is shown. A longer item is still compared in full.
 const SHOWN_BYTES_MAX: usize = 400;
 
-/// What ends a catalogue.
+/// The end of a catalogue.
 const END: &str = "nothing more";
 
-/// One thing that a worker has built, or the end of what it has.
+/// One thing that a worker has built, or the end of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     digest: u64,
@@ -38,17 +38,17 @@ impl Item {
         Item { digest, shown }
     }
 
-    /// A protected operator, built by this verb when timely had counted this far.
+    /// A protected operator, built by this verb when timely's count was `counted`.
     pub(crate) fn operator(kind: &str, name: &OperatorName, counted: usize) -> Self {
         Item::new(&format!("{kind} \"{}\", after {counted} operators and channels", name.0))
     }
 
-    /// A state of an operator: its name, how it is encoded, and of how many partitions it is.
+    /// A state of an operator: its name, its encoding, and its number of partitions.
     pub(crate) fn state(name: &OperatorName, encoding: &str, partitions: u32) -> Self {
         Item::new(&format!("state \"{}\" of {partitions} partitions in {encoding}", name.0))
     }
 
-    /// The number of partitions of an operator that may have less than there are.
+    /// The number of partitions of an operator that may have fewer than the job.
     pub(crate) fn partitions(name: &OperatorName, partitions: usize) -> Self {
         Item::new(&format!("{partitions} partitions of \"{}\"", name.0))
     }
@@ -58,12 +58,12 @@ impl Item {
         Item::new(END)
     }
 
-    /// Equal for equal items only, but for chance.
+    /// Equal only for equal items, except by chance.
     pub fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// What it is, for people: of bounded length, and without control characters.
+    /// The item in readable form, with bounded length and without control characters.
     pub fn shown(&self) -> &str {
         &self.shown
     }
@@ -73,14 +73,14 @@ impl Item {
     }
 }
 
-/// What the workers of a process have built: each item by whoever came to it first.
+/// What the workers of a process have built: each item as built by the first worker that came to it.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     items: Mutex<Vec<(usize, Item)>>,
 }
 
 impl Catalogue {
-    /// Compares what `worker` has built as the item at `position` with what the others have there.
+    /// Compares the item that `worker` has built at `position` with what the others have there.
     pub(crate) fn compare(
         &self,
         worker: usize,
@@ -102,7 +102,7 @@ impl Catalogue {
         }
     }
 
-    /// All that was built, once a worker has built everything.
+    /// Everything that was built, once a worker has built everything.
     pub(crate) fn whole(&self) -> Option<Vec<Item>> {
         let items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         items.last().filter(|(_, item)| item.is_end())?;
@@ -110,7 +110,7 @@ impl Catalogue {
     }
 }
 
-/// The error with which a job ends whose workers differ at `position`: who has what.
+/// The error with which a job ends if its workers differ at `position`: it says who has what.
 pub fn difference(position: usize, one: (&str, &str), other: (&str, &str)) -> JobError {
     JobError::Differs {
         position: position + 1,

@@ -1,7 +1,7 @@
 //! Checkpoints: the epochs at which state is sealed, as far as one worker knows them.
 //!
-//! INVARIANT: nothing at any worker acts on an epoch beyond a checkpoint without knowing of it, so that
-//! whoever acts on a later epoch has sealed the checkpoint before.
+//! INVARIANT: no operator on any worker acts on an epoch beyond a checkpoint without knowing of the
+//! checkpoint. So an operator that acts on a later epoch has sealed the checkpoint before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -16,9 +16,9 @@ use crate::planted::{self, Planted};
 pub(crate) enum Readiness {
     /// At once.
     Now,
-    /// Once all operators that were woken have had their turn.
+    /// After all operators that were woken have had their turn.
     AfterOthers,
-    /// Once the decision on the last question is known, which wakes whoever waits for it.
+    /// After the decision on the last question is known, which wakes the operators that wait for it.
     AfterDecision,
 }
 
@@ -26,24 +26,25 @@ pub(crate) enum Readiness {
 ///
 /// Without a clock for them every epoch is one. [`Epoch::END`], where a dataflow has ended, always is.
 pub(crate) struct Checkpoints {
-    /// Those of this view that are known, and the one that it resumed from; `None` where every epoch is a
+    /// The known checkpoints of this view, and the one that it resumed from; `None` if every epoch is a
     /// checkpoint.
     known: Option<RefCell<BTreeSet<Epoch>>>,
     /// The greatest epoch on which anything at this worker has acted; at least the view's first one.
     begun: Cell<Epoch>,
-    /// Whether a question of this worker's is on its way to all.
+    /// Whether a question from this worker is on its way to all workers.
     asking: Cell<bool>,
-    /// How many questions this worker has answered, and of how many it has learnt the decision. They come
-    /// on two ways, so that the next question may be here before the decision on the last one.
+    /// How many questions this worker has answered, and for how many it has learned the decision. Questions
+    /// and decisions arrive on different paths, so the next question may arrive before the decision on the
+    /// last one.
     answered: Cell<u64>,
     learnt: Cell<u64>,
-    /// Whether those who wait for a decision have had no turn since the last one.
+    /// Whether the operators that wait for a decision have had no turn since the last one.
     unused: Cell<bool>,
     on_decision: RefCell<Vec<Activator>>,
 }
 
 impl Checkpoints {
-    /// Those of a view that resumes from `resume`: chosen by a clock, or every epoch.
+    /// The checkpoints of a view that resumes from `resume`: chosen by a clock, or every epoch.
     pub(crate) fn resume(resume: Option<Epoch>, clocked: bool) -> Self {
         Checkpoints {
             known: clocked.then(|| RefCell::new(resume.into_iter().collect())),
@@ -58,7 +59,7 @@ impl Checkpoints {
 
     /// Whether a protected operator may act on records of `epoch` now; if so, notes that it does.
     ///
-    /// Where it may not, since a checkpoint is being chosen, it waits to be
+    /// If it may not, because a checkpoint is being chosen, it waits to be
     /// [woken](Checkpoints::wake_on_decision).
     pub(crate) fn admit(&self, epoch: Epoch) -> bool {
         let Some(known) = &self.known else { return true };
@@ -81,7 +82,8 @@ impl Checkpoints {
         known.borrow().range(epoch..).next().copied().or(Some(Epoch::END))
     }
 
-    /// The last known checkpoint at or before `epoch`: how far that is which is complete through `epoch`.
+    /// The last known checkpoint at or before `epoch`, up to which everything is complete if it is complete
+    /// through `epoch`.
     pub(crate) fn at_or_before(&self, epoch: Epoch) -> Option<Epoch> {
         if epoch >= Epoch::END {
             return Some(Epoch::END);
@@ -91,7 +93,7 @@ impl Checkpoints {
     }
 
     /// The last epoch that may begin while `count` checkpoints before it, after `stored`, are not stored;
-    /// `None` where there are not so many.
+    /// `None` if there are fewer.
     pub(crate) fn limit(&self, stored: Option<Epoch>, count: u64) -> Option<Epoch> {
         let first = stored.map_or(Epoch(0), |stored| Epoch(stored.0.saturating_add(1)));
         let Some(known) = &self.known else { return Some(Epoch(first.0.saturating_add(count))) };
@@ -99,7 +101,7 @@ impl Checkpoints {
         known.borrow().range(first..).nth(count).copied()
     }
 
-    /// Forgets all before the last checkpoint at or before `recorded`: all operators have sealed it.
+    /// Forgets all checkpoints before the last one at or before `recorded`, which all operators have sealed.
     pub(crate) fn forget_before(&self, recorded: Epoch) {
         let Some(known) = &self.known else { return };
         let mut known = known.borrow_mut();
@@ -115,21 +117,21 @@ impl Checkpoints {
         }
     }
 
-    /// Notes that this worker asks all to choose a checkpoint.
+    /// Notes that this worker asks all workers to choose a checkpoint.
     pub(crate) fn ask(&self) {
         self.asking.set(true);
     }
 
-    /// Whether the question of this worker's is not decided yet.
+    /// Whether this worker's question is not decided yet.
     pub(crate) fn is_asking(&self) -> bool {
         self.asking.get()
     }
 
-    /// Whether this worker may answer a question now, or what is to come before.
+    /// Whether this worker may answer a question now, or what must happen first.
     ///
-    /// The decision on one question and the next question may arrive together, every time: if each were
-    /// answered at once, nobody could ever begin an epoch in between. So those who wait for a decision have
-    /// their turn first.
+    /// The decision on one question and the next question may arrive together every time. If each question
+    /// were answered at once, no operator could ever begin an epoch in between. So the operators that wait
+    /// for a decision have their turn first.
     pub(crate) fn readiness(&self) -> Readiness {
         if self.answered > self.learnt {
             Readiness::AfterDecision
@@ -140,14 +142,14 @@ impl Checkpoints {
         }
     }
 
-    /// The greatest epoch that has begun here; until the decision no greater one begins.
+    /// The greatest epoch that has begun here; no greater one begins until the decision.
     pub(crate) fn answer(&self) -> Epoch {
         self.answered.set(self.answered.get() + 1);
         let known = self.known.as_ref().and_then(|known| known.borrow().last().copied());
         self.begun.get().max(known.unwrap_or_default())
     }
 
-    /// Notes that `checkpoint` is one, and wakes who waits for that.
+    /// Notes that `checkpoint` is a checkpoint, and wakes the operators that wait for that.
     pub(crate) fn learn(&self, checkpoint: Epoch) {
         let Some(known) = &self.known else { return };
         known.borrow_mut().insert(checkpoint);

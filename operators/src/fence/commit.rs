@@ -1,4 +1,4 @@
-//! The commit of a worker: how far its checkpoints are stored, recorded and committed.
+//! A worker's view of the commit: how far its checkpoints are stored, recorded and committed.
 //!
 //! INVARIANT: committed <= recorded <= stored by every protected operator, at every worker.
 
@@ -10,15 +10,15 @@ use crate::ids::Epoch;
 use crate::planted::{self, Planted};
 
 impl Epoch {
-    /// "All epochs": how far a dataflow that has ended is complete.
+    /// "All epochs": the epoch through which a dataflow that has ended is complete.
     pub const END: Epoch = Epoch(u64::MAX - 1);
 
-    /// The epoch after this one; the greatest number has none after it.
+    /// The epoch after this one; the greatest number has no successor.
     pub fn next(self) -> Epoch {
         Epoch(self.0.saturating_add(1))
     }
 
-    /// The last epoch that a frontier at `frontier` has passed; `None` where it has passed none.
+    /// The last epoch that a frontier at `frontier` has passed; `None` if it has passed none.
     pub fn before(frontier: Option<Epoch>) -> Option<Epoch> {
         match frontier {
             None => Some(Epoch::END),
@@ -30,12 +30,12 @@ impl Epoch {
 
 /// One worker's knowledge of how far its protected dataflows are committed.
 ///
-/// All protected operators of a worker share one line of epochs, whatever dataflow they are in: an epoch
-/// is recorded once all of them have stored it. One that has ended is as far as can be.
+/// All protected operators of a worker share one sequence of epochs, whatever dataflow they are in: an epoch
+/// is recorded once all of them have stored it. An operator that has ended has stored all epochs.
 ///
-/// The two frontiers of the commit protocol meet here: `replicate` operators tell how far each
-/// protected operator is stored, `record` operators let go of what the worker has recorded and tell
-/// what all have.
+/// The two frontiers of the commit protocol meet here: `replicate` operators report how far each protected
+/// operator is stored; `record` operators release what the worker has recorded and report what all workers
+/// have recorded.
 #[derive(Default)]
 pub(crate) struct Commit {
     places: RefCell<Vec<Place>>,
@@ -51,7 +51,7 @@ struct Place {
     dataflow: usize,
     /// How far every backup has stored it.
     stored: Option<Epoch>,
-    /// The numbers of its state in the vault.
+    /// The vault's numbers of its state.
     numbers: Vec<u64>,
     /// Whether the job has dropped it.
     is_dropped: bool,
@@ -70,8 +70,8 @@ impl Commit {
         places.len() - 1
     }
 
-    /// Notes that the operator at `place` was dropped; returns its dataflow with all numbers of that, if
-    /// it was the last operator there.
+    /// Notes that the operator at `place` was dropped. If it was the last operator of its dataflow, returns
+    /// the dataflow and all of its numbers.
     pub(crate) fn drop_place(&self, place: usize) -> Option<(usize, Vec<u64>)> {
         let mut places = self.places.borrow_mut();
         places[place].is_dropped = true;
@@ -81,7 +81,7 @@ impl Commit {
         here().all(|place| place.is_dropped).then_some((dataflow, numbers))
     }
 
-    /// Notes that all workers have dropped a dataflow: it holds nobody back any more.
+    /// Notes that all workers have dropped a dataflow, which then holds nothing back.
     pub(crate) fn leave(&self, dataflow: usize) {
         let mut places = self.places.borrow_mut();
         let here = places.iter_mut().filter(|place| place.dataflow == dataflow);
@@ -137,7 +137,7 @@ impl Commit {
         self.wake_recorders();
     }
 
-    /// Wakes whoever waits for something to be recorded, or to record it.
+    /// Wakes the operators that wait for something to be recorded, or to record it.
     pub(crate) fn wake_recorders(&self) {
         for activator in self.on_recorded.borrow().iter() {
             activator.activate();
@@ -148,7 +148,7 @@ impl Commit {
         self.recorded.get()
     }
 
-    /// Notes that every node has recorded up to `through`; says whether that is news.
+    /// Notes that every node has recorded up to `through`; returns whether that is new.
     pub(crate) fn set_committed(&self, through: Option<Epoch>) -> bool {
         let news = through > self.committed.get();
         if news {

@@ -1,11 +1,13 @@
-//! Dropped dataflows: what a job ends by `Worker::drop_dataflow`, before it has ended by itself.
+//! Dropped dataflows: those that a job ends with `Worker::drop_dataflow` before they have ended by
+//! themselves.
 //!
-//! A dropped dataflow is over for the run. What its sinks have released stays, and nothing else will come of
-//! it. The commit goes on without it once all workers of all nodes have dropped it; until then it waits,
-//! since a failure might still bring the dataflow back. In later views the job builds it again, and it is
-//! void: its sources are at their end, its state is empty, and its sinks take nothing.
+//! A dropped dataflow is over for the run. What its sinks have released stays, and it releases nothing more.
+//! The commit continues without it once all workers of all nodes have dropped it. Until then the commit
+//! waits, since a failure might still bring the dataflow back. If the job builds it again in later views, it
+//! is void: its sources are at their end, its state is empty, and its sinks accept nothing.
 //!
-//! A vault that knows of dropped operators says so in evidence, so that all members of the next view agree.
+//! A vault that knows of dropped operators reports them in evidence, so that all members of the next view
+//! agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +25,7 @@ pub(crate) struct Drops {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The workers that have dropped a dataflow, and the numbers of what it keeps in the vault.
+    /// The workers that have dropped a dataflow, and the vault's numbers of what it keeps.
     dropping: BTreeMap<usize, (BTreeSet<usize>, BTreeSet<u64>)>,
     /// The dataflows that all workers of all processes have dropped.
     gone: BTreeSet<usize>,
@@ -65,14 +67,15 @@ impl Generation {
         if let Some(numbers) = dropped
             && self.vault.drop_operators(self.view, &numbers).is_err()
         {
-            // This generation is over, and its worker late: the next one will have the dataflow again.
+            // This generation is over, and its worker is late: the next generation will have the dataflow
+            // again.
             return;
         }
         self.tell_dropped(dataflow, worker, by_all);
     }
 }
 
-/// Lies in the last operator of a protected operator's commit, and notes if that is dropped too soon.
+/// Is owned by the last operator of a protected operator's commit chain, and notes if that is dropped early.
 pub(crate) struct DropWatch {
     fence: Fence,
     place: usize,
@@ -95,7 +98,7 @@ impl Drop for DropWatch {
     }
 }
 
-/// Lies in the clock of checkpoints, which no job may drop.
+/// Is owned by the clock of checkpoints, which no job may drop.
 pub(crate) struct ClockWatch {
     fence: Fence,
     /// Whether the clock has ended by itself.
@@ -107,7 +110,7 @@ impl ClockWatch {
         ClockWatch { fence: fence.clone(), has_ended: false }
     }
 
-    /// Notes whether the clock has ended, so that being dropped means nothing.
+    /// Notes whether the clock has ended, after which dropping it means nothing.
     pub(crate) fn look(&mut self, has_ended: bool) {
         self.has_ended = has_ended;
     }
@@ -121,7 +124,7 @@ impl Drop for ClockWatch {
     }
 }
 
-/// What the vault calls the state and the journals of an operator.
+/// The vault's numbers for the state and the journals of an operator.
 pub(crate) fn numbers_of(name: &OperatorName, ids: &[u64]) -> Vec<u64> {
     ids.iter().copied().chain([crate::snapshot::operator_id(name)]).collect()
 }

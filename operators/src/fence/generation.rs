@@ -28,7 +28,7 @@ pub struct Routes {
     pub owners: Vec<usize>,
     /// The workers whose nodes hold each partition's replicas.
     pub backups: Vec<Vec<usize>>,
-    /// Whether some of a partition's backups have no copy yet and are to be filled.
+    /// Whether some of a partition's backups have no copy yet and must be filled.
     pub filling: Vec<bool>,
 }
 
@@ -59,31 +59,31 @@ impl Routes {
     }
 }
 
-/// What a generation is built with.
+/// The settings of a generation.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How keys are hashed; the same for the life of a run.
+    /// How keys are hashed; the same for the whole run.
     pub hasher: KeyHasher,
     /// How long an epoch lasts at a source.
     pub epoch_interval: Duration,
-    /// How often a checkpoint is chosen; `None` where every epoch is one.
+    /// How often a checkpoint is chosen; `None` if every epoch is a checkpoint.
     pub checkpoint_interval: Option<Duration>,
-    /// How many checkpoints that are not stored yet a source may leave behind.
+    /// How many checkpoints a source may be ahead of what is stored.
     pub in_flight_epochs_max: u64,
     /// The identity of the run, which sinks and markers carry.
     pub run: String,
     /// The number of workers of each node.
     pub workers_per_node: usize,
-    /// The number of shares that hand-made inputs are split into: the workers of the first view.
+    /// The number of shares of hand-fed inputs: the number of workers of the first view.
     pub share_count: u32,
-    /// How many bytes a second this process may send to fill copies that were lost.
+    /// How many bytes per second this process may send to fill lost copies.
     pub refill_bytes_per_second: u64,
-    /// Snapshots and journals that are larger travel in pieces of so many bytes: [`PIECE_BYTES`], but for
-    /// a simulation.
+    /// Larger snapshots and journals travel in pieces of this many bytes: [`PIECE_BYTES`], except in a
+    /// simulation.
     pub piece_bytes: usize,
 }
 
-/// What is left to do once the whole job is done, such as removing a marker.
+/// What remains to be done once the whole job is done, such as removing a marker.
 pub type WhenDone = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
 
 /// Time since the generation's view began, as the runtime or the simulator counts it.
@@ -91,13 +91,13 @@ pub trait Clock: Send + Sync {
     /// Time since the view began.
     fn elapsed(&self) -> Duration;
 
-    /// Whether this time passes only when a simulator says so, so that waiting in real time is useless.
+    /// Whether this time passes only when a simulator advances it, so that waiting in real time is useless.
     fn is_virtual(&self) -> bool {
         false
     }
 }
 
-/// What happened inside a worker that people and supervisors want to know.
+/// An event inside a worker that users and supervisors want to know about.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
@@ -121,7 +121,7 @@ pub enum Notice {
         worker: usize,
         /// The operator.
         operator: OperatorName,
-        /// Partitions kept from the previous generation, undone to the resume epoch.
+        /// Partitions kept from the previous generation and rolled back to the resume epoch.
         rewound: usize,
         /// Partitions opened from their replicas.
         opened: usize,
@@ -129,7 +129,7 @@ pub enum Notice {
         bytes_opened: usize,
         /// Keys whose value was undone.
         keys_rewound: usize,
-        /// What it took.
+        /// How long it took.
         elapsed: Duration,
     },
     /// An epoch is committed, and every node knows.
@@ -137,8 +137,8 @@ pub enum Notice {
         /// The epoch.
         epoch: Epoch,
     },
-    /// A record that cannot be processed went to the dead letters. It may be told again where its epoch
-    /// is done again.
+    /// A record that cannot be processed went to the dead letters. It may be reported again if its epoch is
+    /// processed again.
     Quarantined {
         /// The operator.
         operator: OperatorName,
@@ -149,34 +149,34 @@ pub enum Notice {
         /// The record as text.
         record: String,
     },
-    /// Something of the job's panicked when it was dropped, which changes nothing.
+    /// A value of the job panicked when it was dropped, which changes nothing.
     DropPanicked {
-        /// The operator that kept it; `None` where it was part of no protected one.
+        /// The operator that kept it; `None` if it was not part of a protected operator.
         operator: Option<OperatorName>,
-        /// What it said, and where.
+        /// The panic's message and location.
         message: String,
     },
-    /// A sink's target did not take an epoch; it is tried again.
+    /// A sink's target did not accept an epoch; the release is retried.
     ReleaseFailed {
         /// The sink.
         operator: OperatorName,
         /// The epoch.
         epoch: Epoch,
-        /// What the target said.
+        /// The target's error.
         why: String,
     },
-    /// A sink's target takes epochs again.
+    /// A sink's target accepts epochs again.
     ReleaseRecovered {
         /// The sink.
         operator: OperatorName,
-        /// How long it did not.
+        /// How long it did not accept them.
         failed_for: Duration,
     },
-    /// A worker's shards of a source are where the view resumes.
+    /// A worker's shards of a source are at the positions where the view resumes.
     Resumed {
-        /// How many records they had been read for at the resume epoch.
+        /// How many of their records had been read at the resume epoch.
         records: u64,
-        /// How many more the same worker's process had read, and reads again.
+        /// How many more records the same worker's process had read, and reads again.
         replaying: u64,
     },
     /// The same shards have been read again as far as before the failure.
@@ -186,35 +186,35 @@ pub enum Notice {
     },
 }
 
-/// How far the input of a process is; counted anew in each generation.
+/// How far the input of a process has been read; counted again in each generation.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Units of input (bytes, for files) consumed from the shards that this process runs, from
     /// their beginning: what a dead process had consumed counts with its successor.
     pub consumed: AtomicU64,
-    /// Units of input in all shards of all processes; 0 where unknown.
+    /// Units of input in all shards of all processes; 0 if unknown.
     pub total: AtomicU64,
     /// Records read from the shards that this process runs, from their beginning.
     pub records: AtomicU64,
-    /// One more than the latest epoch that a source of this process has begun; 0 where none has.
+    /// One more than the latest epoch that a source of this process has begun; 0 if none has begun.
     pub epochs_begun: AtomicU64,
 }
 
-/// Receives what happens inside the workers; called on their threads, so it must be quick.
+/// Receives events from inside the workers; called on their threads, so it must be quick.
 pub trait Observer: Send + Sync {
-    /// Takes note of something.
+    /// Receives an event.
     fn notice(&self, notice: Notice);
 }
 
 /// What all workers of one process share while one view lasts.
 pub struct Generation {
-    /// Tells the generations of one process apart, simulated ones too.
+    /// Distinguishes the generations of one process, including simulated ones.
     pub id: u64,
     /// The view that it was built for.
     pub view: ViewNumber,
     /// The epoch to resume after: all up to it is committed. `None` before the first commit.
     pub resume: Option<Epoch>,
-    /// Who runs and who backs each partition.
+    /// The owner and the backups of each partition.
     pub routes: Routes,
     /// The rest of its settings.
     pub settings: Settings,
@@ -222,16 +222,16 @@ pub struct Generation {
     pub vault: Arc<dyn Vault>,
     /// Its clock.
     pub clock: Arc<dyn Clock>,
-    /// Who wants to know.
+    /// The receiver of events.
     pub observer: Arc<dyn Observer>,
-    /// How far the input is.
+    /// How far the input has been read.
     pub gauges: Arc<Gauges>,
-    /// The partitions of operators in which a record made a worker panic before: their records are
-    /// kept until they are processed, so that the next panic can be told with its record.
+    /// The partitions of operators in which a record made a worker panic before. Their records are kept until
+    /// they are processed, so that the report of the next panic can include the record.
     pub watched: BTreeSet<(OperatorName, PartitionId)>,
-    /// Where records go that cannot be processed; `None` where such a record ends its worker.
+    /// The directory for records that cannot be processed; `None` if such a record ends its worker.
     pub quarantine: Option<PathBuf>,
-    /// What its workers build.
+    /// What the workers build.
     pub(crate) catalogue: Catalogue,
     agreed: AtomicBool,
     /// Whether there are other processes in the view.
@@ -248,7 +248,7 @@ pub struct Generation {
     whereabouts: Mutex<Vec<Arc<Whereabouts>>>,
 }
 
-/// What may be sent now to fill copies.
+/// How much may currently be sent to fill copies.
 #[derive(Debug, Default)]
 struct Refill {
     allowance_bytes: u64,
@@ -329,7 +329,7 @@ impl Generation {
         self.gone_count.load(Ordering::Relaxed)
     }
 
-    /// Tells that a worker of this process has dropped a dataflow.
+    /// Reports that a worker of this process has dropped a dataflow.
     pub(crate) fn tell_dropped(&self, dataflow: usize, worker: usize, by_all: bool) {
         self.observer.notice(Notice::Dropped { worker, dataflow, by_all });
         if by_all && !self.has_others {
@@ -350,7 +350,7 @@ impl Generation {
 
     /// What the workers of this process have built, once one of them has built everything.
     ///
-    /// Each worker's catalogue is compared with this as it is made, and ends the job where it differs.
+    /// Each worker's catalogue is compared with this while it is built, and ends the job if it differs.
     pub fn built(&self) -> Option<Vec<Item>> {
         self.catalogue.whole()
     }
@@ -365,7 +365,7 @@ impl Generation {
         self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes the place of a worker known.
+    /// Registers the whereabouts of a worker.
     pub(crate) fn place_worker(&self, worker: usize) -> Arc<Whereabouts> {
         let place = Arc::new(Whereabouts::new(worker % self.settings.workers_per_node.max(1)));
         let mut all = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -394,14 +394,14 @@ impl Generation {
         self.panic_next.load(Ordering::Relaxed) && self.panic_next.swap(false, Ordering::SeqCst)
     }
 
-    /// Returns for each worker of this process a number that grows whenever it gives a sign of life.
+    /// Returns for each worker of this process a number that grows whenever the worker shows a sign of life.
     ///
     /// It is zero until the worker has built its dataflow.
     pub fn pulses(&self) -> Vec<u64> {
         self.pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect()
     }
 
-    /// Makes every worker that is not stuck give a sign of life.
+    /// Makes every worker that is not stuck show a sign of life.
     pub fn poke(&self) {
         self.wake();
     }
@@ -412,7 +412,7 @@ impl Generation {
         pulse.store(pulse.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// How many bytes may be sent now to fill copies.
+    /// How many bytes may currently be sent to fill copies.
     pub(crate) fn refill_allowance(&self) -> u64 {
         let rate = self.settings.refill_bytes_per_second;
         let now = self.clock.elapsed();
@@ -421,7 +421,7 @@ impl Generation {
         let earned = u128::from(rate) * passed.as_micros() / 1_000_000;
         if earned > 0 {
             refill.counted = now;
-            // What was not used for long is not made up for at once.
+            // An allowance that was not used for a long time is not spent all at once.
             let earned = u64::try_from(earned).unwrap_or(u64::MAX);
             refill.allowance_bytes = refill.allowance_bytes.saturating_add(earned).min(rate);
         }
@@ -442,14 +442,14 @@ impl Generation {
         self.when_done.lock().unwrap_or_else(PoisonError::into_inner).push(action);
     }
 
-    /// What the sinks left to do once the whole job is done.
+    /// What the sinks still have to do once the whole job is done.
     pub fn take_when_done(&self) -> Vec<WhenDone> {
         std::mem::take(&mut *self.when_done.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn wake(&self) {
         for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            // An error says that the worker is gone: then there is nobody to wake.
+            // An error means that the worker is gone: then there is nothing to wake.
             let _ = waker.activate();
         }
     }

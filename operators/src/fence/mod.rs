@@ -3,15 +3,15 @@
 //! | module | noun |
 //! | --- | --- |
 //! | [`generation`] | what all workers of a process share while one view lasts |
-//! | `checkpoints` | which epochs are checkpoints, as far as a worker knows |
-//! | `commit` | what is recorded and committed, as far as a worker knows |
-//! | [`whereabouts`] | which operator, epoch and partition a worker is at |
+//! | `checkpoints` | the epochs that a worker knows to be checkpoints |
+//! | `commit` | what a worker knows to be recorded and committed |
+//! | [`whereabouts`] | the operator, epoch and partition that a worker is working on |
 //! | `panics` | where a panic began |
 //! | `building` | what a worker builds, admitted one by one |
 //! | [`catalogue`] | what a worker has built, compared with what the others have |
 //! | [`origins`] | which operators bring something in, and whether they are protected |
 //! | `dropped` | dataflows that a job ends by dropping them |
-//! | `careful` | what of the job's is dropped with care |
+//! | `careful` | dropping the job's own values with care |
 //! | `alarm` | wakes an operator later |
 
 pub(crate) mod alarm;
@@ -64,7 +64,7 @@ thread_local! {
 
 /// A worker's part in a generation; clones share it.
 ///
-/// A fence is reached from anything that knows its worker, by [`HasFence`]; no verb asks for one.
+/// [`HasFence`] reaches the fence from anything that knows its worker; no verb needs one as an argument.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -88,22 +88,23 @@ struct Inner {
     worker: usize,
     peers: usize,
     names: RefCell<Vec<OperatorName>>,
-    /// Where the sinks built so far write.
+    /// The targets of the sinks that were built so far.
     targets: RefCell<Vec<(OperatorName, String)>>,
     origins: Origins,
     /// How many items of this worker's catalogue have been compared.
     items: Cell<usize>,
-    /// The numbers in the vault of what was built, and in words what has them.
+    /// The vault's numbers of what was built, with a description of each.
     numbers: RefCell<BTreeMap<u64, String>>,
     prefix: RefCell<Vec<String>>,
-    /// How many partitions wrapped operators get that are built now; `None` for all of the view's.
+    /// How many partitions the wrapped operators get that are currently built; `None` for all of the view's
+    /// partitions.
     partition_count: Cell<Option<u32>>,
     commit: Commit,
     checkpoints: Checkpoints,
     built: Cell<bool>,
-    /// Whether this worker knows that all have built the same.
+    /// Whether this worker knows that all workers have built the same.
     agreed: Cell<bool>,
-    /// How many dataflows this worker knows all to have dropped.
+    /// How many dataflows this worker knows to be dropped by all workers.
     gone: Cell<usize>,
     /// The numbers of the operators that were dropped in an earlier view.
     void: BTreeSet<u64>,
@@ -114,9 +115,9 @@ struct Inner {
     /// When, by the generation's clock, the first source of this worker began to read.
     reading_since: Cell<Option<Duration>>,
     whereabouts: Arc<Whereabouts>,
-    /// Set once this worker's state may be half updated: then none of it is kept.
+    /// Set once this worker's state may be partially updated: then none of it is kept.
     tainted: Cell<bool>,
-    /// Set once this worker leaves with all of its state whole.
+    /// Set once this worker leaves with all of its state consistent.
     leaving: Cell<bool>,
 }
 
@@ -126,8 +127,8 @@ pub trait HasFence {
     ///
     /// # Panics
     ///
-    /// Panics when the worker was not started by `ringfence::execute` or `execute_from_args`: under
-    /// plain timely there is nothing that could protect a job.
+    /// Panics if the worker was not started by `ringfence::execute` or `execute_from_args`: plain timely has
+    /// nothing that could protect a job.
     fn fence(&self) -> Fence;
 }
 
@@ -202,12 +203,12 @@ impl Fence {
         FenceGuard { key, fence }
     }
 
-    /// What this worker shares with the others of its process.
+    /// What this worker shares with the other workers of its process.
     pub fn generation(&self) -> &Arc<Generation> {
         &self.inner.generation
     }
 
-    /// The index of the worker in this generation; another one after the next view change.
+    /// The index of the worker in this generation. It may be different after a view change.
     pub fn worker(&self) -> usize {
         self.inner.worker
     }
@@ -224,7 +225,7 @@ impl Fence {
 
     /// Prefixes the names of the protected operators that `build` makes.
     ///
-    /// A helper that is used twice in a job needs it, since a name may be used only once.
+    /// A helper function that is used twice in a job needs this, since a name may be used only once.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -252,18 +253,18 @@ impl Fence {
         result
     }
 
-    /// Gives the wrapped operators that `build` makes `count` partitions each, in the place of all there
-    /// are.
+    /// Gives each wrapped operator that `build` makes `count` partitions, instead of all partitions of the
+    /// job.
     ///
-    /// A wrapped operator has one closure for each partition, and calls all those of a worker whenever its
-    /// frontier moves. Where epochs hold few records that is most of what they cost, and an operator
-    /// with fewer partitions costs less. It cannot use more workers than it has partitions, and fewer
-    /// partitions are spread less evenly over workers.
+    /// A wrapped operator has one closure for each partition, and calls all closures of a worker whenever its
+    /// frontier moves. If epochs hold few records, these calls are most of the cost, and an operator with
+    /// fewer partitions costs less. It cannot use more workers than it has partitions, and fewer partitions
+    /// are spread less evenly over workers.
     ///
-    /// Each of the operator's partitions is one of the job's, spread evenly over them, and stays and moves
-    /// with it. A number that is higher than that of the job's partitions means all of them. Keyed verbs,
-    /// sources and sinks are not concerned, nor are operators with a `Pipeline` input: there each worker
-    /// needs a partition. The number must not change during a run.
+    /// Each of the operator's partitions corresponds to one of the job's, spread evenly over them, and moves
+    /// with it. A number greater than that of the job's partitions means all of them. Keyed verbs, sources
+    /// and sinks are not affected. Nor are operators with a `Pipeline` input, because each worker needs a
+    /// partition for it. The number must not change during a run.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -303,7 +304,8 @@ impl Fence {
         result
     }
 
-    /// The partitions that a wrapped operator has which is built now, in the order of their numbers at it.
+    /// The partitions of the wrapped operator that is currently built, in the order of their numbers within
+    /// the operator.
     pub(crate) fn partitions_of_operator(&self) -> Vec<PartitionId> {
         let all = self.inner.generation.routes.partitions();
         let count = self.inner.partition_count.get().map_or(all, |count| count.min(all)) as usize;
@@ -343,9 +345,9 @@ impl Fence {
         (0..self.inner.peers).any(|worker| !owners.contains(&worker))
     }
 
-    /// Ends the job before it has begun if there are fewer partitions than workers, where every worker needs
-    /// one. Later no view is refused for it: a worker without a partition matters only to records that
-    /// reach it, and these are an error of their own.
+    /// Ends the job before it has begun if every worker needs a partition but there are fewer partitions than
+    /// workers. Later views are not refused for this reason: a worker without a partition matters only if
+    /// records reach it, which is a separate error.
     pub(crate) fn require_partitions(&self, operator: &OperatorName, why: &str) {
         let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
         if self.is_first_view() && (partitions as usize) < peers {
@@ -357,8 +359,8 @@ impl Fence {
         }
     }
 
-    /// The number of shares that hand-made input is split into, fixed for the whole run: the number of
-    /// workers it began with.
+    /// The number of shares of hand-fed input, fixed for the whole run: the number of workers that the run
+    /// began with.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -378,11 +380,11 @@ impl Fence {
         self.inner.generation.settings.share_count.into()
     }
 
-    /// The shares of hand-made input that this worker has, in order.
+    /// The shares of hand-fed input that this worker has, in order.
     ///
-    /// What a program does "on worker i" it does for share i instead: a share belongs to a partition and
-    /// moves with it, so that a dead worker's shares go on at its successors. A worker may have
-    /// several, or none. See [`share_count`](Fence::share_count) for an example.
+    /// Whatever a program does "on worker i", it does for share i instead: a share belongs to a partition and
+    /// moves with it, so that a dead worker's shares continue on its successors. A worker may have several
+    /// shares, or none. See [`share_count`](Fence::share_count) for an example.
     pub fn shares(&self) -> Vec<Share> {
         let count = self.share_count();
         (0..count)
@@ -391,10 +393,10 @@ impl Fence {
             .collect()
     }
 
-    /// Whether this worker has share `index` of hand-made input.
+    /// Whether this worker has share `index` of hand-fed input.
     ///
-    /// In place of `if worker.index() == 0`, a program asks for share 0: exactly one worker of each
-    /// generation has it.
+    /// Instead of `if worker.index() == 0`, a program asks for share 0: exactly one worker of each generation
+    /// has it.
     pub fn has_share(&self, index: u64) -> bool {
         index < self.share_count()
             && self.inner.generation.routes.owner(self.partition_of_share(index))
@@ -407,7 +409,7 @@ impl Fence {
         partition_of_shard(index as usize, count, self.inner.generation.routes.partitions())
     }
 
-    /// The first time that is not committed: where capabilities of protected operators begin.
+    /// The first time that is not committed, at which the capabilities of protected operators begin.
     pub(crate) fn resume_time<T: FencedTime>(&self) -> T {
         match self.inner.generation.resume {
             None => T::minimum(),
@@ -415,10 +417,10 @@ impl Fence {
         }
     }
 
-    /// An abort point within an activation, for one that may take long.
+    /// An abort point within an activation, for activations that may take long.
     ///
-    /// SUBTLE: it may stand only where the operator's tables hold whole updates: their undo lists then
-    /// take everything back that the activation has done.
+    /// SUBTLE: it may be used only where the operator's tables contain complete updates. Their undo lists
+    /// then revert everything that the activation has done.
     pub(crate) fn leave_if_stopping(&self) {
         if self.inner.generation.is_stopping() {
             self.leave();
@@ -427,8 +429,8 @@ impl Fence {
 
     /// The abort point, at the start of each activation of a protected operator.
     ///
-    /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here
-    /// leaves state that can be rewound.
+    /// SUBTLE: it comes before the activation touches anything, so that a worker that leaves here leaves its
+    /// state in a form that can be rewound.
     pub(crate) fn check(&self, operator: &OperatorName) -> Active<'_> {
         self.leave_if_stopping();
         self.built();
@@ -443,8 +445,8 @@ impl Fence {
         active
     }
 
-    /// Wakes what waited to record, once all processes are known to have built the same job, or to have
-    /// dropped a dataflow.
+    /// Wakes the operators that wait to record, once all processes are known to have built the same job, or
+    /// to have dropped a dataflow.
     pub(crate) fn heed_others(&self) {
         let generation = &self.inner.generation;
         let mut is_news = !self.inner.agreed.get() && generation.is_agreed();
@@ -460,8 +462,8 @@ impl Fence {
         }
     }
 
-    /// Whether dataflows are dropped because the worker is torn down, or because an unwind ends the building of
-    /// one. Only what the job itself drops is dropped on purpose.
+    /// Whether dataflows are dropped because the worker is torn down, or because an unwind interrupts
+    /// building one. Only what the job itself drops is dropped on purpose.
     pub(crate) fn is_torn_down(&self) -> bool {
         self.inner.is_torn_down.get() || std::thread::panicking()
     }
@@ -479,20 +481,20 @@ impl Fence {
         }
     }
 
-    /// Whether a dataflow with this operator was dropped by the job before.
+    /// Whether the job has previously dropped a dataflow with this operator.
     pub(crate) fn is_void(&self, name: &OperatorName) -> bool {
         self.inner.void.contains(&operator_id(name))
     }
 
-    /// Notes that a protected operator is at work.
+    /// Notes that a protected operator is working.
     pub(crate) fn active(&self, operator: &OperatorName) -> Active<'_> {
         let names = self.inner.names.borrow();
-        // Few operators and shared names: a pointer is found sooner than a text.
+        // There are few operators and names are shared: comparing pointers is faster than comparing text.
         let index = names.iter().position(|name| Arc::ptr_eq(&name.0, &operator.0));
         self.inner.whereabouts.enter(index.unwrap_or(names.len()))
     }
 
-    /// The abort point of an operator that is no part of the job.
+    /// The abort point of an operator that is not part of the job.
     pub(crate) fn sign_of_life(&self) {
         self.leave_if_stopping();
         if self.inner.built.get() {
@@ -500,7 +502,7 @@ impl Fence {
         }
     }
 
-    /// Whether so many checkpoints are known and not recorded that sources will wait.
+    /// Whether so many known checkpoints are not recorded that sources will wait.
     pub(crate) fn has_checkpoints_enough(&self) -> bool {
         let count = self.inner.generation.settings.in_flight_epochs_max;
         self.inner.checkpoints.limit(self.inner.commit.recorded(), count).is_some()
@@ -508,14 +510,14 @@ impl Fence {
 
     /// Leaves the generation, between two updates of any table.
     ///
-    /// SUBTLE: where the job is still being built, the tables that were restored already are dropped by this
-    /// very unwind. They are whole, and go back to the vault all the same.
+    /// SUBTLE: if the job is still being built, this unwind drops the tables that were already restored. They
+    /// are consistent, and still go back to the vault.
     fn leave(&self) -> ! {
         self.inner.leaving.set(true);
         Leave::Stopped.now()
     }
 
-    /// Whether the unwind that is under way, if one is, left all tables whole.
+    /// Whether the current unwind, if there is one, left all tables consistent.
     pub(crate) fn is_leaving(&self) -> bool {
         self.inner.leaving.get()
     }
@@ -568,7 +570,7 @@ impl Fence {
         self.fail(JobError::Vault { operator: operator.clone(), what: error.to_string() })
     }
 
-    /// Wakes an operator after `delay`, or sooner: it is to look at the generation's clock again.
+    /// Wakes an operator after `delay` or earlier, so that it checks the generation's clock again.
     pub(crate) fn wake_after(&self, activator: &Activator, delay: Duration) {
         if self.inner.generation.clock.is_virtual() {
             activator.activate()
@@ -577,7 +579,7 @@ impl Fence {
         }
     }
 
-    /// Ends this generation: what came in is damaged, and a new generation is sent it anew.
+    /// Ends this generation: received data is damaged, and will be sent again to a new generation.
     pub(crate) fn leave_damaged(&self, error: JobError) -> ! {
         Leave::Damaged(error.cut()).now()
     }
@@ -586,19 +588,19 @@ impl Fence {
         self.inner.generation.observer.notice(notice);
     }
 
-    /// Whether this worker's state may be half updated.
+    /// Whether this worker's state may be partially updated.
     pub(crate) fn is_tainted(&self) -> bool {
         self.inner.tainted.get()
     }
 
-    /// Where the sources' clock begins: the first epoch after what is committed.
+    /// The epoch at which the sources' clock begins: the first one after what is committed.
     pub(crate) fn first_epoch(&self) -> Epoch {
         self.inner.generation.resume.map_or(Epoch(0), Epoch::next)
     }
 
-    /// The epoch that a source of `dataflow` should be in by the clock and the throttle.
+    /// The epoch that a source of `dataflow` should be in, according to the clock and the throttle.
     ///
-    /// The throttle looks at what the source's own dataflow has stored: another dataflow may wait for this
+    /// The throttle depends on what the source's own dataflow has stored: another dataflow may wait for this
     /// one, and would hold back what is committed.
     pub(crate) fn clock_epoch(&self, dataflow: usize) -> ClockEpoch {
         let settings = &self.inner.generation.settings;
@@ -608,7 +610,7 @@ impl Fence {
             self.inner.reading_since.set(Some(now));
             now
         });
-        // After a failure the first epoch is a short one, so that what is replayed is soon committed.
+        // After a failure the first epoch is short, so that replayed records are committed soon.
         let lead = if self.is_first_view() {
             Duration::ZERO
         } else {
@@ -626,10 +628,10 @@ impl Fence {
     }
 }
 
-/// Where the clock puts a source.
+/// The position of a source according to the clock.
 pub(crate) struct ClockEpoch {
     pub(crate) epoch: Epoch,
-    /// The source is as far ahead of what is stored as it may be.
+    /// The source is as far ahead of what is stored as is permitted.
     pub(crate) throttled: bool,
 }
 
@@ -645,12 +647,12 @@ impl FenceGuard {
         &self.fence
     }
 
-    /// Says that the worker is about to be torn down.
+    /// Announces that the worker is about to be torn down.
     pub(crate) fn tear_down(&self) {
         self.fence.inner.is_torn_down.set(true);
     }
 
-    /// Says that a panic may have left this worker's state half updated: none of it is kept.
+    /// Announces that a panic may have left this worker's state partially updated: none of it is kept.
     pub fn taint(&self) {
         self.fence.inner.tainted.set(true);
     }

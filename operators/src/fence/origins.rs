@@ -1,12 +1,13 @@
-//! Origins: which operators of a protected dataflow bring something in, and whether they are protected.
+//! Origins: which operators of a protected dataflow bring in records, and whether they are protected.
 //!
-//! An input of timely's own begins anew after a failure, and what it brings then is of epochs that are
-//! committed already. That would be found at the first failure; here it is found when the dataflow is built.
+//! After a failure, an input of timely's own begins again, and its records belong to epochs that are already
+//! committed. Without this module that would be noticed at the first failure; with it, it is noticed when the
+//! dataflow is built.
 //!
-//! Timely tells who registers for it how the inputs and outputs of each operator hang together, while it
-//! builds a dataflow and never again: an operator without inputs is where something comes in. Those that
-//! protected verbs build are known; those that a job vouches for are told from others by being built
-//! within [`Vouched::vouched`]. What is built after the last protected verb of its dataflow can reach none.
+//! While timely builds a dataflow, and only then, it tells registered loggers how the inputs and outputs of
+//! each operator are connected. An operator without inputs is where records come in. Those that protected
+//! verbs build are known; those that a job vouches for are built within [`Vouched::vouched`]. An operator
+//! that is built after the last protected verb of its dataflow cannot reach any protected operator.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -24,11 +25,11 @@ use crate::ids::OperatorName;
 /// The operators of a worker that have no inputs.
 #[derive(Default)]
 pub(crate) struct Origins {
-    /// The numbers of such operators, in what was built since the present dataflow was begun.
+    /// The numbers of such operators that were built since the current dataflow was begun.
     found: Rc<RefCell<Vec<usize>>>,
     /// What tells them, for each type of time.
     tellers: RefCell<Vec<Teller>>,
-    /// Those that are protected, or vouched for.
+    /// The operators that are protected or vouched for.
     known: RefCell<BTreeSet<usize>>,
     vouched: RefCell<Vec<Range<usize>>>,
     present: RefCell<Option<Dataflow>>,
@@ -40,21 +41,21 @@ type Teller = (String, Box<dyn Fn()>);
 /// A dataflow with protected operators, as far as it is built.
 struct Dataflow {
     index: usize,
-    /// Its protected operators, and how far timely had counted before each.
+    /// Its protected operators, and timely's count before each.
     protected: Vec<(usize, OperatorName)>,
 }
 
-/// An operator that brings in what is not protected.
+/// An operator that brings in unprotected records.
 pub(crate) struct Unprotected {
     /// The protected operator that was built before it, if any.
     pub(crate) after: Option<OperatorName>,
-    /// The one that was built next.
+    /// The protected operator that was built next.
     pub(crate) before: OperatorName,
 }
 
 impl Origins {
-    /// Notes a protected operator that is about to be built; returns what is wrong with the dataflow that
-    /// was built before, if this is the first of another one.
+    /// Notes a protected operator that is about to be built. If it is the first one of its dataflow, returns
+    /// what is wrong with the previous dataflow.
     pub(crate) fn admit<T: Timestamp>(
         &self,
         name: &OperatorName,
@@ -71,12 +72,12 @@ impl Origins {
         wrong
     }
 
-    /// Notes that the operator of this number is protected.
+    /// Notes that the operator with this number is protected.
     pub(crate) fn know(&self, number: usize) {
         self.known.borrow_mut().insert(number);
     }
 
-    /// Runs what builds operators that are protected, or vouched for.
+    /// Runs code that builds operators that are protected or vouched for.
     pub(crate) fn knowing<'scope, T: Timestamp, R>(
         &self,
         scope: Scope<'scope, T>,
@@ -88,7 +89,7 @@ impl Origins {
         result
     }
 
-    /// Looks through the dataflow that was built last for an operator that brings something in unprotected.
+    /// Searches the dataflow that was built last for an operator that brings in unprotected records.
     pub(crate) fn check(&self) -> Option<Unprotected> {
         self.tellers.borrow().iter().for_each(|(_, teller)| teller());
         let found = std::mem::take(&mut *self.found.borrow_mut());
@@ -105,7 +106,7 @@ impl Origins {
         })
     }
 
-    /// Makes timely tell how operators of this type of time are made, unless the job listens itself.
+    /// Makes timely report how operators with this time type are built, unless the job itself listens.
     fn listen<T: Timestamp>(&self, scope: Scope<'_, T>) {
         let topic = format!("timely/summary/{}", std::any::type_name::<T>());
         if self.tellers.borrow().iter().any(|(known, _)| *known == topic) {
@@ -129,7 +130,7 @@ impl Origins {
         }
     }
 
-    /// Ends the telling at a worker whose job is built.
+    /// Stops listening on a worker whose job is built.
     pub(crate) fn stop_listening(&self, worker: &timely::worker::Worker) {
         if let Some(mut register) = worker.log_register() {
             for (topic, _) in self.tellers.borrow_mut().drain(..) {
@@ -143,12 +144,12 @@ type Event<T> = OperatesSummaryEvent<<T as Timestamp>::Summary>;
 
 /// Inputs that a job vouches for.
 pub trait Vouched<'scope, T: Timestamp> {
-    /// Builds operators that bring something in and are not protected, in a dataflow with protected ones.
+    /// Builds unprotected operators that bring in records, in a dataflow with protected operators.
     ///
-    /// Without this such an input is refused when the job is built, since after a failure it begins anew:
-    /// what it brings then is of epochs that are committed, and the job ends with the first such record that
-    /// reaches a protected operator. Here a job vouches that this does not happen: that what is built
-    /// reaches no protected operator, or only through operators of its own that give it later times.
+    /// Otherwise such an input is refused when the job is built, because after a failure it begins again: its
+    /// records then belong to committed epochs, and the job ends with the first such record that reaches a
+    /// protected operator. With this method, a job vouches that this does not happen: that the records reach
+    /// no protected operator, or only through the job's own operators that give them later times.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;

@@ -1,10 +1,9 @@
-//! What a panic said, and where it began: the place in the source, which only a panic hook gets to see.
+//! Where a panic began: the location in the source, which only a panic hook can see.
 //!
-//! What is caught after a panic is its payload, and that has no location; timely, user code and this
-//! crate may all have been running. So there is a hook. It is put in once for a process, adds a note
-//! for workers alone, and always calls the hook that was there before: whoever prints, logs or counts
-//! panics goes on doing so. A program that sets a hook of its own later, without calling the one
-//! before, loses nothing but the locations in its reports.
+//! Catching a panic yields its payload, which has no location; timely, user code and this crate may all have
+//! been running. So there is a hook. It is installed once per process, makes a note for workers only, and
+//! always calls the previous hook: code that prints, logs or counts panics continues to do so. A program that
+//! later sets its own hook without calling the previous one loses only the locations in its reports.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -20,13 +19,13 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Notes from now on where panics begin.
+/// From now on, notes where panics begin.
 pub(crate) fn watch() {
     INSTALLED.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let location = info.location().map(ToString::to_string);
-            // A panic while the note is being taken, or while the thread ends, goes without.
+            // A panic while the note is being made, or while the thread ends, gets no note.
             let _ = LOCATION.try_with(|note| {
                 if let Ok(mut note) = note.try_borrow_mut() {
                     *note = location;
@@ -38,13 +37,13 @@ pub(crate) fn watch() {
     forget();
 }
 
-/// Forgets where a panic of this thread began: it was caught, and is over.
+/// Forgets where a panic of this thread began, because it was caught and is handled.
 pub(crate) fn forget() {
     LOCATION.with_borrow_mut(|note| *note = None);
 }
 
-/// Where the panic began that this thread has just caught: `file:line:column`. An unwind that no hook
-/// sees, such as [`resume_unwind`](std::panic::resume_unwind), has no place.
+/// Where the panic that this thread has just caught began: `file:line:column`. An unwind that no hook sees,
+/// such as [`resume_unwind`](std::panic::resume_unwind), has no location.
 pub(crate) fn location() -> Option<String> {
     LOCATION.with_borrow_mut(Option::take)
 }

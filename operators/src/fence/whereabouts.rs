@@ -1,8 +1,8 @@
 //! Where a worker is: the protected operator that is active, its epoch and its partition.
 //!
-//! Each worker writes its own place with plain relaxed stores, and whoever watches over it reads: after a
-//! panic, or while the worker hangs. A place is a hint for people and decides nothing, so a reader
-//! may see an operator of one moment with the epoch of the next.
+//! Each worker writes its own place with plain relaxed stores. Supervising code reads it after a panic or
+//! while the worker hangs. A place is a hint for users and decides nothing, so a reader may see an operator
+//! from one moment with the epoch from the next.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,11 @@ const NO_PARTITION: u32 = u32::MAX;
 
 /// The place of one worker of one generation.
 ///
-/// It has a cache line of its own: a store by one worker costs the others nothing.
+/// It has its own cache line: a store by one worker costs the others nothing.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Whereabouts {
-    /// 0 outside of protected operators, else one more than the index in `operators`.
+    /// 0 outside of protected operators, and otherwise one more than the index in `operators`.
     operator: AtomicUsize,
     epoch: AtomicU64,
     partition: AtomicU32,
@@ -28,7 +28,7 @@ pub struct Whereabouts {
     record: Mutex<Option<String>>,
 }
 
-/// What is known of a protected operator of the worker's.
+/// What is known about a protected operator of the worker.
 #[derive(Clone, Debug)]
 struct Operator {
     name: OperatorName,
@@ -39,7 +39,7 @@ struct Operator {
 }
 
 impl Whereabouts {
-    /// The place of a worker, by its index in this process, that is nowhere yet.
+    /// The place of a worker, by its index in this process, before it has entered any operator.
     pub fn new(worker: usize) -> Self {
         Whereabouts {
             operator: AtomicUsize::new(0),
@@ -70,15 +70,15 @@ impl Whereabouts {
         }
     }
 
-    /// The record that the worker could not process, as text, where it was kept.
+    /// The record that the worker could not process, as text, if it was kept.
     pub fn record(&self) -> Option<String> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The protected operator that holds the commit back, and the last of its epochs that all backups
-    /// have stored. Where several are equally far, the first one built: the others wait for it.
+    /// have stored. If several have stored equally far, the first one that was built: the others wait for it.
     ///
-    /// `None` where all are equally far, so that none holds back the others.
+    /// `None` if all have stored equally far, so that none holds the others back.
     pub fn held_back_by(&self) -> Option<(OperatorName, Option<Epoch>)> {
         let operators = self.operators();
         let storing = || operators.iter().filter(|operator| operator.stores);
@@ -134,7 +134,7 @@ impl Whereabouts {
     }
 }
 
-/// The time during which an operator is active; the place is kept where it ends in a panic.
+/// The time during which an operator is active; the place is kept if it ends in a panic.
 #[must_use]
 pub(crate) struct Active<'a> {
     whereabouts: &'a Whereabouts,

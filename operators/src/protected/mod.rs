@@ -2,8 +2,8 @@
 //!
 //! | module | noun |
 //! | --- | --- |
-//! | `partitions` | an operator's state at a worker: restore, seal, leave |
-//! | `outlet` | the way out for what is sealed, and when it is |
+//! | `partitions` | an operator's state on a worker: restore, seal, leave |
+//! | `outlet` | the output for what is sealed, and when to seal |
 //! | `turns` | records that wait until their epoch is complete |
 //! | `route` | key -> partition -> owner |
 

@@ -1,4 +1,4 @@
-//! Outlet: the way out of a protected operator for what it seals, and when it seals.
+//! Outlet: the output of a protected operator for what it seals, and when it seals.
 
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pushers::Output;
@@ -12,15 +12,15 @@ use crate::time::FencedTime;
 
 /// State that is sealed: its changes are sent to its backups, as of the end of an epoch.
 pub(crate) trait Seal {
-    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last`
-    /// where there will be no later seal.
+    /// Encodes what changed since the last seal, for the backups, as of the end of `epoch`; `last` if there
+    /// will be no later seal.
     fn seal(&mut self, epoch: Epoch, last: bool, send: &mut dyn FnMut(Frames));
 
-    /// Whether there are copies to be filled, and nothing was sealed at or after `epoch`.
+    /// Whether there are copies to fill, and nothing was sealed at or after `epoch`.
     fn wants_seal(&mut self, epoch: Epoch) -> bool;
 }
 
-/// All that an operator seals at a checkpoint: one state, or several.
+/// Everything that an operator seals at a checkpoint: one or more states.
 pub(crate) trait Seals {
     /// Calls `seal` with each state, in the same order each time.
     fn each(&mut self, seal: &mut dyn FnMut(&mut dyn Seal));
@@ -32,15 +32,15 @@ impl<S: Seal> Seals for S {
     }
 }
 
-/// The way out of a protected operator for its snapshots, and what decides when it seals them.
+/// The output of a protected operator for its snapshots, which also decides when it seals them.
 ///
-/// An operator asks [`turn_to`](Outlet::turn_to) before it acts on an epoch, which seals what is to be sealed
-/// before, and ends each activation with [`pass`](Outlet::pass). Where every epoch is a checkpoint, each is
+/// An operator calls [`turn_to`](Outlet::turn_to) before it acts on an epoch, which seals what must be sealed
+/// before, and ends each activation with [`pass`](Outlet::pass). If every epoch is a checkpoint, each is
 /// sealed before the operator acts on the next one.
 ///
 /// INVARIANT: the held capability is at or below the first change that is not sealed, and at most one epoch
-/// beyond the last checkpoint that the operator's input has passed: so nothing counts as stored that
-/// is not, and a checkpoint that becomes known late can still be sealed.
+/// beyond the last checkpoint that the operator's input has passed: so nothing counts as stored before it is,
+/// and a checkpoint that becomes known late can still be sealed.
 pub(crate) struct Outlet<T: FencedTime> {
     fence: Fence,
     output: OutputBuilder<T, NoopBuilder<Frames>>,
@@ -72,7 +72,7 @@ impl<T: FencedTime> Outlet<T> {
     /// Whether the operator may act on `epoch` now. If so, its changes count as not sealed.
     ///
     /// If not, then either something is [`due`](Outlet::due) as soon as the operator's input has passed a
-    /// checkpoint, or a checkpoint is being chosen, and the operator is to wait for the decision
+    /// checkpoint, or a checkpoint is being chosen and the operator must wait for the decision
     /// ([`wake_on_decision`](crate::fence::checkpoints::Checkpoints::wake_on_decision)).
     pub(crate) fn begin(&mut self, epoch: Epoch) -> bool {
         let checkpoints = self.fence.checkpoints();
@@ -87,20 +87,20 @@ impl<T: FencedTime> Outlet<T> {
         true
     }
 
-    /// The checkpoint at which the changes that are not sealed are to be, as far as it is known.
+    /// The checkpoint at which the unsealed changes must be sealed, if it is known.
     pub(crate) fn boundary(&self) -> Option<Epoch> {
         self.fence.checkpoints().at_or_after(self.unsealed?.first)
     }
 
-    /// Seals what is to be sealed before the operator acts on `epoch`, and says whether it may act on it now,
-    /// as [`begin`](Outlet::begin) does. All epochs before it are [`complete`](super::turns::complete).
+    /// Seals what must be sealed before the operator acts on `epoch`, and returns whether it may act on it
+    /// now, as [`begin`](Outlet::begin) does. All epochs before it are [`complete`](super::turns::complete).
     pub(crate) fn turn_to(&mut self, epoch: Epoch, states: &mut impl Seals) -> bool {
         self.seal_due(Epoch::before(Some(epoch)), states);
         self.begin(epoch)
     }
 
-    /// Seals what is to be sealed, goes on with the filling of copies and lets go of what is sealed, where
-    /// all epochs through `through` are complete. To be called at the end of each activation.
+    /// Seals what must be sealed, continues to fill copies and releases what is sealed, given that all epochs
+    /// through `through` are complete. Call it at the end of each activation.
     pub(crate) fn pass(&mut self, through: Option<Epoch>, states: &mut impl Seals) {
         self.seal_due(through, states);
         states.each(&mut |state| self.fill(through, state));
@@ -119,37 +119,37 @@ impl<T: FencedTime> Outlet<T> {
         Some(time.epoch())
     }
 
-    /// The time at which the operator has to [`seal`](Outlet::seal) all its state now, if it has: all
-    /// epochs through `through` are complete, and with them a checkpoint that it has not sealed.
+    /// The time at which the operator must [`seal`](Outlet::seal) all its state now, if it must: all epochs
+    /// through `through` are complete, and with them a checkpoint that it has not sealed.
     ///
     /// Afterwards nothing counts as not sealed.
     pub(crate) fn due(&mut self, through: Option<Epoch>) -> Option<T> {
         let boundary = self.boundary().filter(|boundary| Some(*boundary) <= through)?;
         let unsealed = self.unsealed.take()?;
-        // With a bug on purpose the simulator is to see what comes of it.
+        // With a planted bug, the simulator must see the consequences.
         assert!(
             cfg!(feature = "planted") || unsealed.last <= boundary,
             "a checkpoint at epoch {boundary} would hold changes of epoch {}",
             unsealed.last
         );
-        // At the end of a dataflow the last change is the last there is: it belongs to every checkpoint
-        // that is still to be chosen.
+        // At the end of a dataflow no change follows the last one: it belongs to every checkpoint that is
+        // still to be chosen.
         Some(T::first_of(if boundary == Epoch::END { unsealed.last } else { boundary }))
     }
 
-    /// Seals `state` at the end of `time` and sends what changed on its way.
+    /// Seals `state` at the end of `time` and sends what changed.
     pub(crate) fn seal(&mut self, time: &T, state: &mut dyn Seal) {
         self.send(time, state, false);
     }
 
-    /// As [`seal`](Outlet::seal), where no later one will come: all that is to be filled is.
+    /// As [`seal`](Outlet::seal), if no later seal will follow: everything that must be filled is filled.
     pub(crate) fn seal_last(&mut self, time: &T, state: &mut dyn Seal) {
         self.unsealed = None;
         self.send(time, state, true);
     }
 
-    /// Goes on with the filling of copies, at the last checkpoint at or before `through`, where nothing
-    /// else makes `state` be sealed. To be called when all epochs through `through` are complete.
+    /// Continues to fill copies, at the last checkpoint at or before `through`, if nothing else causes
+    /// `state` to be sealed. Call it when all epochs through `through` are complete.
     fn fill(&mut self, through: Option<Epoch>, state: &mut dyn Seal) {
         let Some(epoch) = through.filter(|through| *through < Epoch::END) else { return };
         let Some(epoch) = self.fence.checkpoints().at_or_before(epoch) else { return };
@@ -167,7 +167,7 @@ impl<T: FencedTime> Outlet<T> {
         state.seal(time.epoch(), last, &mut |mut frames| session.give_container(&mut frames));
     }
 
-    /// Lets go of what is sealed, where all epochs through `through` are complete.
+    /// Releases what is sealed, given that all epochs through `through` are complete.
     fn advance(&mut self, through: Option<Epoch>) {
         let sealed = through.and_then(|through| self.fence.checkpoints().at_or_before(through));
         let next = match sealed {
@@ -179,13 +179,13 @@ impl<T: FencedTime> Outlet<T> {
         advance(&mut self.capability, next.into_iter().chain(first).min());
     }
 
-    /// Lets go of everything: nothing will be sealed any more.
+    /// Releases everything: nothing will be sealed any more.
     pub(crate) fn close(&mut self) {
         self.capability = None;
     }
 }
 
-/// Moves a held capability to the beginning of `epoch`, or drops it where there is none to come.
+/// Moves a held capability to the beginning of `epoch`, or drops it if there is no further epoch.
 pub(crate) fn advance<T: FencedTime>(capability: &mut Option<Capability<T>>, epoch: Option<Epoch>) {
     match (epoch, capability.as_mut()) {
         (Some(epoch), Some(held)) => {

@@ -16,11 +16,11 @@ use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
 use crate::vault::Kind;
 
-/// The keyed state of one protected operator at one worker: a table for each partition it runs, with
-/// values in the encoding of `C`.
+/// The keyed state of one protected operator on one worker: a table for each partition that it runs, with
+/// values encoded by `C`.
 ///
-/// It is restored when it is made and goes back to the vault when it is dropped, whatever made the
-/// generation end, unless its worker panicked.
+/// It is restored when it is created and goes back to the vault when it is dropped, whatever ended the
+/// generation, unless its worker panicked.
 pub(crate) struct Partitions<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     fence: Fence,
     name: OperatorName,
@@ -34,26 +34,26 @@ pub(crate) struct Partitions<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     filling: Filling,
 }
 
-/// How far this operator is with the copies that it fills.
+/// The progress of this operator in filling copies.
 ///
-/// A copy is filled by ordinary deltas: each seal counts some more keys as changed, besides those
-/// that are, until all have had their turn.
+/// A copy is filled by ordinary deltas: in addition to changed keys, each seal includes some other keys,
+/// until all keys have been sent.
 struct Filling {
-    /// The partitions to be filled, and from where each goes on.
+    /// The partitions to fill, and where each continues.
     open: Vec<(PartitionId, u64)>,
-    /// About how many bytes a key takes in a delta.
+    /// The approximate number of bytes of a key in a delta.
     key_bytes: u64,
 }
 
-/// What a key is taken to need before any was sealed.
+/// The assumed size of a key before any was sealed.
 const KEY_BYTES: u64 = 32;
 
-/// A surviving table, before it is undone to the resume epoch.
+/// A surviving table, before it is rolled back to the resume epoch.
 pub(crate) type Before<'a, K, V, C = Postcard> =
     &'a mut dyn FnMut(&mut KeyedTable<K, V, Postcard, C>);
 
 impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
-    /// Brings the operator's state to the resume epoch: survivors undo, successors open replicas.
+    /// Brings the operator's state to the resume epoch: survivors roll back, successors open replicas.
     ///
     /// `before` sees each surviving table as the last generation left it.
     pub(crate) fn restore(fence: &Fence, name: &OperatorName, before: Before<'_, K, V, C>) -> Self {
@@ -88,7 +88,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         for index in 0..partitions.owned.len() {
             let partition = partitions.owned[index];
             let mut table = KeyedTable::new(generation.settings.hasher);
-            // What the job has dropped before is not kept.
+            // What the job has previously dropped is not kept.
             let live = if is_void { Ok(None) } else { vault.take_live(view, id, partition) };
             if let Some(live) = live.unwrap_or_else(|error| fence.refused(name, &error)) {
                 table = match live.state.downcast::<KeyedTable<K, V, Postcard, C>>() {
@@ -163,14 +163,14 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         self.tables[partition.0 as usize].as_ref()
     }
 
-    /// Makes a table for a partition that this worker does not run: it is never sealed nor kept.
+    /// Makes a table for a partition that this worker does not run: it is neither sealed nor kept.
     pub(crate) fn pretend(&mut self, partition: PartitionId) {
         let hasher = self.fence.generation().settings.hasher;
         self.tables[partition.0 as usize].get_or_insert_with(|| KeyedTable::new(hasher));
     }
 
-    /// Counts some more keys of the partitions to be filled as changed, as many as the allowance has
-    /// room for, or all of them; returns the partitions of which that were the last.
+    /// Counts some more keys of the partitions to fill as changed, as many as the allowance permits, or all
+    /// of them; returns the partitions that this completes.
     fn fill_some(&mut self, all: bool) -> Vec<PartitionId> {
         let Filling { open, key_bytes } = &mut self.filling;
         let mut filled = Vec::new();
@@ -266,7 +266,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Drop for Partitions<K, V, C> {
 }
 
 impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
-    /// Hands all state to the vault, once: none is left.
+    /// Hands all state to the vault, leaving none here.
     pub(crate) fn deposit(&mut self) {
         let is_whole = !std::thread::panicking() || self.fence.is_leaving();
         if self.fence.is_tainted() || !is_whole {

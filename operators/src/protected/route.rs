@@ -14,7 +14,7 @@ use crate::hash::KeyHasher;
 use crate::ids::OperatorName;
 use crate::state::hash_key;
 
-/// Hashes keys by their encoded form, so that every build of every node agrees.
+/// Hashes keys by their encoded form, so that all builds on all nodes agree.
 pub(crate) struct KeyRoute<K> {
     hasher: KeyHasher,
     encoded: Vec<u8>,
@@ -26,7 +26,7 @@ impl<K: Data> KeyRoute<K> {
         KeyRoute { hasher, encoded: Vec::new(), key: PhantomData }
     }
 
-    /// The hash of a key; one hash serves the route, the partition's table and the replicas.
+    /// The hash of a key; the route, the partition's table and the replicas all use it.
     #[inline]
     pub(crate) fn hash(&mut self, key: &K) -> Result<u64, CodecError> {
         hash_key::<K, Postcard>(self.hasher, key, &mut self.encoded)
@@ -47,8 +47,8 @@ impl<K: Data> KeyRoute<K> {
     }
 }
 
-/// Brings the records of workers that run no partition to workers that do. Nothing moves, and nothing is
-/// built, where every worker has one.
+/// Sends the records of workers without partitions to workers that have some. If every worker has a
+/// partition, nothing moves and nothing is built.
 pub(crate) fn to_somebody<'scope, T: Timestamp, D: Data>(
     records: StreamVec<'scope, T, D>,
     fence: &Fence,
@@ -61,10 +61,10 @@ pub(crate) fn to_somebody<'scope, T: Timestamp, D: Data>(
     records.exchange(move |_record| target as u64)
 }
 
-/// The pact that brings each record to the owner of its key's partition, by the view's table.
+/// The pact that sends each record to the owner of its key's partition, according to the view's table.
 ///
-/// Timely's own exchange does it: its function may name the worker outright, since an owner's index
-/// is always below the number of workers.
+/// It is timely's own exchange: its function may return the worker directly, since an owner's index is always
+/// below the number of workers.
 pub(crate) fn to_owner<D, K>(
     fence: &Fence,
     name: &OperatorName,

@@ -11,9 +11,9 @@ use crate::time::FencedTime;
 
 /// Holds records back until their epoch's turn.
 ///
-/// INVARIANT: batches come out in the order of their times' epochs, and none before the frontier has
-/// reached its epoch: whatever is applied before it is complete. Within an epoch they come in an order
-/// that respects that of their times, of what is there: in a loop there may be more to come.
+/// INVARIANT: batches come out in the order of their times' epochs, and none before the frontier has reached
+/// its epoch, so everything that is applied before it is complete. Within an epoch, the order of the batches
+/// that have arrived respects that of their times; in a loop, more batches may follow.
 pub(crate) struct Turns<T, B> {
     waiting: BTreeMap<T, Vec<B>>,
 }
@@ -27,7 +27,7 @@ impl<T: FencedTime, B> Turns<T, B> {
         self.waiting.entry(time).or_default().push(batch);
     }
 
-    /// The next time whose turn it is, where all epochs through `through` are complete.
+    /// The next time whose turn it is, given that all epochs through `through` are complete.
     pub(crate) fn next(&self, through: Option<Epoch>) -> Option<&T> {
         self.first_time().filter(|time| Epoch::before(Some(time.epoch())) <= through)
     }
@@ -62,8 +62,8 @@ impl<T: FencedTime, B> Turns<T, B> {
     }
 }
 
-/// The last epoch that is complete at an operator whose input has passed `through`, and which has still
-/// to act on what `waits`.
+/// The last epoch that is complete for an operator whose input has passed `through`, and which must still act
+/// on what `waits`.
 pub(crate) fn complete(through: Option<Epoch>, waits: Option<Epoch>) -> Option<Epoch> {
     match waits {
         None => through,
@@ -71,9 +71,9 @@ pub(crate) fn complete(through: Option<Epoch>, waits: Option<Epoch>) -> Option<E
     }
 }
 
-/// The time that a batch counts for: of the times on its stamp the one of the least epoch.
+/// The time that a batch counts for: of the times on its stamp, the one with the least epoch.
 ///
-/// Ends the job where that is committed already, since then it must not come again.
+/// Ends the job if that epoch is already committed, since then the batch must not arrive again.
 pub(crate) fn time_of<T: FencedTime>(fence: &Fence, name: &OperatorName, stamp: &Stamp<T>) -> T {
     let time = stamp.iter().min_by_key(|time| time.epoch());
     match time.filter(|time| time.epoch() >= fence.first_epoch()) {

@@ -1,4 +1,4 @@
-//! Frames: encoded snapshots on their way to a backup, as a timely container that moves bytes once.
+//! Frames: encoded snapshots in transit to a backup, as a timely container that moves bytes once.
 
 use std::io::Write;
 
@@ -11,8 +11,8 @@ use timely::progress::Stamp;
 
 /// Snapshot frames for one worker.
 ///
-/// Built, it knows its target; received, it is a slice of timely's receive buffer. Such a slice pins
-/// the whole buffer: what must live long is copied out of it.
+/// When built, it knows its target. When received, it is a slice of timely's receive buffer. Such a slice
+/// keeps the whole buffer alive, so what must live long is copied out of it.
 #[derive(Clone)]
 pub(crate) enum Frames {
     Built { target: usize, bytes: Vec<u8> },
@@ -46,7 +46,7 @@ impl ContainerBytes for Frames {
         let mut length = [0u8; 8];
         length.copy_from_slice(&bytes[..8]);
         let _length = bytes.extract_to(8);
-        // Bytes that are missing are missed by whoever reads the frames.
+        // The reader of the frames will notice missing bytes.
         let length = u64::from_le_bytes(length).min(bytes.len() as u64) as usize;
         Frames::Received(bytes.extract_to(length))
     }

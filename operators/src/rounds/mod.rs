@@ -2,11 +2,11 @@
 //!
 //! | module | noun |
 //! | --- | --- |
-//! | `replicate` | deltas go to the backups, and what all have is recorded by all |
+//! | `replicate` | deltas go to the backups, and all nodes record what all backups have |
 //! | `clock` | what chooses the epochs that are checkpoints |
 //! | `frames` | the container that carries snapshots |
 //! | `outbox` | frames on their way to each backup |
-//! | `pieces` | what is too large for one container |
+//! | `pieces` | snapshots that are too large for one container |
 
 pub(crate) mod clock;
 pub(crate) mod frames;

@@ -1,4 +1,4 @@
-//! Outbox: frames on their way to the backups of a worker's partitions, a buffer for each target.
+//! Outbox: frames for the backups of a worker's partitions, with a buffer for each target.
 
 use std::collections::BTreeMap;
 
@@ -20,9 +20,9 @@ impl Outbox {
         Outbox { fence: fence.clone(), buffers: BTreeMap::new() }
     }
 
-    /// Lets `write` append frames once, for all of `targets`; where there are none, it is not called.
+    /// Lets `write` append frames once for all of `targets`; if there are none, it is not called.
     ///
-    /// Returns how many bytes were written. What is full is sent.
+    /// Returns how many bytes were written. Full buffers are sent.
     pub(crate) fn put<E>(
         &mut self,
         targets: impl IntoIterator<Item = usize>,
@@ -46,7 +46,7 @@ impl Outbox {
         Ok(written)
     }
 
-    /// Sends all that is left.
+    /// Sends everything that is left.
     pub(crate) fn flush(&mut self, send: &mut dyn FnMut(Frames)) {
         for (&target, buffer) in &mut self.buffers {
             if !buffer.is_empty() {

@@ -1,10 +1,10 @@
 //! Replicate and record: the two rounds of the commit.
 //!
-//! `replicate` brings the snapshots of one protected operator to the backups; its frontier passes an
-//! epoch once every backup of every worker has stored it. `record` holds that back until its own node
-//! has recorded the epoch for all protected operators; when its frontier passes the epoch, every node
-//! knows. One round would not do: a sink could release an epoch, its node die, and no survivor know
-//! that the epoch was committed.
+//! `replicate` brings the snapshots of one protected operator to the backups; its frontier passes an epoch
+//! once every backup of every worker has stored it. `record` holds the epoch back until its own node has
+//! recorded it for all protected operators; when its frontier passes the epoch, every node knows. One round
+//! would not be enough: a sink could release an epoch and its node die, and no survivor would know that the
+//! epoch was committed.
 
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -34,8 +34,8 @@ pub(crate) fn commit<'scope, T: FencedTime>(
     watch(recorded, fence, name);
 }
 
-/// Carries an operator through the second round whose output is stored by other means: its progress
-/// passes an epoch once that is stored at all backups and let into the dataflow.
+/// Carries an operator whose output is stored by other means through the second round: its progress passes an
+/// epoch once the epoch is stored on all backups and let into the dataflow.
 pub(crate) fn commit_stored<'scope, T: FencedTime>(
     stored: StreamVec<'scope, T, ()>,
     fence: &Fence,
@@ -45,7 +45,7 @@ pub(crate) fn commit_stored<'scope, T: FencedTime>(
     watch(recorded, fence, name);
 }
 
-/// Stores frames at their backups; nothing comes out but progress.
+/// Stores frames on their backups; the output carries only progress.
 fn replicate<'scope, T: FencedTime>(
     frames: Stream<'scope, T, Frames>,
     fence: &Fence,
@@ -89,17 +89,17 @@ fn replicate<'scope, T: FencedTime>(
     stream
 }
 
-/// Ends this generation, or the job: what was to be stored was refused.
+/// Ends this generation or the job, because something was refused by the vault.
 pub(crate) fn not_stored(fence: &Fence, name: &OperatorName, error: &VaultError) -> ! {
     if error.is_damage() {
-        // Nothing of damaged bytes is kept, and nobody can have recorded their epoch: the next generation
-        // sends it anew.
+        // Nothing of the damaged bytes is kept, and no node can have recorded their epoch: the next
+        // generation sends it again.
         fence.leave_damaged(JobError::Vault { operator: name.clone(), what: error.to_string() });
     }
     fence.refused(name, error)
 }
 
-/// Holds back what this node has not recorded.
+/// Holds back epochs that this node has not recorded.
 fn record<'scope, T: FencedTime>(
     stored: StreamVec<'scope, T, ()>,
     fence: &Fence,
@@ -128,7 +128,7 @@ fn record<'scope, T: FencedTime>(
                 held = None;
             }
             let commit = fence.commit();
-            // Only whole checkpoints count, so that a view can resume from what is recorded.
+            // Only complete checkpoints count, so that a view can resume from what is recorded.
             let through = passed(&frontiers[0]);
             let through = through.and_then(|epoch| fence.checkpoints().at_or_before(epoch));
             if through > told {
@@ -136,7 +136,7 @@ fn record<'scope, T: FencedTime>(
                 fence.whereabouts().stored(&name, through);
             }
             let generation = fence.generation();
-            // Nothing is recorded by a job that others may have built otherwise.
+            // Nothing is recorded while other workers may have built a different job.
             if let Some(epoch) = commit.stored(place, through)
                 && generation.is_agreed()
             {
@@ -171,7 +171,7 @@ fn watch<'scope, T: FencedTime>(
 ) {
     let scope = recorded.scope();
     let mut builder = OperatorBuilder::new(format!("Commit: {name}"), scope);
-    // Of a protected operator's parts this one lives longest: it is the one that is woken to leave.
+    // Of a protected operator's parts, this one lives longest, so it is the one that is woken to leave.
     let address = builder.operator_info().address.to_vec();
     fence.generation().add_waker(scope.worker().sync_activator_for(address));
     let mut input = builder.new_input(recorded, Pipeline);

@@ -1,7 +1,7 @@
 //! Base: all entries of one partition at one epoch, with their SHA-1 digest.
 //!
-//! A base is canonical where its writer puts keys in ascending order of their bytes, as replicas do:
-//! equal states then have equal bytes.
+//! A base is canonical if its writer puts keys in ascending order of their bytes, as replicas do: then equal
+//! states have equal bytes.
 
 use sha1::{Digest, Sha1};
 

@@ -28,8 +28,8 @@ pub struct DeltaHeader {
     pub epoch: Epoch,
     /// The epoch of the delta before it; `None` for the first.
     pub previous: Option<Epoch>,
-    /// Whether it ends the filling of a copy: with it, who has received all deltas since the filling
-    /// began has every key.
+    /// Whether it completes a copy that is being filled: a backup that has received all deltas since the
+    /// filling began then has every key.
     pub completes: bool,
     /// How many entries follow.
     pub entries: u64,
@@ -99,15 +99,14 @@ impl<'a> DeltaRef<'a> {
     }
 }
 
-/// Returns the deltas that stand back to back in `bytes`, each checked. Ends after the first error.
+/// Returns the deltas that are back to back in `bytes`, each checked. Ends after the first error.
 pub fn frames(bytes: &[u8]) -> impl Iterator<Item = Result<DeltaRef<'_>, SnapshotError>> {
     back_to_back(bytes, DeltaRef::parse)
 }
 
 /// Writes one delta straight into a buffer that may already hold others.
 ///
-/// The header is written by [`DeltaWriter::finish`]; a writer dropped before that takes back what
-/// it wrote.
+/// [`DeltaWriter::finish`] writes the header; a writer that is dropped before that removes what it wrote.
 #[derive(Debug)]
 pub struct DeltaWriter<'a> {
     bytes: &'a mut Vec<u8>,
@@ -138,7 +137,7 @@ impl<'a> DeltaWriter<'a> {
         DeltaWriter { bytes, start, header, finished: false }
     }
 
-    /// Writes that a key has a value, both as the given functions encode them.
+    /// Writes that a key has a value; the given functions encode both.
     #[inline]
     pub fn put(
         &mut self,
@@ -152,7 +151,7 @@ impl<'a> DeltaWriter<'a> {
         Ok(())
     }
 
-    /// Writes that a key is no longer there.
+    /// Writes that a key was removed.
     #[inline]
     pub fn remove(
         &mut self,
@@ -164,7 +163,7 @@ impl<'a> DeltaWriter<'a> {
         Ok(())
     }
 
-    /// Says that the delta ends the filling of a copy.
+    /// Marks the delta as completing a copy that is being filled.
     pub fn completes(&mut self) {
         self.header.completes = true;
     }

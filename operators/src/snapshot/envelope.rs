@@ -1,5 +1,5 @@
-//! Envelope: what deltas and journals have around them, so that any flipped bit and any truncation is
-//! refused.
+//! Envelope: the header and checksum around deltas and journals, by which any flipped bit and any truncation
+//! is detected.
 //!
 //! ```text
 //! 0       4         6                            h-16      h-8        h
@@ -7,8 +7,8 @@
 //! |       |         |                            | bytes   |          |
 //! ```
 //!
-//! Each kind has a magic number and a length h of its header. The checksum is of everything but itself. Frames
-//! stand back to back. Bytes are little endian.
+//! Each kind has a magic number and a header length h. The checksum covers everything but itself. Frames are
+//! stored back to back. Bytes are little endian.
 
 use rapidhash::v3::rapidhash_v3;
 
@@ -55,7 +55,7 @@ impl Envelope {
         Ok((frame, rest))
     }
 
-    /// Completes a frame whose payload is there, and in whose header only the kind's own part is.
+    /// Completes a frame that already has its payload, and in its header only the kind's own part.
     pub(super) fn close(&self, frame: &mut [u8]) {
         let payload_bytes = (frame.len() - self.header_bytes) as u64;
         write(frame, 0, &self.magic.to_le_bytes());

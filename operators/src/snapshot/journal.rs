@@ -1,15 +1,15 @@
-//! Journal: the encoded form of what a program has fed by hand, share by share.
+//! Journal: the encoded form of hand-fed records, share by share.
 //!
-//! A journal is a sequence of frames, each in an envelope (`envelope.rs`) of its own. Entries hold the
-//! records of one epoch, in order; a mark says that everything before it is closed up to an epoch, and only
-//! with its mark do entries count. A beginning makes the next mark replace the whole journal.
+//! A journal is a sequence of frames, each in its own envelope (`envelope.rs`). Entries hold the records of
+//! one epoch, in order. A mark says that everything before it is closed up to an epoch; entries count only
+//! once their mark has arrived. A beginning makes the next mark replace the whole journal.
 //!
 //! ```text
 //! 6      7       8          16            20      24      32         40      48        56
 //! | kind | flags | operator | fingerprint | share | epoch | previous | count | records | payload bytes, ..
 //! ```
 //!
-//! Records stand back to back: a length as a varint, and as many bytes.
+//! Records are stored back to back: a length as a varint, and that many bytes.
 
 use super::envelope::{Envelope, back_to_back};
 use crate::codec::{Codec, CodecError, Postcard};
@@ -51,7 +51,7 @@ pub enum JournalPart {
     Entry {
         /// The epoch.
         epoch: Epoch,
-        /// How many records there are.
+        /// The number of records.
         records: u64,
     },
     /// Everything before is closed.
@@ -61,13 +61,13 @@ pub enum JournalPart {
 /// How far a journal is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalMark {
-    /// The first epoch that is not closed; or, where the share is closed, the epoch at which it was.
+    /// The first epoch that is not closed or, if the share is closed, the epoch at which it was closed.
     pub next: Epoch,
     /// Whether the share is closed: nothing will follow.
     pub closed: bool,
-    /// What the mark before said; `None` for the first, and for one that replaces the journal.
+    /// The `next` of the previous mark; `None` for the first mark, and for one that replaces the journal.
     pub previous: Option<Epoch>,
-    /// How many entries stand between that mark and this one.
+    /// The number of entries between that mark and this one.
     pub entries: u64,
     /// How many records the share has had since the run began.
     pub records: u64,
@@ -142,7 +142,7 @@ impl<'a> JournalRef<'a> {
     }
 }
 
-/// Returns the frames that stand back to back in `bytes`, each checked. Ends after the first error.
+/// Returns the frames that are back to back in `bytes`, each checked. Ends after the first error.
 pub fn journal_frames(bytes: &[u8]) -> impl Iterator<Item = Result<JournalRef<'_>, SnapshotError>> {
     back_to_back(bytes, JournalRef::parse)
 }
@@ -154,7 +154,7 @@ pub fn write_frame(bytes: &mut Vec<u8>, subject: JournalSubject, part: JournalPa
     finish(&mut bytes[start..], subject, part);
 }
 
-/// Writes the header of a frame whose payload is there.
+/// Writes the header of a frame that already has its payload.
 fn finish(frame: &mut [u8], subject: JournalSubject, part: JournalPart) {
     let (kind, flags, epoch, previous, count, records) = match part {
         JournalPart::Begin => (BEGIN, 0, 0, 0, 0, 0),
@@ -207,7 +207,7 @@ impl EntryWriter {
         self.bytes.len()
     }
 
-    /// Ends the entry; returns how many records it has and its frame, or `None` where it has none.
+    /// Ends the entry; returns how many records it has and its frame, or `None` if it has none.
     pub(crate) fn finish(
         &mut self,
         subject: JournalSubject,

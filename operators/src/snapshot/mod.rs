@@ -1,11 +1,11 @@
-//! Snapshot: one operator's one partition at one epoch, in its encoded form.
+//! Snapshot: one partition of one operator at one epoch, in encoded form.
 //!
 //! A [`Delta`](DeltaRef) says what changed since its predecessor; a [`Base`](BaseRef) holds all
 //! entries. Both name operator, codec, partition and epoch, and refuse any flipped bit and any
 //! truncation: a delta by a fast checksum, a base by SHA-1. Bytes are little endian.
 //!
-//! Entries stand back to back: key length, key, tag, and for a put value length and value. Lengths
-//! are varints.
+//! Entries are stored back to back: key length, key, tag, and for a put value length and value. Lengths are
+//! varints.
 
 use crate::ids::{Epoch, PartitionId};
 
@@ -20,7 +20,7 @@ pub use delta::{DELTA_HEADER_BYTES, DeltaHeader, DeltaRef, DeltaWriter, frames};
 pub use entry::{Entries, Entry};
 pub(crate) use entry::{push_bytes, take_bytes, with_length};
 
-/// What a snapshot is of: the part of its header that its writer is given.
+/// The subject of a snapshot: the part of its header that the caller of its writer provides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// The operator: [`operator_id`] of its name.
@@ -36,7 +36,7 @@ pub fn operator_id(name: &crate::ids::OperatorName) -> u64 {
     rapidhash::v3::rapidhash_v3(name.0.as_bytes())
 }
 
-/// Bytes that are no snapshot, or not the one that was expected.
+/// Bytes that are not a snapshot, or not the expected one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
@@ -48,10 +48,10 @@ pub enum SnapshotError {
         /// The number of bytes there are.
         actual: u64,
     },
-    /// Bytes are left over behind a base.
-    #[error("{0} bytes are left over behind a snapshot")]
+    /// Bytes are left over after a base.
+    #[error("{0} bytes are left over after a snapshot")]
     Trailing(usize),
-    /// The bytes don't begin as a snapshot does.
+    /// The bytes do not begin like a snapshot.
     #[error("not a snapshot: it begins with {actual:08x}, not with {expected:08x}")]
     Magic {
         /// The number a snapshot of this kind begins with.
@@ -59,7 +59,7 @@ pub enum SnapshotError {
         /// The number the bytes begin with.
         actual: u32,
     },
-    /// The format's version is not one that this build reads.
+    /// The format's version is one that this build cannot read.
     #[error("snapshot version {actual} cannot be read, only {expected}")]
     Version {
         /// The version this build reads.
@@ -68,7 +68,7 @@ pub enum SnapshotError {
         actual: u16,
     },
     /// The checksum of a delta or of a journal is wrong.
-    #[error("a frame's checksum is {actual:016x}, and {expected:016x} was written with it")]
+    #[error("a frame's checksum is {actual:016x}, but {expected:016x} was written with it")]
     Checksum {
         /// The checksum written with the bytes.
         expected: u64,
@@ -76,7 +76,7 @@ pub enum SnapshotError {
         actual: u64,
     },
     /// The SHA-1 digest of a base is wrong.
-    #[error("a base's SHA-1 digest is not the one that was written with it")]
+    #[error("a base's SHA-1 digest differs from the one that was written with it")]
     Digest {
         /// The digest written with the bytes.
         expected: [u8; 20],
@@ -89,15 +89,15 @@ pub enum SnapshotError {
         /// The position of the entry, from 0.
         index: u64,
     },
-    /// The number of entries is not the one in the header.
-    #[error("a snapshot has {actual} entries, and its header says {expected}")]
+    /// The number of entries differs from the one in the header.
+    #[error("a snapshot has {actual} entries, but its header says {expected}")]
     EntryCount {
         /// The number in the header.
         expected: u64,
         /// The number of entries there are.
         actual: u64,
     },
-    /// The snapshot is of another operator, codec, type or partition.
+    /// The snapshot belongs to a different operator, codec, type or partition.
     #[error("a snapshot is of {actual:?}, not of {expected:?}")]
     Subject {
         /// What it should be of.
@@ -115,10 +115,10 @@ pub enum SnapshotError {
         /// The predecessor that the delta names.
         actual: Option<Epoch>,
     },
-    /// State at an epoch was asked for that is already folded into a later base.
+    /// The requested state is of an epoch that is already folded into a later base.
     #[error("state at {wanted:?} is gone: the base stands at {base:?}")]
     Folded {
-        /// The epoch asked for.
+        /// The requested epoch.
         wanted: Option<Epoch>,
         /// The epoch of the base.
         base: Option<Epoch>,
@@ -130,11 +130,11 @@ pub enum SnapshotError {
     Piece {
         /// How much is here.
         at: u64,
-        /// How many bytes the whole is to have by the pieces that are here.
+        /// The total number of bytes according to the pieces that are here.
         expected: u64,
         /// Where the piece begins.
         begin: u64,
-        /// How many bytes the whole is to have by the piece.
+        /// The total number of bytes according to the piece.
         total: u64,
     },
     /// One partition of one operator has more keys than an index can address.
@@ -153,7 +153,7 @@ pub enum SnapshotError {
 impl SnapshotError {
     /// Whether the bytes are not those that were written.
     ///
-    /// A snapshot that is whole and does not fit is no damage, but a mistake of its writer.
+    /// A complete snapshot that does not fit is not damaged: its writer has made a mistake.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,

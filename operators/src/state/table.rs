@@ -1,15 +1,15 @@
 //! Table: an open-addressing hash table for the keys of one partition.
 //!
-//! The caller gives the hash, computed once per record for routing already. Beside the slots stands
-//! one control byte each: occupied, dirty, and a tag of six bits; a probe reads eight of them at once.
-//! Partition, tag and bucket come from disjoint bits of the hash (see [`crate::hash`]).
+//! The caller provides the hash, which routing has already computed once per record. Each slot has one
+//! control byte, kept separately: occupied, dirty, and a tag of six bits; a probe reads eight of them at
+//! once. Partition, tag and bucket come from disjoint bits of the hash (see [`crate::hash`]).
 //!
 //! INVARIANT: the bucket is the top of the lower 32 bits, so slots stand nearly in the order of those
 //! bits, whatever the capacity. A table that grows, a delta sealed from it and a replica that folds
 //! the delta all run through memory in the same order.
 //!
-//! SUBTLE: the price is that keys inserted in that order crowd at the front of a table that is too
-//! small for them. A table therefore also grows when an entry would stand too far from its bucket.
+//! SUBTLE: as a consequence, keys that are inserted in that order crowd at the front of a table that is too
+//! small for them. A table therefore also grows when an entry would be too far from its bucket.
 //!
 //! Removal shifts later entries back (Knuth, The Art of Computer Programming 3, 6.4, algorithm R)
 //! and leaves no tombstones; 32 bits of each hash are kept in what is padding for most keys, so that
@@ -57,7 +57,7 @@ impl<K, V> Slot<K, V> {
 
 /// A hash table for the keys of one partition, whose caller knows each key's hash.
 ///
-/// Equal keys must come with equal hashes; where they don't, a key may not be found.
+/// Equal keys must have equal hashes; otherwise a key may not be found.
 #[derive(Clone, Debug)]
 pub struct Table<K, V> {
     /// One byte per slot, and the first group once more at the end.
@@ -150,7 +150,7 @@ impl<K: Eq, V> Table<K, V> {
         self.erase(position)
     }
 
-    /// Returns keys and values, in no order that means anything to a caller.
+    /// Returns keys and values, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Full { key, value, .. } => Some((key, value)),

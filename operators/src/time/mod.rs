@@ -1,4 +1,4 @@
-//! The time of a job: what a timestamp must be so that epochs can be cut from it.
+//! The time of a job: what a timestamp must provide so that it can be divided into epochs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::ids::Epoch;
 ///
 /// The mapping keeps the order and is one to one for every time a job uses: epoch `e` is complete
 /// exactly when the frontier has passed `from_epoch(e)`. Only the last two numbers, `u64::MAX - 1` and
-/// `u64::MAX`, are one epoch to protected operators: the end, which is complete with the dataflow.
+/// `u64::MAX`, are a single epoch to protected operators: the end, which is complete when the dataflow is.
 ///
 /// ```
 /// use ringfence_operators::ids::Epoch;
@@ -30,7 +30,7 @@ use crate::ids::Epoch;
 pub trait EpochTime: Timestamp + TotalOrder {
     /// The epoch that this time belongs to.
     fn to_epoch(&self) -> Epoch;
-    /// The first time of an epoch; the greatest time where the type cannot count that far.
+    /// The first time of an epoch, or the greatest time if the type cannot count that far.
     fn from_epoch(epoch: Epoch) -> Self;
 }
 
@@ -75,11 +75,11 @@ impl EpochTime for Duration {
     }
 }
 
-/// A timestamp whose outermost part names epochs: one of a scope of any depth.
+/// A timestamp whose outermost part names epochs. It belongs to a scope of any depth.
 ///
-/// In an iterative scope times are pairs of the surrounding scope's time and a round, and only partly
-/// ordered. The outermost part decides the epoch: whatever goes on inside of a loop belongs to the
-/// epoch of the record that started it, and an epoch is complete once the loop has come to rest.
+/// In an iterative scope, times are pairs of the surrounding scope's time and a round, and are only partially
+/// ordered. The outermost part determines the epoch: everything inside a loop belongs to the epoch of the
+/// record that started it, and an epoch is complete once the loop has come to rest.
 ///
 /// ```
 /// use ringfence_operators::ids::Epoch;
@@ -100,8 +100,8 @@ pub trait FencedTime: Timestamp {
 
     /// Whether one epoch has many times, as in an iterative scope.
     ///
-    /// There an operator must not hold a capability for an epoch as such: what comes back to it round
-    /// a loop would wait for it for ever.
+    /// There, an operator must not hold a capability for an epoch as such: records that come back to it round
+    /// a loop would wait for that capability forever.
     const NESTED: bool;
 
     /// The part of this time that the outermost scope sees.
@@ -112,7 +112,7 @@ pub trait FencedTime: Timestamp {
 
     /// The epoch that this time belongs to.
     ///
-    /// All times from [`Epoch::END`] on are of that epoch: it is complete when nothing will come any more.
+    /// All times from [`Epoch::END`] on belong to that epoch, which is complete when no more input can come.
     fn epoch(&self) -> Epoch {
         self.outer().to_epoch().min(Epoch::END)
     }
@@ -151,12 +151,12 @@ impl<TOuter: FencedTime, TInner: Timestamp> FencedTime for Product<TOuter, TInne
     }
 }
 
-/// The first epoch of which something may still come; `None` where nothing will.
+/// The first epoch for which something may still come; `None` if nothing can come any more.
 pub(crate) fn reached<T: FencedTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
     frontier.frontier().iter().map(T::epoch).min()
 }
 
-/// The last epoch that `frontier` has passed: [`Epoch::END`] where nothing will come any more.
+/// The last epoch that `frontier` has passed; [`Epoch::END`] if nothing can come any more.
 pub(crate) fn passed<T: FencedTime>(frontier: &MutableAntichain<T>) -> Option<Epoch> {
     Epoch::before(reached(frontier))
 }

@@ -1,12 +1,12 @@
 //! Vault: a node's store of snapshots and of live state between generations.
 //!
-//! One vault serves all workers of a node and outlives every generation. What it holds above the
-//! resume epoch of a view is gone once that view is installed, except for journals; what it calls a copy is complete: every
-//! delta of every operator up to the epoch it says. A copy that is still being filled is none.
+//! One vault serves all workers of a node and outlives every generation. When a view is installed, everything
+//! above its resume epoch is removed, except for journals. What it calls a copy is complete: it has every
+//! delta of every operator up to the stated epoch. A copy that is still being filled does not count.
 //!
-//! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner
-//! of a trace sends each delta to its own vault as well, and opens from there in the next view: so of
-//! operators [of chunks](Kind::Chunks) an owner has a copy of its own.
+//! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner of a
+//! trace also sends each delta to its own vault, and opens its state from there in the next view. So an owner
+//! has its own copy of operators [of chunks](Vault::register_chunks).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +25,12 @@ mod memory;
 pub use journals::{JOURNAL_BYTES_MAX, Journal, JournalEntry};
 pub use memory::{MemoryVault, PENDING_BYTES_MAX};
 
-/// What a node is to a partition in one view; both where one node has to be its own backup.
+/// The role of a node for a partition in one view. It is both if a node has to be its own backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Role {
     /// One of its workers runs the partition.
     pub owner: bool,
-    /// It is sent the partition's deltas.
+    /// It receives the partition's deltas.
     pub backup: bool,
 }
 
@@ -48,7 +48,7 @@ pub enum Kind {
 pub struct Live {
     /// The state.
     pub state: Box<dyn Any + Send>,
-    /// The epoch to which it must be rewound: the least that was installed since the deposit.
+    /// The epoch to which it must be rewound: the least resume epoch that was installed since the deposit.
     pub rewind_to: Option<Epoch>,
 }
 
@@ -57,16 +57,16 @@ pub struct Live {
 pub struct Opened {
     /// Its entries.
     pub base: Arc<ReplicaBase>,
-    /// The epoch of the last delta in it: the predecessor of the next.
+    /// The epoch of the last delta in it, which is the predecessor of the next one.
     pub last: Option<Epoch>,
 }
 
 /// The epochs at which a replica can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The oldest: the latest base over all operators. `None` is before anything.
+    /// The oldest: the latest base over all operators. `None` means the empty beginning.
     pub from: Option<Epoch>,
-    /// The newest: what the deltas of all operators are complete through.
+    /// The newest: the epoch through which the deltas of all operators are complete.
     pub through: Option<Epoch>,
 }
 
@@ -75,7 +75,7 @@ pub struct Span {
 pub struct Copies {
     /// The replica, if it is complete.
     pub replica: Option<Span>,
-    /// Whether the live state of every known operator lies here, and of those of chunks the owner's copy.
+    /// Whether the live state of every known operator is here, or for operators of chunks the owner's copy.
     pub live: bool,
 }
 
@@ -84,10 +84,10 @@ pub struct Copies {
 pub struct Inventory {
     /// The operators it knows, by their numbers.
     pub operators: BTreeMap<u64, OperatorName>,
-    /// The partitions of which it has any copy.
+    /// The partitions for which it has any copy.
     pub partitions: BTreeMap<PartitionId, Copies>,
-    /// Whether the job has inputs that are fed by hand. Before the first commit a copy is then one of
-    /// the journals, which not every node has.
+    /// Whether the job has hand-fed inputs. If so, a copy before the first commit must include the journals,
+    /// which not every node has.
     pub journals: bool,
     /// The greatest epoch recorded in the view, or the one that it resumed from.
     pub recorded: Option<Epoch>,
@@ -98,25 +98,25 @@ pub struct Inventory {
 /// How much a vault holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// How many deposits of live state wait to be taken.
+    /// The number of deposits of live state that wait to be taken.
     pub deposits: usize,
-    /// About how many bytes folded replicas occupy.
+    /// The approximate number of bytes in folded replicas.
     pub replica_bytes: usize,
-    /// How many bytes of deltas are not folded yet.
+    /// The number of bytes of deltas that are not folded yet.
     pub pending_bytes: usize,
-    /// Of how many partitions a copy is being filled, and not complete yet.
+    /// The number of partitions whose copy is being filled and not complete yet.
     pub filling_partitions: usize,
-    /// How many frames came for partitions of which this node has no complete copy.
+    /// The number of frames that arrived for partitions without a complete copy on this node.
     pub dropped_frames: u64,
-    /// How many bytes of journals are kept.
+    /// The number of bytes of journals.
     pub journal_bytes: usize,
 }
 
-/// A vault refused.
+/// The reason for which a vault refused a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VaultError {
-    /// The call is of another view than the one installed: it came from a generation that is over.
+    /// The call belongs to a different view than the installed one: it came from a generation that is over.
     #[error("a call of view {actual} came in view {expected:?}")]
     View {
         /// The view installed.
@@ -124,7 +124,7 @@ pub enum VaultError {
         /// The view of the call.
         actual: ViewNumber,
     },
-    /// The view of the call is closed: evidence was given of what is here, and nothing may change it.
+    /// The view of the call is closed: evidence was given about the contents, and nothing may change them.
     #[error("a call of view {view} came after the view was closed")]
     Closed {
         /// The view of the call.
@@ -149,10 +149,10 @@ pub enum VaultError {
     /// A snapshot was refused.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// No operator of this number is registered.
+    /// No operator with this number is registered.
     #[error("no operator of the job has the number {0:016x}")]
     UnknownOperator(u64),
-    /// A frame is of a partition that the operator does not have.
+    /// A frame belongs to a partition that the operator does not have.
     #[error("operator {operator} has {partitions} partitions, and no {partition}")]
     UnknownPartition {
         /// The operator.
@@ -162,27 +162,27 @@ pub enum VaultError {
         /// The partition named.
         partition: PartitionId,
     },
-    /// Two names have the same number: rename one.
+    /// Two names have the same number. Rename one of them.
     #[error("operators {there} and {new} have the same number: rename one of them")]
     Collision {
         /// The name registered first.
         there: OperatorName,
-        /// The name that came now.
+        /// The name that is being registered.
         new: OperatorName,
     },
-    /// An operator's codec, types or number of partitions are not those of the state it left.
+    /// An operator's codec, types or number of partitions differ from those of its existing state.
     #[error(
         "operator {operator} has changed: its codec, types or partitions were {expected:?} and are {actual:?}"
     )]
     Changed {
         /// The operator.
         operator: OperatorName,
-        /// Fingerprint and partitions of the state that is here.
+        /// Fingerprint and partitions of the existing state.
         expected: (u32, u32),
         /// Fingerprint and partitions of the operator as it is now.
         actual: (u32, u32),
     },
-    /// An operator kept a table and now keeps a trace, or the other way round.
+    /// An operator kept a table and now keeps a trace, or vice versa.
     #[error("operator {operator} has changed: it kept {}", kept(.chunks))]
     StateChanged {
         /// The operator.
@@ -190,7 +190,7 @@ pub enum VaultError {
         /// Whether it keeps a trace now.
         chunks: bool,
     },
-    /// Chunks of a trace cannot be merged. They are all still there.
+    /// Chunks of a trace cannot be merged. All of them are still there.
     #[error("chunks of partition {partition} of operator {operator} cannot be merged: {cause}")]
     Chunks {
         /// The operator.
@@ -200,7 +200,7 @@ pub enum VaultError {
         /// What the merger said.
         cause: CodecError,
     },
-    /// A merger breaks its contract. The chunks are all still there.
+    /// A merger has broken its contract. All of the chunks are still there.
     #[error(
         "the merger of operator {operator} made {actual} chunks of {given} in partition {partition}"
     )]
@@ -214,7 +214,7 @@ pub enum VaultError {
         /// How many it returned.
         actual: usize,
     },
-    /// What came for a journal does not follow what is there.
+    /// What arrived for a journal does not continue what is there.
     #[error(
         "the journal of share {share} of input {operator} is continued to {next} after {actual:?}, \
          but here it ends at {expected:?}"
@@ -224,14 +224,14 @@ pub enum VaultError {
         operator: OperatorName,
         /// The share.
         share: u32,
-        /// How far the journal is to be continued.
+        /// The epoch to which the journal would be continued.
         next: Epoch,
-        /// How far it is here.
+        /// The epoch at which it ends here.
         expected: Option<Epoch>,
-        /// How far it should be.
+        /// The epoch at which it should end.
         actual: Option<Epoch>,
     },
-    /// More was fed by hand than a node keeps.
+    /// More hand-fed data than a node keeps.
     #[error(
         "the journals of a node hold {held_bytes} of at most {limit_bytes} bytes and have no room for \
          {bytes} more of share {share} of input {operator}: let the worker step while the input is fed, so \
@@ -242,9 +242,9 @@ pub enum VaultError {
         operator: OperatorName,
         /// The share.
         share: u32,
-        /// How much was to be added.
+        /// How much would be added.
         bytes: usize,
-        /// How much is there, of all inputs.
+        /// How much is there, over all inputs.
         held_bytes: usize,
         /// The limit.
         limit_bytes: usize,
@@ -256,12 +256,12 @@ fn kept(chunks: &bool) -> &'static str {
 }
 
 impl VaultError {
-    /// Whether the call came from a generation that is over: nothing is wrong but that its worker is late.
+    /// Whether the call came from a generation that is over: nothing is wrong except that its worker is late.
     pub fn is_late(&self) -> bool {
         matches!(self, VaultError::View { .. } | VaultError::Closed { .. })
     }
 
-    /// Whether the bytes handed to the vault are not those that were sent.
+    /// Whether the bytes passed to the vault differ from those that were sent.
     pub fn is_damage(&self) -> bool {
         matches!(self, VaultError::Snapshot(error) if error.is_damage())
     }
@@ -269,12 +269,12 @@ impl VaultError {
 
 /// A node's store of snapshots and of live state, as its workers see it.
 ///
-/// Partitions are those of an operator; where it has its own number of them, its partition p belongs
-/// to the view's partition p modulo the view's number.
+/// Partitions are those of an operator. If it has its own number of partitions, its partition p belongs to
+/// the view's partition p modulo the view's number of partitions.
 ///
-/// A worker may still be at work when its view has ended, since nobody can make a thread leave a job's own
-/// code. So each call names its view, and is refused once that view is [closed](MemoryVault::close)
-/// or another one is installed. What such a worker does can therefore change nothing.
+/// A worker may still be running when its view has ended, since a thread cannot be forced to leave the job's
+/// own code. So each call from a worker names its view, and is refused once that view is
+/// [closed](Vault::close) or another one is installed. Such a worker can therefore change nothing.
 pub trait Vault: Send + Sync {
     /// Returns the number of an operator, which the job has in this view.
     ///
@@ -290,16 +290,16 @@ pub trait Vault: Send + Sync {
     /// Returns the operators that have state here, and that nobody registered in this view.
     fn unclaimed(&self, view: ViewNumber) -> Result<Vec<OperatorName>, VaultError>;
 
-    /// Takes the deltas that stand back to back in `frames`, and returns how many it stored.
+    /// Stores the deltas that are back to back in `frames`, and returns how many it stored.
     ///
-    /// Damage in any of them refuses all. A delta that does not follow its predecessor is an error, of
-    /// which those before it are stored. Frames of partitions of which this node has no complete copy
-    /// are dropped and counted.
+    /// If any of them is damaged, all are refused. A delta that does not follow its predecessor is an error,
+    /// but the deltas before it are stored. Frames of partitions for which this node has no complete copy are
+    /// dropped and counted.
     ///
-    /// Of operators of chunks, an owner is sent the deltas, too: once each, be it a backup besides or not.
-    /// A copy that is complete since the view began takes only the chunks whose names are above the view's
-    /// resume epoch, and leaves out those by which other copies are filled. A chunk that is new is named
-    /// after the delta's predecessor and not after the delta.
+    /// For operators of chunks, the owner also receives the deltas: each once, whether it is also a backup or
+    /// not. A copy that has been complete since the view began accepts only the chunks whose names are above
+    /// the view's resume epoch, and ignores those that fill other copies. A new chunk has a name after the
+    /// delta's predecessor and not after the delta.
     fn store(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
     /// Notes that every delta of `operator` up to `through` has been stored, for all partitions held.
@@ -310,8 +310,8 @@ pub trait Vault: Send + Sync {
 
     /// Leaves the live state of a partition for the next generation of this process.
     ///
-    /// Only for state of a worker that stopped between two activations and did not panic. For a
-    /// partition that this node does not own, and once another view is installed, the state is dropped.
+    /// This is only for the state of a worker that stopped between two activations and did not panic. If this
+    /// node does not own the partition, or another view is installed, the state is dropped.
     fn deposit(
         &self,
         view: ViewNumber,
@@ -320,7 +320,7 @@ pub trait Vault: Send + Sync {
         live: Box<dyn Any + Send>,
     );
 
-    /// Takes the live state of a partition, if it was left before the view was installed.
+    /// Takes the live state of a partition, if it was deposited before the view was installed.
     fn take_live(
         &self,
         view: ViewNumber,
@@ -330,8 +330,8 @@ pub trait Vault: Send + Sync {
 
     /// Opens the replica of a partition at the resume epoch; `None` if there is no complete copy.
     ///
-    /// A partition that never had a delta opens empty. Of an operator of chunks the owner's own copy
-    /// opens, in each view anew.
+    /// A partition that never had a delta opens empty. For an operator of chunks, the owner's own copy is
+    /// opened, again in each view.
     fn open_replica(
         &self,
         view: ViewNumber,
@@ -341,18 +341,18 @@ pub trait Vault: Send + Sync {
 
     /// Notes that an opened replica has been decoded, so that it may go unless it is fed as a backup.
     ///
-    /// A copy of an operator of chunks never goes by this, since it is fed.
+    /// A copy of an operator of chunks always receives deltas, so this never removes it.
     fn close_replica(&self, view: ViewNumber, operator: u64, partition: PartitionId);
 
     /// Takes the frames of journals that stand back to back, and returns how many it took.
     ///
-    /// Damage in any of them refuses all. Journals are no snapshots: a view that is installed keeps what
-    /// is above its resume epoch, where this node is owner or backup of the share's partition, and drops
-    /// only what came without its mark. What is [recorded](Vault::record) is let go of. Frames of shares
-    /// of which this node is neither owner nor backup are dropped.
+    /// If any of them is damaged, all are refused. Journals are not snapshots: installing a view keeps what
+    /// is above its resume epoch, if this node is owner or backup of the share's partition, and drops only
+    /// what arrived without its mark. What is [recorded](Vault::record) is removed. Frames of shares for
+    /// which this node is neither owner nor backup are dropped.
     fn store_journal(&self, view: ViewNumber, frames: &[u8]) -> Result<usize, VaultError>;
 
-    /// Returns the journal of a share; `None` where none is here.
+    /// Returns the journal of a share; `None` if there is none here.
     fn read_journal(
         &self,
         view: ViewNumber,

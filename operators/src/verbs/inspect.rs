@@ -1,4 +1,4 @@
-//! Inspection of what is committed.
+//! Inspection of committed records.
 
 use std::io;
 use std::marker::PhantomData;
@@ -17,9 +17,9 @@ use crate::verbs::sink::{Release, Sink, SinkFenced};
 pub trait InspectFenced<'scope, T: FencedTime, D: Data> {
     /// Calls `look` with each record, and its time, once its epoch is committed.
     ///
-    /// After a failure a record may be looked at again, and never is one that is not committed. The stream
-    /// goes on as it is, without waiting for the commit. What is looked at is the checkpoint's as long as
-    /// it is not committed: to look at much costs what a sink costs.
+    /// After a failure `look` may be called again for a record, but it is never called for a record that is
+    /// not committed. The stream passes through unchanged, without waiting for the commit. Until they are
+    /// committed, the records are part of the checkpoint: inspecting many records costs as much as a sink.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ impl<'scope, T: FencedTime, D: Data> InspectFenced<'scope, T, D> for StreamVec<'
             |_, _| {
                 |input, output| {
                     input.for_each(|capability, records| {
-                        // Of several times the first: it is when the record may first have been made.
+                        // The first of several times: this is when the record may first have been made.
                         let Some(time) = capability.stamp().iter().min().cloned() else { return };
                         let timed = records.drain(..).map(|record| (time.clone(), record));
                         output.session(&capability).give_iterator(timed);
@@ -62,7 +62,7 @@ impl<'scope, T: FencedTime, D: Data> InspectFenced<'scope, T, D> for StreamVec<'
     }
 }
 
-/// A sink that looks at what it is to release.
+/// A sink that passes what it releases to `look`.
 struct Looking<T, D, F> {
     look: F,
     record: PhantomData<(T, D)>,

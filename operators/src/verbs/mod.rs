@@ -6,10 +6,10 @@
 //! | [`input`] | input that the program feeds by hand |
 //! | [`stateful`] | keyed state and timers |
 //! | [`sink`] | results that are released once they are committed |
-//! | [`feedback`] | loops whose turns are epochs |
+//! | [`feedback`] | loops whose iterations are epochs |
 //! | [`inspect`] | a look at what is committed |
-//! | `quarantine` | records that nobody can process |
-//! | `vectors` | what the compiler says of a stream of other containers |
+//! | `quarantine` | records that cannot be processed |
+//! | `vectors` | what the compiler says about streams of other containers |
 
 pub mod feedback;
 pub mod input;

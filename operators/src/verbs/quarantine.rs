@@ -1,13 +1,13 @@
-//! Quarantine: records that nobody can process leave the stream for a file of dead letters.
+//! Quarantine: records that cannot be processed leave the stream for a file of dead letters.
 //!
-//! Keyed operators apply one record after another, so when the user's closure panics the frame around it
-//! holds the very record. There is nothing to search for: in a partition where a worker panicked before,
-//! each record is tried on a copy of its key's state. One that panics there, and once more when it is
-//! tried again, leaves no trace in state or results and becomes a record of a second stream, which ends in a sink
-//! like any other: it is released with its epoch, exactly once, and replays change nothing about that.
+//! Keyed operators apply one record after another, so when the user's closure panics, the code around it
+//! holds the very record. No search is necessary: in a partition where a worker panicked before, each record
+//! is tried on a copy of its key's state. A record that panics there, and again when it is retried, leaves no
+//! trace in the state or the results. It becomes a record of a second stream, which ends in a sink like any
+//! other: it is released with its epoch, exactly once, whatever is replayed.
 //!
-//! A record has no identity across replays, since epochs are closed by the clock and other batches come in
-//! another order; here it needs none. An equal record that comes later is tried on its own merits.
+//! A record has no identity across replays, since the clock closes epochs and batches arrive in a different
+//! order; here it needs none. If an equal record arrives later, it is tried again like any other.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -31,10 +31,11 @@ use crate::text::cut;
 use crate::time::FencedTime;
 use crate::verbs::sink::{LineFiles, SinkFenced};
 
-/// A line of a file of dead letters: the partition, the panic's message and the record, both as JSON.
+/// A line of a file of dead letters: the partition, the panic's message and the record. The last two are
+/// JSON.
 pub(crate) type DeadLetter = (u32, String, String);
 
-/// The way out of a keyed operator for records that it cannot process.
+/// The output of a keyed operator for records that it cannot process.
 pub(crate) struct DeadLetters<T: FencedTime> {
     output: OutputBuilder<T, CapacityContainerBuilder<Vec<DeadLetter>>>,
     held: Option<Capability<T>>,
@@ -63,7 +64,7 @@ impl<T: FencedTime> DeadLetters<T> {
         }
     }
 
-    /// Lets go of all times before `epoch`, or of all.
+    /// Releases all times before `epoch`, or all times.
     pub(crate) fn advance(&mut self, epoch: Option<Epoch>) {
         advance(&mut self.held, epoch);
     }
@@ -79,7 +80,7 @@ pub(crate) struct Unfit<D> {
     pub(crate) panic: Panic,
 }
 
-/// Sends a record to the dead letters; where there are none, goes on with its panic.
+/// Sends a record to the dead letters; if there are none, resumes its panic.
 pub(crate) fn set_apart<T: FencedTime, D: Data>(
     fence: &Fence,
     name: &OperatorName,
@@ -91,7 +92,7 @@ pub(crate) fn set_apart<T: FencedTime, D: Data>(
     let text = describe(&record);
     match letters.filter(|_| !panic.is::<Leave>()) {
         Some(letters) => {
-            // It is over: a later panic has a place of its own.
+            // The panic is handled: a later panic has its own place.
             panics::forget();
             letters.put(partition, &panics::message_of(panic.as_ref()), text.clone());
             fence.notice(Notice::Quarantined {
@@ -114,7 +115,7 @@ pub(crate) fn watched_partitions(fence: &Fence, name: &OperatorName) -> BTreeSet
     watched.filter(|(operator, _)| operator == name).map(|(_, partition)| *partition).collect()
 }
 
-/// A record as a person may read it: JSON, or where JSON has no form for it, its encoded bytes.
+/// A record in readable form: JSON, or its encoded bytes if JSON cannot represent it.
 fn describe<D: Data>(record: &D) -> String {
     serde_json::to_string(record).unwrap_or_else(|_| {
         let mut bytes = Vec::new();
@@ -125,7 +126,7 @@ fn describe<D: Data>(record: &D) -> String {
     })
 }
 
-/// Writes the dead letters of an operator to files of their own below `root`.
+/// Writes the dead letters of an operator to separate files below `root`.
 pub(crate) fn release<'scope, T: FencedTime>(
     letters: StreamVec<'scope, T, DeadLetter>,
     short_name: &str,

@@ -1,8 +1,9 @@
-//! Streams of other containers than vectors: the compiler is to say what to do with them.
+//! Streams of containers other than vectors: the compiler should say what to do with them.
 //!
-//! Verbs whose records are named in their closures are there for streams of vectors. A stream of another
-//! container has none of them, and so finds these, which say so. For a stream of vectors, or of a container
-//! that is still to be inferred, the compiler takes the real ones, since these need one more reference.
+//! Verbs whose closures take records exist for streams of vectors only. On a stream of another container, the
+//! compiler finds the verbs of this module, whose errors say so. On a stream of vectors, or of a container
+//! that is still to be inferred, the compiler chooses the real verbs, since those of this module need one
+//! more reference.
 
 use timely::dataflow::Stream;
 use timely::progress::Timestamp;
@@ -10,7 +11,7 @@ use timely::progress::Timestamp;
 /// A container that is a vector.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "protected verbs take streams of vectors, and `{Self}` is no `Vec`",
+    message = "protected verbs take streams of vectors, and `{Self}` is not a `Vec`",
     label = "this verb is for streams of `Vec`",
     note = "put an operator in front that unpacks it into a `Vec` of records, or use `unary_frontier_fenced` \
             and its kin, which take any container"
@@ -19,7 +20,7 @@ pub trait IsVec {}
 
 impl<D> IsVec for Vec<D> {}
 
-/// The verbs of streams of vectors, where they are not.
+/// Stand-ins for the verbs of streams of vectors, on streams of other containers.
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub trait OnlyVectors<C>: Sized {

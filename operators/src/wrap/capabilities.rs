@@ -13,11 +13,11 @@ use crate::time::FencedTime;
 
 /// One partition's protected set of capabilities.
 ///
-/// A capability that a closure merely captures is lost with its worker, and with it the right to send at
-/// its time. One in this set is held again after a failure.
+/// A capability that a closure merely captures is lost with its worker, and with it the right to send at its
+/// time. A capability in this set is held again after a failure.
 ///
-/// It is made by [`State::capabilities`](super::State::capabilities), and can be used only within the
-/// closure of the partition that it was made for: elsewhere it ends the job.
+/// [`State::capabilities`](super::State::capabilities) makes it. It can be used only within the closure of
+/// the partition that it was made for: elsewhere it ends the job.
 pub struct Capabilities<T: FencedTime> {
     slot: Slot<T, ()>,
     held: BTreeMap<T, Capability<T>>,
@@ -42,8 +42,8 @@ impl<T: FencedTime> Capabilities<T> {
         Capabilities { slot, held, times: Rc::clone(times), is_first }
     }
 
-    /// Puts a capability into the set at the very start of the job, and not when its state was restored:
-    /// then the set is what it was.
+    /// Puts a capability into the set at the very start of the job, but not when the set was restored: then
+    /// the set is what it was.
     ///
     /// It is meant for the capability that the constructor gets.
     pub fn starting_with(mut self, capability: Capability<T>) -> Self {
@@ -53,7 +53,7 @@ impl<T: FencedTime> Capabilities<T> {
         self
     }
 
-    /// Holds a capability; says whether its time was not held before.
+    /// Holds a capability; returns whether its time was not held before.
     pub fn insert(&mut self, capability: Capability<T>) -> bool {
         let time = capability.time().clone();
         let is_new = !self.held.contains_key(&time);
@@ -65,7 +65,7 @@ impl<T: FencedTime> Capabilities<T> {
         is_new
     }
 
-    /// Lets go of a time, and returns its capability.
+    /// Removes a time, and returns its capability.
     pub fn remove(&mut self, time: &T) -> Option<Capability<T>> {
         let capability = self.held.remove(time)?;
         self.slot.remove(time);
@@ -85,8 +85,8 @@ impl<T: FencedTime> Capabilities<T> {
         self.held.values().find_map(|capability| capability.try_delayed(time))
     }
 
-    /// Moves the set to the times of `frontier`, those of them that it can reach, and lets go of all
-    /// others; an empty frontier empties it.
+    /// Moves the set to those times of `frontier` that it can reach, and releases all others; an empty
+    /// frontier empties it.
     pub fn downgrade_all<B: Borrow<T>>(&mut self, frontier: impl IntoIterator<Item = B>) {
         let delayed = |time: B| self.delayed(time.borrow());
         let moved: Vec<Capability<T>> = frontier.into_iter().filter_map(delayed).collect();

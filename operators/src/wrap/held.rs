@@ -1,6 +1,6 @@
-//! Held times: for which times the partitions of an operator hold capabilities in protected state.
+//! Held times: the times for which the partitions of an operator hold capabilities in protected state.
 //!
-//! The frame around the closures stops at the epochs of these times, so that what is done when they are
+//! The stage around the closures stops at the epochs of these times, so that what is done when they are
 //! complete belongs to them.
 
 use std::cell::RefCell;

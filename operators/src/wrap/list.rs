@@ -7,11 +7,11 @@ use crate::data::Data;
 
 /// One partition's protected list, with the methods of `std`'s `Vec`.
 ///
-/// Each item is kept by its index: to push, pop or set costs one item at the next checkpoint, and to
-/// remove one costs all those behind it. Items are read and changed through guards.
+/// Each item is stored under its index. So pushing, popping or setting an item costs one item at the next
+/// checkpoint, and removing an item costs all later ones. Items are read and changed through guards.
 ///
-/// It is made by [`State::list`](super::State::list), and can be used only within the closure of the
-/// partition that it was made for: elsewhere it ends the job.
+/// [`State::list`](super::State::list) makes it. It can be used only within the closure of the partition that
+/// it was made for: elsewhere it ends the job.
 pub struct List<V: Data> {
     /// INVARIANT: the keys are 0 to `length`, without gaps.
     slot: Slot<u64, V>,
@@ -23,7 +23,7 @@ impl<V: Data> List<V> {
         List { slot, length: Cell::new(None) }
     }
 
-    /// The length, found in a few steps where it is not known: nothing is decoded for it.
+    /// The length, which is found in a few steps if it is not known: nothing is decoded for it.
     fn length(&self) -> u64 {
         if let Some(length) = self.length.get() {
             return length;
@@ -55,7 +55,7 @@ impl<V: Data> List<V> {
         self.slot.get(&(index as u64))
     }
 
-    /// A copy of the item at `index`, which must be there: what `list[index]` is for a vector.
+    /// A copy of the item at `index`, which must exist: corresponds to `list[index]` for a vector.
     ///
     /// # Panics
     ///
@@ -67,7 +67,7 @@ impl<V: Data> List<V> {
         }
     }
 
-    /// The item at `index`, to be changed.
+    /// The item at `index`, for changing it.
     pub fn get_mut(&mut self, index: usize) -> Option<RefMut<'_, V>> {
         self.slot.get_mut(&(index as u64))
     }
@@ -77,7 +77,7 @@ impl<V: Data> List<V> {
         self.get(self.len().checked_sub(1)?)
     }
 
-    /// Sets the item at `index`, which must be there, and returns the one before.
+    /// Sets the item at `index`, which must exist, and returns the previous one.
     ///
     /// # Panics
     ///
@@ -118,7 +118,7 @@ impl<V: Data> List<V> {
         entries.into_iter().map(|(_, item)| item).collect::<Vec<_>>().into_iter()
     }
 
-    /// Removes every item that `keep` does not want; those behind move up.
+    /// Removes every item for which `keep` returns `false`; later items move up.
     pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
         let length = self.length();
         let mut kept = 0;

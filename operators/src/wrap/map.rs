@@ -8,14 +8,14 @@ use crate::data::{Data, Plain};
 
 /// One partition's protected map, with the methods of `std`'s `HashMap`.
 ///
-/// Values are read and changed through guards, which dereference to them. What is borrowed mutably counts
-/// as changed, whether it is or not, and is sent to the backups at the next checkpoint. After a failure a
-/// map is there at once, whatever its size; methods that look at all keys ([`iter`](Map::iter),
+/// Values are read and changed through guards, which dereference to them. A value that is borrowed mutably
+/// counts as changed, whether it is or not, and is sent to the backups at the next checkpoint. After a
+/// failure a map is available at once, whatever its size; methods that visit all keys ([`iter`](Map::iter),
 /// [`len`](Map::len), [`retain`](Map::retain) and the like) decode all of them when first called.
 ///
-/// It is made by [`State::map`](super::State::map), or with another encoding of its values than serde's by
-/// [`State::map_with`](super::State::map_with), and can be used only within the closure of the
-/// partition that it was made for: elsewhere it ends the job.
+/// [`State::map`](super::State::map) makes it, and [`State::map_with`](super::State::map_with) makes it with
+/// your own encoding of its values. It can be used only within the closure of the partition that it was made
+/// for: elsewhere it ends the job.
 pub struct Map<K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     slot: Slot<K, V, C>,
 }
@@ -30,7 +30,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
         self.slot.get(key)
     }
 
-    /// The value of a key, to be changed.
+    /// The value of a key, for changing it.
     pub fn get_mut(&mut self, key: &K) -> Option<RefMut<'_, V>> {
         self.slot.get_mut(key)
     }
@@ -50,12 +50,12 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
         self.slot.remove(key)
     }
 
-    /// The place of a key, to be looked at and filled.
+    /// The entry of a key, for reading and inserting.
     pub fn entry(&mut self, key: K) -> Entry<'_, K, V, C> {
         Entry { slot: &mut self.slot, key }
     }
 
-    /// Changes the value of a key, made by `init` first if there is none: the fastest way to do so.
+    /// Changes the value of a key, which `init` makes first if there is none: the fastest way to do so.
     #[inline]
     pub fn update<R>(
         &mut self,
@@ -77,17 +77,17 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
         self.len() == 0
     }
 
-    /// Copies of all keys and values, in no order.
+    /// Copies of all keys and values, in arbitrary order.
     pub fn iter(&self) -> std::vec::IntoIter<(K, V)> {
         self.slot.entries().into_iter()
     }
 
-    /// Copies of all keys, in no order.
+    /// Copies of all keys, in arbitrary order.
     pub fn keys(&self) -> std::vec::IntoIter<K> {
         self.slot.keys().into_iter()
     }
 
-    /// Copies of all values, in no order.
+    /// Copies of all values, in arbitrary order.
     pub fn values(&self) -> impl Iterator<Item = V> + use<K, V, C> {
         self.iter().map(|(_, value)| value)
     }
@@ -102,9 +102,9 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Map<K, V, C> {
         self.slot.table().for_each_mut(change);
     }
 
-    /// Removes every key that `keep` does not want.
+    /// Removes every key for which `keep` returns `false`.
     ///
-    /// Values are only looked at here, so that those that stay count as unchanged.
+    /// Values are only read here, so those that stay count as unchanged.
     pub fn retain(&mut self, keep: impl FnMut(&K, &V) -> bool) {
         self.slot.table().retain(keep);
     }
@@ -128,7 +128,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Extend<(K, V)> for Map<K, V, C> {
     }
 }
 
-/// The place of a key in a [`Map`] or an [`OrderedMap`](super::OrderedMap).
+/// The entry of a key in a [`Map`] or an [`OrderedMap`](super::OrderedMap).
 pub struct Entry<'a, K: Data + Eq, V: Plain, C: Codec<V> = Postcard> {
     pub(super) slot: &'a mut Slot<K, V, C>,
     pub(super) key: K,
@@ -140,7 +140,7 @@ impl<'a, K: Data + Eq, V: Plain, C: Codec<V>> Entry<'a, K, V, C> {
         &self.key
     }
 
-    /// The value, which is `value` if there was none.
+    /// The value, which is set to `value` if there was none.
     pub fn or_insert(self, value: V) -> RefMut<'a, V> {
         self.or_insert_with(|| value)
     }
@@ -150,7 +150,7 @@ impl<'a, K: Data + Eq, V: Plain, C: Codec<V>> Entry<'a, K, V, C> {
         self.slot.get_or_insert_with(self.key, init)
     }
 
-    /// The value, which is the default one if there was none.
+    /// The value, which is set to the default if there was none.
     pub fn or_default(self) -> RefMut<'a, V>
     where
         V: Default,
@@ -158,7 +158,7 @@ impl<'a, K: Data + Eq, V: Plain, C: Codec<V>> Entry<'a, K, V, C> {
         self.or_insert_with(V::default)
     }
 
-    /// Changes the value, if there is one.
+    /// Changes the value if there is one.
     pub fn and_modify(self, change: impl FnOnce(&mut V)) -> Self {
         if let Some(mut value) = self.slot.get_mut(&self.key) {
             change(&mut value);

@@ -1,8 +1,8 @@
-//! Existing operators, protected: `unary_frontier_fenced` and its kin.
+//! Existing operators, protected: `unary_frontier_fenced` and similar verbs.
 //!
-//! A wrapped operator keeps the closure that it has under timely. What changes: it is made once for each
-//! partition, not once for each worker, so that a partition can move to another worker; and what it keeps
-//! between calls it gets from [`State`], which goes with it.
+//! A wrapped operator keeps the closure that it has under timely, with two changes. The closure is made once
+//! for each partition rather than once for each worker, so that a partition can move to another worker. And
+//! whatever the closure keeps between calls it gets from [`State`], which moves with the partition.
 
 mod capabilities;
 mod held;
@@ -57,25 +57,25 @@ pub type PartitionInput<T, C> = InputHandleCore<T, C, PartitionPuller<T, C>>;
 
 /// Timely's operators from closures, protected.
 ///
-/// Each verb takes the place of the one of timely without the suffix, with two differences.
+/// Each verb replaces timely's verb without the suffix, with two differences.
 ///
 /// **The constructor runs once for each partition** that the worker owns, and again after each failure. It
-/// gets a [`State`] in the place of timely's `OperatorInfo`, and makes with it whatever its closure keeps
-/// between calls. What the closure merely captures is as new after a failure.
+/// gets a [`State`] in place of timely's `OperatorInfo`, and creates from it whatever its closure keeps
+/// between calls. Anything else that the closure captures starts afresh after a failure.
 ///
-/// **Records belong to partitions.** With timely's [`Exchange`](timely::dataflow::channels::pact::Exchange),
-/// as it is, they are those with `f(record) % partitions` in common; with
-/// [`Pipeline`](timely::dataflow::channels::pact::Pipeline) they stay on their worker, in the lowest partition
-/// that it owns.
+/// **Records belong to partitions.** With timely's unmodified
+/// [`Exchange`](timely::dataflow::channels::pact::Exchange), a record belongs to partition
+/// `f(record) % partitions`. With [`Pipeline`](timely::dataflow::channels::pact::Pipeline), records stay on
+/// their worker, in the lowest partition that it owns.
 ///
-/// A closure sees what it would see under timely, with less freedom in what comes when: it is not given
-/// records, nor shown a frontier, beyond the next checkpoint before all state is sealed there. What it sends
-/// must be of the epoch that it acts on; what is to be sent later it keeps in a [`Stash`] until then.
-/// A closure that sends because a frontier has moved, and not because of a record, must hold the time at
-/// which it sends in a stash or in [`Capabilities`]: epochs without any of them may be passed in one step.
+/// A closure sees what it would see under timely, with a restricted order: it gets no records and sees no
+/// frontier beyond the next checkpoint before all state is sealed there. What it sends must belong to the
+/// epoch that it acts on; it must keep what it sends later in a [`Stash`] until then. A closure that sends
+/// because a frontier has moved, and not because of a record, must hold the time at which it sends in a stash
+/// or in [`Capabilities`]: several epochs may be passed in one step if nothing holds them.
 ///
-/// What survives: the states as of the last committed checkpoint. Records after it come again, and
-/// no state has already absorbed them.
+/// The states as of the last committed checkpoint survive. Later records are replayed, and no state has
+/// already absorbed them.
 pub trait OperatorFenced<'scope, T: Timestamp, C1: Container> {
     /// As timely's `unary_frontier`, with state that survives.
     ///
@@ -384,13 +384,13 @@ impl<'scope, T: Timestamp, C1: Container> OperatorFenced<'scope, T, C1> for Stre
     }
 }
 
-/// A wrapped operator in the making.
+/// A wrapped operator that is being built.
 struct Wrapping<'scope, T: FencedTime> {
     fence: Fence,
     name: OperatorName,
     scope: Scope<'scope, T>,
     builder: OperatorBuilder<'scope, T>,
-    /// The operator's partitions, by their number at it.
+    /// The operator's partitions, by their number within the operator.
     partitions: Rc<[PartitionId]>,
     ports: Vec<Rc<dyn Gate>>,
     follows_frontier: bool,
@@ -407,7 +407,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
         let name = fence.admit("wrapped operator", name, scope);
         let builder = OperatorBuilder::new(name.to_string(), scope);
         let partitions: Rc<[PartitionId]> = if is_local {
-            // Each worker needs one for the records that stay there.
+            // Each worker needs a partition for the records that stay there.
             (0..fence.generation().routes.partitions()).map(PartitionId).collect()
         } else {
             fence.partitions_of_operator().into()
@@ -463,7 +463,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
                 fence.generation().routes.owner(*partition) == fence.worker()
             };
             let owned: Vec<_> = partitions.iter().copied().filter(is_here).collect();
-            // Where no partition is, one constructor runs all the same, to make the names known.
+            // On a worker without partitions, one constructor still runs, to make the names known.
             let only_names = owned.is_empty();
             for (number, &partition) in partitions.iter().enumerate() {
                 if is_here(&partition) || (only_names && number == 0) {
@@ -473,7 +473,7 @@ impl<'scope, T: FencedTime> Wrapping<'scope, T> {
                     logics.push(Careful::new(&fence, &name, logic));
                 }
             }
-            // Where everything is committed to its end, closures would only hold their times open.
+            // If everything is committed to its end, closures would only hold their times open.
             if only_names || fence.generation().resume >= Some(Epoch::END) {
                 logics.clear();
             }

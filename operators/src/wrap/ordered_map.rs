@@ -10,12 +10,12 @@ use crate::data::Data;
 
 /// One partition's protected map in the order of its keys, with the methods of `std`'s `BTreeMap`.
 ///
-/// What a [`Map`](super::Map) promises goes for it, too. The order is kept beside the map, in memory
-/// only: after a failure it is made anew when it is first asked for, which decodes all keys. Methods that do
-/// not ask for the order don't wait for it.
+/// Everything that a [`Map`](super::Map) promises also applies here. The order is kept separately from the
+/// map, in memory only: after a failure it is rebuilt on first use, which decodes all keys. Methods that do
+/// not use the order do not wait for it.
 pub struct OrderedMap<K: Data + Ord, V: Data> {
     slot: Slot<K, V>,
-    /// All keys, once the order was asked for.
+    /// All keys, once the order has been used.
     order: RefCell<Option<BTreeSet<K>>>,
 }
 
@@ -43,7 +43,7 @@ impl<K: Data + Ord, V: Data> OrderedMap<K, V> {
         self.slot.get(key)
     }
 
-    /// The value of a key, to be changed.
+    /// The value of a key, for changing it.
     pub fn get_mut(&mut self, key: &K) -> Option<RefMut<'_, V>> {
         self.slot.get_mut(key)
     }
@@ -67,7 +67,7 @@ impl<K: Data + Ord, V: Data> OrderedMap<K, V> {
         self.slot.remove(key)
     }
 
-    /// The place of a key, to be looked at and filled.
+    /// The entry of a key, for reading and inserting.
     pub fn entry(&mut self, key: K) -> OrderedEntry<'_, K, V> {
         OrderedEntry { map: self, key }
     }
@@ -142,12 +142,12 @@ impl<K: Data + Ord, V: Data> OrderedMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// Calls `change` with each key and value, in no order: all of them count as changed.
+    /// Calls `change` with each key and value, in arbitrary order: all of them count as changed.
     pub fn for_each_mut(&mut self, change: impl FnMut(&K, &mut V)) {
         self.slot.table().for_each_mut(change);
     }
 
-    /// Removes every key that `keep` does not want; it is asked in no order.
+    /// Removes every key for which `keep` returns `false`; it is called in arbitrary order.
     pub fn retain(&mut self, keep: impl FnMut(&K, &V) -> bool) {
         self.slot.table().retain(keep);
         *self.order.get_mut() = None;
@@ -175,7 +175,7 @@ impl<K: Data + Ord, V: Data> Extend<(K, V)> for OrderedMap<K, V> {
     }
 }
 
-/// The place of a key in an [`OrderedMap`].
+/// The entry of a key in an [`OrderedMap`].
 pub struct OrderedEntry<'a, K: Data + Ord, V: Data> {
     map: &'a mut OrderedMap<K, V>,
     key: K,
@@ -187,7 +187,7 @@ impl<'a, K: Data + Ord, V: Data> OrderedEntry<'a, K, V> {
         &self.key
     }
 
-    /// The value, which is `value` if there was none.
+    /// The value, which is set to `value` if there was none.
     pub fn or_insert(self, value: V) -> RefMut<'a, V> {
         self.or_insert_with(|| value)
     }
@@ -198,7 +198,7 @@ impl<'a, K: Data + Ord, V: Data> OrderedEntry<'a, K, V> {
         Entry { slot: &mut self.map.slot, key: self.key }.or_insert_with(init)
     }
 
-    /// The value, which is the default one if there was none.
+    /// The value, which is set to the default if there was none.
     pub fn or_default(self) -> RefMut<'a, V>
     where
         V: Default,
@@ -206,7 +206,7 @@ impl<'a, K: Data + Ord, V: Data> OrderedEntry<'a, K, V> {
         self.or_insert_with(V::default)
     }
 
-    /// Changes the value, if there is one.
+    /// Changes the value if there is one.
     pub fn and_modify(self, change: impl FnOnce(&mut V)) -> Self {
         if let Some(mut value) = self.map.slot.get_mut(&self.key) {
             change(&mut value);

@@ -1,8 +1,8 @@
-//! Keyed pact: timely's own pacts, with partitions in the place of workers.
+//! Keyed pact: timely's own pacts, with partitions in place of workers.
 //!
-//! An exchange distributes by a number that its function gives for each record, modulo the number of
-//! targets. Here the targets are the partitions; each partition's batch then goes to the worker that runs
-//! it, in a [`Parcel`] with the others for that worker, tagged even where there is one worker only.
+//! An exchange distributes by a number that its function gives for each record, modulo the number of targets.
+//! Here the targets are the partitions. Each partition's batch then goes to the worker that runs it, in a
+//! [`Parcel`] with the other batches for that worker. Batches are tagged even if there is only one worker.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ use crate::time::FencedTime;
 /// A parcel is sent once it holds this many records, or when timely flushes the channel.
 const PARCEL_RECORDS: i64 = 8 << 10;
 
-/// A pact that gives each record a partition: timely's [`Exchange`] and [`Pipeline`], as they are.
+/// A pact that gives each record a partition: timely's unmodified [`Exchange`] and [`Pipeline`].
 ///
 /// With an exchange a record belongs to the operator's partition `f(record) % partitions`, whatever the
 /// number of workers, and goes to the worker that runs it. With [`Pipeline`] a record stays where it is and belongs
@@ -41,7 +41,7 @@ const PARCEL_RECORDS: i64 = 8 << 10;
             serializable, or `Pipeline`"
 )]
 pub trait KeyedPact<C> {
-    /// Whether records stay at their worker.
+    /// Whether records stay on their worker.
     #[doc(hidden)]
     const IS_LOCAL: bool;
 
@@ -53,7 +53,7 @@ pub trait KeyedPact<C> {
 /// Both ends of a channel.
 pub(super) type Ends<T, C> = (Box<dyn Push<Message<T, C>>>, Box<dyn Receive<T, C>>);
 
-/// What a channel is made of.
+/// The parts of which a channel is made.
 pub struct Wiring<'a> {
     fence: &'a Fence,
     name: &'a OperatorName,
@@ -65,7 +65,7 @@ pub struct Wiring<'a> {
     logging: Option<TimelyLogger>,
 }
 
-/// A pact for timely to build a wrapped operator's input with.
+/// The pact with which timely builds a wrapped operator's input.
 pub(crate) struct PartitionPact<T, C, P> {
     pact: P,
     port: Rc<Port<T, C>>,
@@ -175,20 +175,20 @@ impl<T: Timestamp, C, P: Pull<Message<T, C>>> Receive<T, C> for Local<P> {
 
 /// The sending end of a channel of parcels.
 struct ParcelPusher<T, C, D, P> {
-    /// A way to each worker.
+    /// A pusher for each worker.
     targets: Vec<P>,
     /// The worker that runs each partition.
     owners: Vec<usize>,
     distributor: D,
-    /// What the distributor takes for its targets: one for each of the operator's partitions.
+    /// The targets of the distributor: one for each of the operator's partitions.
     collectors: Vec<Collector<C>>,
     collected: Rc<RefCell<VecDeque<(u32, C)>>>,
-    /// For each worker what is on its way there, and how many records that are.
+    /// For each worker, the batches to be sent to it, and their number of records.
     parcels: Vec<(Parcel<C>, i64)>,
     stamp: Option<Stamp<T>>,
 }
 
-/// Takes what a distributor sends to a partition.
+/// Collects what a distributor sends to a partition.
 struct Collector<C> {
     partition: u32,
     collected: Rc<RefCell<VecDeque<(u32, C)>>>,
@@ -250,14 +250,14 @@ where
         }
         let mut message = Some(Message::new(stamp.clone(), std::mem::take(parcel)));
         self.targets[target].push(&mut message);
-        // Where it was written out, its list serves again.
+        // If it was serialized, its list is reused.
         if let Some(mut message) = message {
             message.data.parts.clear();
             *parcel = message.data;
         }
     }
 
-    /// Sends all that was pushed so far.
+    /// Sends everything that was pushed so far.
     fn flush(&mut self) {
         if let Some(stamp) = self.stamp.take() {
             self.distributor.flush(&stamp, &mut self.collectors);

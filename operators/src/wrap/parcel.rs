@@ -1,7 +1,7 @@
-//! Parcel: what one worker sends to another at once, as a container for each partition.
+//! Parcel: what one worker sends to another at once, with a container for each partition.
 //!
-//! An operator has many more partitions than there are workers. With a message for each of them a small
-//! batch would become hundreds of messages; in a parcel they travel together.
+//! An operator has many more partitions than there are workers. If each partition had its own message, a
+//! small batch would become hundreds of messages; in a parcel they travel together.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use timely::Accountable;
 use timely::bytes::arc::Bytes;
 use timely::dataflow::channels::ContainerBytes;
 
-/// Containers with the partitions that they are for.
+/// Containers with their target partitions.
 pub(crate) struct Parcel<C> {
     pub(crate) parts: Vec<(u32, C)>,
 }
@@ -38,8 +38,8 @@ fn take(bytes: &mut Bytes) -> usize {
     u64::from_le_bytes(number) as usize
 }
 
-/// The number of parts; then for each its partition, its length, and its bytes. All of it in steps of
-/// eight bytes, since containers may be read where they lie.
+/// The number of parts, and then for each part its partition, its length, and its bytes. Everything is
+/// aligned to eight bytes, since containers may be read in place.
 impl<C: ContainerBytes> ContainerBytes for Parcel<C> {
     fn from_bytes(mut bytes: Bytes) -> Self {
         let count = take(&mut bytes);

@@ -1,9 +1,9 @@
 //! Port: an input of a wrapped operator, which all its partitions share.
 //!
-//! Batches wait here by epoch until the operator may act on them, then by partition until the partition's
-//! turn. To timely those that wait are not consumed, so that frontiers do not pass them.
+//! Batches wait here by epoch until the operator may act on them, and then by partition until the partition's
+//! turn. For timely, waiting batches are not consumed, so frontiers do not pass them.
 //!
-//! INVARIANT: what a partition's closure pulls is of that partition, and of no epoch beyond the limit.
+//! INVARIANT: what a partition's closure pulls belongs to that partition, and to no epoch beyond the limit.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,18 +27,18 @@ pub trait Receive<T, C> {
 pub(crate) struct Port<T, C> {
     fence: Fence,
     name: OperatorName,
-    /// The operator's partitions, by their number at it.
+    /// The operator's partitions, by their number within the operator.
     partitions: Rc<[PartitionId]>,
     queues: RefCell<Queues<T, C>>,
 }
 
 struct Queues<T, C> {
     channel: Option<Box<dyn Receive<T, C>>>,
-    /// Batches by the first of their epochs, which is beyond the limit; with the last of them.
+    /// Batches by their first epoch, which is beyond the limit, with their last epoch.
     waiting: BTreeMap<Epoch, Vec<Waiting<T, C>>>,
-    /// For each partition what its closure may pull.
+    /// For each partition, what its closure may pull.
     ready: Vec<VecDeque<Message<T, C>>>,
-    /// The partitions of which something is ready.
+    /// The partitions that have something ready.
     busy: Vec<u32>,
     /// The last epoch that may be pulled.
     limit: Option<Epoch>,
@@ -52,19 +52,19 @@ struct Waiting<T, C> {
     message: Message<T, C>,
 }
 
-/// What the frame around a wrapped operator does with a port, whatever its container.
+/// What the stage around a wrapped operator does with a port, whatever its container.
 pub(crate) trait Gate {
     /// Takes what has arrived from timely's channel.
     fn receive(&self);
-    /// Adds the epochs after the limit and up to `through` of which something waits.
+    /// Adds the epochs after the limit and up to `through` that have waiting batches.
     fn waiting_epochs(&self, through: Epoch, epochs: &mut Vec<Epoch>);
-    /// The first epoch of which something waits.
+    /// The first epoch that has waiting batches.
     fn first_waiting(&self) -> Option<Epoch>;
     /// Lets all epochs up to `limit` be pulled.
     fn admit(&self, limit: Epoch);
-    /// Adds the partitions of which something can be pulled.
+    /// Adds the partitions that have something to pull.
     fn busy(&self, partitions: &mut Vec<u32>);
-    /// Makes it a partition's turn.
+    /// Begins a partition's turn.
     fn turn_to(&self, partition: PartitionId);
     /// Ends all turns.
     fn rest(&self);
@@ -212,7 +212,7 @@ impl<T: FencedTime, C> Gate for Port<T, C> {
     }
 }
 
-/// The way in to a wrapped operator, as its closures see it: the batches of the partition whose turn it is.
+/// The input of a wrapped operator, as its closures see it: the batches of the partition whose turn it is.
 pub struct PartitionPuller<T, C> {
     port: Rc<Port<T, C>>,
     pulled: Option<Message<T, C>>,

@@ -1,7 +1,7 @@
-//! Slot: one partition's part of one named state, as the handles of all kinds reach it.
+//! Slot: one partition's part of one named state, which handles of all kinds use.
 //!
-//! INVARIANT: a slot is used only during its partition's turn, by the closure that it was made for. Outside
-//! of it a change would belong to no epoch.
+//! INVARIANT: a slot is used only during its partition's turn, by the closure that it was made for. At any
+//! other time a change would belong to no epoch.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::ops::Deref;
@@ -106,7 +106,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
         }
     }
 
-    /// The table, to be changed.
+    /// The table, for changing it.
     #[inline]
     pub(super) fn table(&self) -> RefMut<'_, KeyedTable<K, V, Postcard, C>> {
         self.check();
@@ -140,7 +140,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
         if table.is_decoded() {
             return None;
         }
-        // Another value may be being read, and then the table must stay as it is.
+        // Another value may currently be read, and then the table must stay as it is.
         table.read(hash, key).map(|value| Guard(Held::Copied(value)))
     }
 
@@ -167,7 +167,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
         self.take(key)
     }
 
-    /// Removes a key where others look at the state, but at none of its values.
+    /// Removes a key while others use the state, but none of its values.
     pub(super) fn take(&self, key: &K) -> Option<V> {
         let hash = self.hash(key);
         self.table().remove(hash, key)
@@ -176,7 +176,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Slot<K, V, C> {
     /// All keys and values, copied.
     pub(super) fn entries(&self) -> Vec<(K, V)> {
         let table = self.whole();
-        // A list that grows by and by would be moved again and again.
+        // A list that grows step by step would be moved again and again.
         let mut entries = Vec::with_capacity(table.decoded());
         entries.extend(table.iter().map(|(key, value)| (key.clone(), value.clone())));
         entries

@@ -1,11 +1,11 @@
-//! Stage: the frame around the closures of a wrapped operator, which decides what they see and when.
+//! Stage: what surrounds the closures of a wrapped operator and decides what they see and when.
 //!
-//! Closures act freely on whatever is of an epoch up to the next checkpoint. What is later waits, and the
-//! frontier that closures are shown does not pass the checkpoint, until the real one has passed it and all
-//! state is sealed. So state is exact at the checkpoint, even where the frontier jumps over it.
+//! Closures act freely on everything in an epoch up to the next checkpoint. Anything later waits, and the
+//! frontier that closures see does not pass the checkpoint, until the real frontier has passed it and all
+//! state is sealed. So state is exact at the checkpoint, even if the frontier jumps over it.
 //!
-//! Where every epoch is a checkpoint, a frontier that jumps stops only at those epochs of which something
-//! is there: records, or held times.
+//! If every epoch is a checkpoint, a frontier that jumps stops only at epochs that have records or held
+//! times.
 //!
 //! INVARIANT: no closure acts on an epoch that the outlet has not [begun](Outlet::begin).
 
@@ -22,7 +22,7 @@ use crate::protected::outlet::Outlet;
 use crate::protected::turns::complete;
 use crate::time::{FencedTime, passed, reached};
 
-/// The frame around the closures of a wrapped operator.
+/// The stage around the closures of a wrapped operator.
 pub(crate) struct Stage<T: FencedTime> {
     fence: Fence,
     name: OperatorName,
@@ -32,13 +32,13 @@ pub(crate) struct Stage<T: FencedTime> {
     activator: Activator,
     /// The partitions with a closure each, in order.
     partitions: Vec<PartitionId>,
-    /// Whether the closures are to run when a frontier moves.
+    /// Whether the closures run when a frontier moves.
     follows_frontier: bool,
-    /// For each port the frontier that the closures have seen; none before their first call.
+    /// For each port, the frontier that the closures have seen; none before their first call.
     shown: Vec<Antichain<T>>,
-    /// The same in the form that closures are given.
+    /// The same in the form that closures get.
     frontiers: Vec<MutableAntichain<T>>,
-    /// All epochs up to here are complete, and what they changed is sealed.
+    /// All epochs up to this one are complete, and their changes are sealed.
     sealed: Option<Epoch>,
     /// The last epoch that was begun and not sealed.
     begun: Option<Epoch>,
@@ -84,8 +84,8 @@ impl<T: FencedTime> Stage<T> {
         }
     }
 
-    /// Lets the closures do what there is to do: `call` runs the one of an index, with the frontiers to be
-    /// shown to it.
+    /// Lets the closures do their work: `call` runs the closure of an index, with the frontiers that it
+    /// should see.
     pub(crate) fn activate(
         &mut self,
         frontiers: &[MutableAntichain<T>],
@@ -96,7 +96,7 @@ impl<T: FencedTime> Stage<T> {
         self.ports.iter().for_each(|port| port.receive());
         let through = frontiers.iter().map(passed).min().flatten().max(self.resumed());
         let mut refused = None;
-        // Where everything is committed, nothing is left to act on.
+        // If everything is committed, nothing is left to act on.
         while self.resumed() < Some(Epoch::END) {
             let (from, bound) = match (self.begun, self.outlet.boundary()) {
                 (Some(begun), Some(boundary)) => (begun, boundary),
@@ -149,7 +149,7 @@ impl<T: FencedTime> Stage<T> {
         self.sealed.map_or(Epoch(0), Epoch::next)
     }
 
-    /// The epoch to go to when everything so far is sealed: the first of which something is there.
+    /// The next epoch when everything so far is sealed: the first one that has records or held times.
     fn next_stop(&mut self, frontiers: &[MutableAntichain<T>], through: Option<Epoch>) -> Epoch {
         let waiting = self.ports.iter().filter_map(|port| port.first_waiting()).min();
         self.epochs.clear();
@@ -159,8 +159,8 @@ impl<T: FencedTime> Stage<T> {
         }
         let held = self.epochs.first().copied();
         let incomplete = match through {
-            // At the end there are held times to go to, and then what is done belongs to the first epoch
-            // that may still be changed.
+            // At the end only held times are left, and then what is done belongs to the first epoch that may
+            // still be changed.
             Some(Epoch::END) => held.unwrap_or(self.floor()),
             // What is done because a frontier has moved belongs to the last epoch that it has passed.
             Some(through)
@@ -176,7 +176,7 @@ impl<T: FencedTime> Stage<T> {
         stops.min().unwrap_or(incomplete).max(self.floor())
     }
 
-    /// Finds the epochs up to `bound` on which the closures are to act; there is nothing before `from`.
+    /// Finds the epochs up to `bound` on which the closures must act; there are none before `from`.
     fn find_epochs(
         &mut self,
         frontiers: &[MutableAntichain<T>],
@@ -200,18 +200,18 @@ impl<T: FencedTime> Stage<T> {
         self.epochs.dedup();
     }
 
-    /// The epoch that closures act on when they are shown how far the frontiers are.
+    /// The epoch on which closures act when they see the frontiers.
     fn frontier_epoch(&self, frontiers: &[MutableAntichain<T>]) -> Epoch {
         let epoch_of = |frontier: &MutableAntichain<T>| {
             let reached = reached(frontier)?;
-            // In a loop an epoch is passed bit by bit.
+            // In a loop, the frontier passes an epoch gradually.
             let is_whole = frontier.less_equal(&T::first_of(reached));
             if is_whole { Epoch::before(Some(reached)) } else { Some(reached) }
         };
         frontiers.iter().filter_map(epoch_of).max().map_or(self.floor(), |it| it.max(self.floor()))
     }
 
-    /// The frontier to be shown for a real one where no epoch after `limit` may be acted on.
+    /// The frontier to show in place of a real one when closures may not act on any epoch after `limit`.
     fn clamp(&self, frontier: &MutableAntichain<T>, limit: Epoch) -> Antichain<T> {
         let mut clamped = Antichain::new();
         let first = self.fence.first_epoch();
@@ -220,20 +220,20 @@ impl<T: FencedTime> Stage<T> {
             let is_committed = time.epoch() < first;
             clamped.insert(if is_committed { T::first_of(first) } else { time.clone() });
         }
-        // Where nothing is to come and nothing is held beyond, closures may as well see the end.
+        // If nothing more can come and no later time is held, closures may as well see the end.
         if !frontier.is_empty() || self.store.held().any_after(limit) {
             clamped.insert(T::first_of(limit.next()));
         }
         clamped
     }
 
-    /// Whether any frontier would be shown that is not the one shown before.
+    /// Whether any frontier would be shown that differs from the one shown before.
     fn moves(&self, frontiers: &[MutableAntichain<T>], limit: Epoch) -> bool {
         let mut shown = self.shown.iter();
         frontiers.iter().any(|frontier| shown.next() != Some(&self.clamp(frontier, limit)))
     }
 
-    /// Makes the frontiers to be shown; says whether any has moved.
+    /// Computes the frontiers to show; returns whether any has moved.
     fn show(&mut self, frontiers: &[MutableAntichain<T>], limit: Epoch) -> bool {
         let clamped: Vec<_> =
             frontiers.iter().map(|frontier| self.clamp(frontier, limit)).collect();
@@ -248,7 +248,7 @@ impl<T: FencedTime> Stage<T> {
         true
     }
 
-    /// Runs the closures that have something to do: all of them where a frontier has moved.
+    /// Runs the closures that have something to do, or all of them if a frontier has moved.
     fn run(
         &mut self,
         epoch: Epoch,
@@ -264,7 +264,7 @@ impl<T: FencedTime> Stage<T> {
             }
             self.busy.sort_unstable();
             self.busy.dedup();
-            // What was taken in is of partitions that are here.
+            // What was accepted belongs to partitions of this worker.
             let mut here = 0;
             for partition in &mut self.busy {
                 while self.partitions[here].0 < *partition {

@@ -1,4 +1,4 @@
-//! Stash: what waits for its time to be complete, with the capability to answer at that time.
+//! Stash: items that wait until their time is complete, with the capability to respond at that time.
 
 use std::collections::BTreeMap;
 use std::ops::RangeFull;
@@ -15,19 +15,19 @@ use crate::time::FencedTime;
 
 /// One partition's protected stash: items by time, each time with its capability.
 ///
-/// It takes the place of the map from capabilities to lists that operators keep until a frontier has passed.
-/// After a failure items and capabilities are there again, and items are ready in the same epochs.
+/// It replaces the map from capabilities to lists that operators keep until a frontier has passed. After a
+/// failure, items and capabilities are restored, and items are ready in the same epochs.
 ///
-/// It is made by [`State::stash`](super::State::stash), and can be used only within the closure of the
-/// partition that it was made for: elsewhere it ends the job.
+/// [`State::stash`](super::State::stash) makes it. It can be used only within the closure of the partition
+/// that it was made for: elsewhere it ends the job.
 pub struct Stash<T: FencedTime, D: Data> {
-    /// Items by their time, and by a number that orders those of one time.
+    /// Items by their time, and by a number that orders the items of one time.
     slot: Slot<(T, u64), D>,
     times: BTreeMap<T, Pending<T>>,
     held: Rc<HeldTimes<T>>,
 }
 
-/// What is kept in memory of one time.
+/// What is kept in memory for one time.
 struct Pending<T: FencedTime> {
     capability: Capability<T>,
     /// The numbers of its items, which ascend.
@@ -35,7 +35,7 @@ struct Pending<T: FencedTime> {
 }
 
 impl<T: FencedTime, D: Data> Stash<T, D> {
-    /// Opens the stash: the capabilities of what is in it come from `origin`.
+    /// Opens the stash: the capabilities of its items come from `origin`.
     pub(super) fn open(
         slot: Slot<(T, u64), D>,
         held: &Rc<HeldTimes<T>>,
@@ -60,13 +60,13 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         self.entry(capability).push(item);
     }
 
-    /// The items of the capability's time, to be added to.
+    /// The items of the capability's time, for adding to them.
     pub fn entry(&mut self, capability: Capability<T>) -> StashEntry<'_, T, D> {
         StashEntry { stash: self, capability }
     }
 
-    /// Takes what is complete: the times that `frontier` has passed, in order, with their items in the
-    /// order in which they came.
+    /// Takes what is complete: the times that `frontier` has passed, in order, with their items in the order
+    /// in which they were added.
     pub fn ready(&mut self, frontier: &MutableAntichain<T>) -> Vec<(Capability<T>, Vec<D>)> {
         self.take_where(|time| !frontier.less_equal(time))
     }
@@ -80,7 +80,7 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         self.take_where(|time| !left.less_equal(time) && !right.less_equal(time))
     }
 
-    /// Takes the times for which `is_wanted` says so, in order, with their items.
+    /// Takes the times for which `is_wanted` returns `true`, in order, with their items.
     pub fn take_where(
         &mut self,
         mut is_wanted: impl FnMut(&T) -> bool,
@@ -98,9 +98,9 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         Some((capability, numbers.into_iter().filter_map(item).collect()))
     }
 
-    /// Goes through the times that wait, in order, each with the items that wait for it.
+    /// Iterates over the waiting times, in order, each with the items that wait for it.
     ///
-    /// For loops as they stand around a map from capabilities to lists: look at the capability, drain the
+    /// This is for existing loops over a map from capabilities to lists: look at the capability, drain the
     /// list, and [`retain`](Stash::retain) what is not empty.
     ///
     /// ```
@@ -143,7 +143,7 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         })
     }
 
-    /// Drops every time that `keep` does not want, with its items, and lets go of its capability.
+    /// Drops every time for which `keep` returns `false`, with its items, and releases its capability.
     pub fn retain(&mut self, mut keep: impl FnMut(&Capability<T>, &StashQueue<'_, T, D>) -> bool) {
         let Stash { slot, times, held } = self;
         let slot = &*slot;
@@ -159,7 +159,7 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         });
     }
 
-    /// Drops every item that `keep` does not want; a time without items lets go of its capability.
+    /// Drops every item for which `keep` returns `false`; the capability of a time without items is released.
     pub fn retain_items(&mut self, mut keep: impl FnMut(&T, &D) -> bool) {
         let Stash { slot, times, held } = self;
         times.retain(|time, pending| {
@@ -183,12 +183,12 @@ impl<T: FencedTime, D: Data> Stash<T, D> {
         self.times.values().map(|pending| pending.numbers.len()).sum()
     }
 
-    /// Whether nothing waits.
+    /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
 
-    /// The times for which something waits, in order.
+    /// The times for which items wait, in order.
     pub fn times(&self) -> impl Iterator<Item = &T> {
         self.times.keys()
     }
@@ -214,7 +214,7 @@ pub struct StashEntry<'a, T: FencedTime, D: Data> {
 }
 
 impl<T: FencedTime, D: Data> StashEntry<'_, T, D> {
-    /// These items: where there are none, the list is empty. As for a map's entry, which needs it.
+    /// Returns these items; if there are none, the list is empty. It mirrors the method of a map's entry.
     pub fn or_default(self) -> Self {
         self
     }
@@ -247,7 +247,8 @@ pub struct StashQueue<'a, T: FencedTime, D: Data> {
 }
 
 impl<T: FencedTime, D: Data> StashQueue<'_, T, D> {
-    /// Takes the items, in the order in which they came; takes `..`, as they are taken all or none.
+    /// Takes the items, in the order in which they were added. The range must be `..`, because all items are
+    /// taken or none.
     pub fn drain(mut self, _all: RangeFull) -> std::vec::IntoIter<D> {
         self.take().into_iter()
     }

@@ -1,4 +1,4 @@
-//! State: where the closure of one partition gets its protected state from.
+//! State: the source of a partition's protected state, for its closure.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -24,38 +24,37 @@ use crate::protected::outlet::{Seal, Seals};
 use crate::protected::partitions::Partitions;
 use crate::time::FencedTime;
 
-/// How many keys of an opened replica are decoded at each activation while there are some left.
+/// How many keys of an opened replica are decoded at each activation until none are left.
 const DECODE_KEYS: usize = 512;
 
-/// What a wrapped operator's constructor makes protected state with, for one partition.
+/// Creates the protected state of one partition, for the constructor of a wrapped operator.
 ///
-/// Every named state survives with the operator: names are its identity and belong to the operator, so
-/// that two operators may use the same. All partitions' constructors must make the same states.
+/// Every named state survives with the operator. A name identifies the state within its operator, so two
+/// operators may use the same name. The constructors of all partitions must make the same states.
 pub struct State<T: FencedTime> {
     store: Rc<Store<T>>,
     partition: PartitionId,
-    /// The number of the partition at this operator, and how many there are.
+    /// The number of the partition within this operator, and the number of partitions.
     number: u32,
     count: u32,
     names: BTreeSet<String>,
 }
 
 impl<T: FencedTime> State<T> {
-    /// The partition that this constructor makes a closure for.
+    /// The partition for which this constructor makes a closure.
     pub fn partition(&self) -> u32 {
         self.number
     }
 
-    /// The number of partitions, which has the place of the number of workers in timely: the records of
-    /// this closure are those for which the exchange's function gives
-    /// [`partition`](State::partition), modulo this.
+    /// The number of partitions, which corresponds to the number of workers in timely: this closure gets the
+    /// records for which the exchange's function, modulo this number, gives [`partition`](State::partition).
     ///
-    /// It is that of the job, or what [`Fence::partitions`] said.
+    /// It is the number of the job's partitions, unless [`Fence::partitions`] gives another one.
     pub fn partitions(&self) -> u32 {
         self.count
     }
 
-    /// Whether nothing was committed yet, so that all state is as new.
+    /// Whether nothing has been committed yet, so that all state is new.
     pub fn is_first(&self) -> bool {
         self.store.fence.generation().resume.is_none()
     }
@@ -65,11 +64,11 @@ impl<T: FencedTime> State<T> {
         Map::new(self.open(name))
     }
 
-    /// A map whose values are written by a codec of one's own: they need not be serde's.
+    /// A map whose values are encoded by your own codec: they need not support serde.
     ///
-    /// Keys are encoded as everywhere. The codec is part of the state's identity by its
-    /// [`FORMAT`](Codec::FORMAT) and [`VERSION`](Codec::VERSION): what one has written is never read by
-    /// another, and a job whose codec differs from that of the state it finds ends with an error.
+    /// Keys are encoded as everywhere. The codec's [`FORMAT`](Codec::FORMAT) and [`VERSION`](Codec::VERSION)
+    /// are part of the state's identity: what one codec has written is never read by another, and a job whose
+    /// codec differs from that of the existing state ends with an error.
     ///
     /// ```
     /// use std::time::Duration;
@@ -147,7 +146,7 @@ impl<T: FencedTime> State<T> {
         Value::new(self.open(name), initial)
     }
 
-    /// A stash: items that wait for their time, with the capability to answer.
+    /// A stash: items that wait for their time, with the capability to respond.
     pub fn stash<D: Data>(&mut self, name: &str) -> Stash<T, D> {
         let slot = self.open(name);
         Stash::open(slot, &self.store.held, &self.origin())
@@ -162,7 +161,7 @@ impl<T: FencedTime> State<T> {
     fn origin(&self) -> Capability<T> {
         match &*self.store.origin.borrow() {
             Some(origin) => origin.clone(),
-            // The constructor has returned and kept its `State`, which it was only lent.
+            // The constructor has returned but kept its `State`, which it may use only during the call.
             None => unreachable!("a constructor's state outlives it"),
         }
     }
@@ -185,18 +184,18 @@ pub(crate) struct Store<T: FencedTime> {
     states: RefCell<Vec<Named>>,
     turn: Rc<Turn>,
     held: Rc<HeldTimes<T>>,
-    /// Where the capabilities of restored state come from, while constructors run.
+    /// The origin of the capabilities of restored state, while constructors run.
     origin: RefCell<Option<Capability<T>>>,
 }
 
 struct Named {
     name: String,
-    /// The same state twice: to be found by its type, and to be sealed whatever its type.
+    /// The same state twice: once to find it by its type, and once to seal it whatever its type.
     by_type: Rc<dyn Any>,
     kept: Rc<dyn Kept>,
 }
 
-/// What the frame does with a state whatever its types.
+/// The operations on a state that do not depend on its types.
 trait Kept {
     fn id(&self) -> u64;
     fn each(&self, seal: &mut dyn FnMut(&mut dyn Seal));
@@ -223,7 +222,7 @@ where
     }
 
     fn deposit(&self) {
-        // A guard that was leaked keeps the state from its successor, and from the vault.
+        // A leaked guard would keep the state from its successor and from the vault.
         if let Ok(mut states) = self.try_borrow_mut() {
             states.deposit();
         }
@@ -244,7 +243,7 @@ impl<T: FencedTime> Store<T> {
 
     /// The state of a partition's constructor.
     ///
-    /// The partition is number `number` of the operator's `count`.
+    /// The partition has number `number` of the operator's `count` partitions.
     pub(crate) fn state_of(
         self: &Rc<Self>,
         partition: PartitionId,
@@ -283,7 +282,7 @@ impl<T: FencedTime> Store<T> {
         }
         let mut made = Partitions::<K, V, C>::restore(&self.fence, full_name, &mut |_| {});
         if !made.owned().contains(&partition) {
-            // A constructor has to run even where no partition is, to make the names known.
+            // A constructor must run even on a worker without partitions, to make the names known.
             made.pretend(partition);
         }
         let made = Rc::new(RefCell::new(made));
@@ -310,7 +309,7 @@ impl<T: FencedTime> Seals for Rc<Store<T>> {
 }
 
 impl<T: FencedTime> Drop for Store<T> {
-    /// Whatever handles still lie somewhere: state goes to the vault with its operator.
+    /// Even if handles still exist somewhere, the state goes to the vault with its operator.
     fn drop(&mut self) {
         self.states.borrow().iter().for_each(|named| named.kept.deposit());
     }

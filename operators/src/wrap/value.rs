@@ -7,11 +7,11 @@ use crate::data::Data;
 
 /// One partition's protected value.
 ///
-/// It is made by [`State::value`](super::State::value), and can be used only within the closure of the
-/// partition that it was made for: elsewhere it ends the job.
+/// [`State::value`](super::State::value) makes it. It can be used only within the closure of the partition
+/// that it was made for: elsewhere it ends the job.
 pub struct Value<V: Data> {
     slot: Slot<(), V>,
-    /// What it is until it is set.
+    /// The value until it is set.
     initial: V,
 }
 
@@ -25,13 +25,13 @@ impl<V: Data> Value<V> {
         self.slot.get(&()).unwrap_or_else(|| Guard::borrowed(&self.initial))
     }
 
-    /// The value, to be changed.
+    /// The value, for changing it.
     pub fn get_mut(&mut self) -> RefMut<'_, V> {
         let Value { slot, initial } = self;
         slot.get_or_insert_with((), || initial.clone())
     }
 
-    /// Sets the value and returns the one before.
+    /// Sets the value and returns the previous one.
     pub fn set(&mut self, value: V) -> V {
         self.slot.insert((), value).unwrap_or_else(|| self.initial.clone())
     }

@@ -1,12 +1,11 @@
-//! The launcher: starts the node processes of `--local`, watches over them, and makes them fail on
-//! purpose where that was asked for.
+//! The launcher: starts the node processes of `--local`, supervises them, and injects faults if requested.
 //!
 //! A node is this same program, started again with the same arguments and `NODE_VARIABLE` in its
-//! environment. The launcher has no part in the job: a run whose launcher is gone ends, and whatever
-//! the nodes agree on they agree on without it.
+//! environment. The launcher takes no part in the job: a run whose launcher is gone ends, and the nodes reach
+//! all agreements without it.
 //!
 //! One loop owns the processes and decides; threads only read and put what they read into its inbox.
-//! Since the loop alone reaps processes, a signal can never hit a stranger with a reused number.
+//! Since only the loop reaps processes, a signal can never hit another process with a reused number.
 
 mod outputs;
 mod process;
@@ -35,7 +34,7 @@ use crate::report::{
 use process::Node;
 use register::RegisterDirectory;
 
-/// How long the end of a process may go unnoticed where its channel does not tell of it.
+/// How long the end of a process may go unnoticed if its channel does not show it.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long the output of an ended process is awaited, should a process of its own hold it open.
@@ -44,12 +43,11 @@ const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// What the inbox holds; when it is full, nodes wait with their events.
 const INBOX_MAX: usize = 4_096;
 
-/// Runs the nodes of a `--local` configuration and returns what the run came to.
+/// Runs the nodes of a `--local` configuration and returns a summary of the run.
 ///
-/// It succeeds if at least one node finished and every other one did too, was ended by a signal, or
-/// was left behind by the others.
-/// Otherwise the error names a node, how it ended, and the last that it said. However this returns,
-/// no node process is left.
+/// It succeeds if at least one node finished, and every other node also finished, was ended by a signal, or
+/// was excluded by the others. Otherwise the error names a node, how it ended, and the last thing that it
+/// said. However this returns, no node process is left.
 ///
 /// A fresh register directory is used unless the configuration names one; it is removed after a
 /// success, and kept and named after a failure.
@@ -147,8 +145,8 @@ impl Launcher {
         summary.view().is_some() || summary.first_commit_ms().is_some()
     }
 
-    /// A node that ends before the first view is not to be waited for: it had no work, so that there is
-    /// nothing that the others could go on with.
+    /// The others do not wait for a node that ends before the first view: it had no work, so there is nothing
+    /// with which they could continue.
     fn check_all_there(&mut self) -> Result<()> {
         if self.nodes.iter().all(|node| node.status.is_none()) {
             return Ok(());
@@ -172,7 +170,7 @@ impl Launcher {
         match self.inbox.recv_timeout(wait.min(EXIT_POLL_INTERVAL)) {
             Ok(item) => self.handle(item)?,
             Err(RecvTimeoutError::Timeout) => {}
-            // The interrupt watcher holds a sender for ever.
+            // The interrupt watcher holds a sender forever.
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Error::internal("the launcher's inbox is closed"));
             }
@@ -206,7 +204,8 @@ impl Launcher {
             }
             Inbox::ChannelEnded(id, garbage) => {
                 if let Some(garbage) = garbage {
-                    let text = format!("node {id} sent what cannot be understood: {garbage}");
+                    let text =
+                        format!("node {id} sent a message that cannot be understood: {garbage}");
                     self.say(text);
                 }
                 let node = self.node(id);
@@ -342,7 +341,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// Looks whether processes have ended: all, or one whose channel says that it is about to.
+    /// Checks whether processes have ended: all of them, or one whose channel says that it is about to end.
     fn reap(&mut self, only: Option<NodeId>) -> Result<()> {
         for node in &mut self.nodes {
             if only.is_none_or(|id| id == node.id) {
@@ -353,7 +352,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// Looks whether the process of a node that others do not hear is stopped.
+    /// Checks whether the process of a node that others do not hear is stopped.
     fn look_at(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(id.0 as usize).filter(|node| node.status.is_none()) else {
             return;
@@ -370,7 +369,7 @@ impl Launcher {
         }
     }
 
-    /// Tells of the ends of processes, once they cannot say anything more themselves.
+    /// Reports the ends of processes, once they can send nothing more themselves.
     fn tell_ends(&mut self, is_due: impl Fn(&Node) -> bool) {
         let mut ended = Vec::new();
         let view = self.desk.summary().view().unwrap_or_default();
@@ -386,7 +385,7 @@ impl Launcher {
         ended.into_iter().for_each(|what| self.publish(Event::now(Origin::LAUNCHER, what)));
     }
 
-    /// Takes in what ended nodes still had to say.
+    /// Handles the remaining output of ended nodes.
     fn drain_outputs(&mut self, of: impl Fn(&Node) -> bool) -> Result<()> {
         let deadline = Instant::now() + OUTPUT_DRAIN_LIMIT;
         while self.nodes.iter().any(|node| of(node) && node.outputs_open > 0) {
@@ -408,7 +407,7 @@ impl Launcher {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
             !is_left(node) && node.status.is_some_and(has_failed)
         };
-        // Who ended the job says why; the others say that and who it was, which is longer.
+        // The node that ended the job says why; the others say that and which node it was, which is longer.
         let said = |node: &&Node| node.last_error.as_ref().map_or(usize::MAX, String::len);
         let blamed = self.nodes.iter().filter(failed).min_by_key(said);
         if let Some(node) = blamed {
@@ -427,7 +426,7 @@ impl Launcher {
         self.desk.publish(event, alive);
     }
 
-    /// Tells a line of the launcher's own.
+    /// Prints a line from the launcher itself.
     fn say(&mut self, text: String) {
         self.publish(Event::now(Origin::LAUNCHER, What::Message { text }));
     }

@@ -30,7 +30,7 @@ impl RegisterDirectory {
         }
     }
 
-    /// Keeps a register that holds something for whoever looks into `error`.
+    /// Keeps a register that may help to explain `error`.
     pub(super) fn keep(self, error: Error) -> Error {
         let used = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_some());
         match self {

@@ -50,7 +50,7 @@ impl Node {
             Notice::ReleaseFailed { operator, epoch, why } => {
                 let limit_s = RELEASE_LIMIT.as_secs();
                 let text = format!(
-                    "sink \"{operator}\" could not release epoch {epoch} ({why}): trying again for \
+                    "sink \"{operator}\" could not release epoch {epoch} ({why}): retrying for \
                      up to {limit_s} s"
                 );
                 self.tell(What::Message { text });

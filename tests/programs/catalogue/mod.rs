@@ -322,10 +322,10 @@ fn names(place: &Path, config: Config) -> Result<(), Error> {
 
 fn names_that_cannot_be_told_apart() {
     let cases = [
-        ("state", "state \"w.s\" of operator \"w\" and operator \"w.s\" cannot be told apart"),
+        ("state", "state \"w.s\" of operator \"w\" and operator \"w.s\" cannot be distinguished"),
         (
             "timers",
-            "state \"w.timers\" of operator \"w\" and operator \"w.timers\" cannot be told apart",
+            "state \"w.timers\" of operator \"w\" and operator \"w.timers\" cannot be distinguished",
         ),
         ("twice", "two protected operators are named \"w\""),
         ("path", "two protected operators are named \"a/w\""),

@@ -194,7 +194,7 @@ pub(crate) fn flags_behind_arguments_of_the_job_are_read() {
         assert_exact(&place.path().join("out"), 1_000, &ran);
     }
     for (flags, text) in [
-        ("--local 3 1000", "--local stands on the command line"),
+        ("--local 3 1000", "--local is on the command line"),
         ("1000 --lokal 3", "--lokal"),
         ("1000 -h", "-h is timely's flag for a hostfile"),
     ] {

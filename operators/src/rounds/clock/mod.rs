@@ -1,16 +1,16 @@
-//! The clock of checkpoints: chooses, from time to time, one epoch as checkpoint for all workers.
+//! The clock of checkpoints: from time to time it chooses one epoch as a checkpoint for all workers.
 //!
-//! A small dataflow of its own, built before those of the job where a job has this clock at all:
+//! It is a small separate dataflow, built before those of the job, if the job has this clock at all:
 //!
 //! ```text
 //! ask (worker 0) --to all--> answer --to worker 0--> decide --to all--> learn
 //! ```
 //!
-//! Each worker answers with the greatest epoch that anything at it has begun, and from then on begins no
-//! greater one until it has learnt of the decision, which is the greatest of the answers. So when a
-//! checkpoint is known, no worker is beyond it; and none waits for more than this one round trip, in which
-//! it may still do whatever there is to do in the epochs that it has begun. Between a decision and the next
-//! answer those who waited have a turn, however fast the questions come.
+//! Each worker answers with the greatest epoch that any of its operators has begun, and begins no greater one
+//! until it has learned the decision, which is the greatest of all answers. So when a checkpoint is known, no
+//! worker is beyond it. No worker waits for more than this one round trip, during which it may still do all
+//! work in the epochs that it has begun. Between a decision and the next answer, the operators that waited
+//! have a turn, however fast the questions arrive.
 //!
 //! The dataflow ends when worker 0 knows that everything of the job is committed.
 
@@ -34,15 +34,16 @@ use crate::ids::Epoch;
 /// The worker that asks and decides.
 const LEADER: usize = 0;
 
-/// When the first checkpoint of a view after the first is chosen: what is replayed is soon committed.
+/// When the first checkpoint is chosen in every view but the first, so that replayed records are committed
+/// soon.
 const FIRST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// What the leader sends to a worker: the worker's index, and where it has decided, the checkpoint.
+/// What the leader sends to a worker: the worker's index and, once it has decided, the checkpoint.
 type Order = (usize, u64);
 
 type Builder<D> = CapacityContainerBuilder<Vec<D>>;
 
-/// Builds the clock at this worker, if the job has one.
+/// Builds the clock on this worker, if the job has one.
 pub(crate) fn build(worker: &mut Worker, fence: &Fence) {
     let Some(interval) = fence.generation().settings.checkpoint_interval else { return };
     worker.dataflow_named::<u64, _, _>("Checkpoint clock", |scope| {
@@ -53,7 +54,7 @@ pub(crate) fn build(worker: &mut Worker, fence: &Fence) {
     });
 }
 
-/// Asks all workers for a checkpoint, each `interval`; the rounds are the dataflow's time.
+/// Asks all workers for a checkpoint every `interval`; the rounds are the dataflow's time.
 fn ask<'scope>(
     scope: Scope<'scope, u64>,
     fence: &Fence,
@@ -83,8 +84,8 @@ fn ask<'scope>(
                 return;
             }
             let now = fence.generation().clock.elapsed();
-            // One more would be no sooner committed where there are too many already. What is decided,
-            // recorded or committed wakes it.
+            // If there are already too many, one more would not be committed sooner. Each decision, record or
+            // commit wakes it.
             if fence.checkpoints().is_asking() || fence.has_checkpoints_enough() {
                 return;
             }
@@ -138,7 +139,7 @@ fn answer<'scope>(
     })
 }
 
-/// Takes the greatest of the answers, once all are there.
+/// Takes the greatest of the answers, once all have arrived.
 fn decide<'scope>(
     answers: StreamVec<'scope, u64, u64>,
     fence: &Fence,
@@ -146,7 +147,7 @@ fn decide<'scope>(
     let fence = fence.clone();
     let pact = Exchange::new(|_answer: &u64| LEADER as u64);
     answers.unary::<Builder<Order>, _, _, _>(pact, "Checkpoint: decide", |_capability, _info| {
-        // How many have answered in a round, and the greatest of their answers.
+        // How many workers have answered in a round, and the greatest of their answers.
         let mut rounds = BTreeMap::<u64, (usize, u64)>::new();
         move |input, output| {
             fence.leave_if_stopping();
@@ -167,11 +168,11 @@ fn decide<'scope>(
     })
 }
 
-/// Makes a decision known at this worker.
+/// Makes a decision known on this worker.
 fn learn(decided: StreamVec<'_, u64, Order>, fence: &Fence) {
     let scope = decided.scope();
     let mut builder = OperatorBuilder::new("Checkpoint: learn".to_owned(), scope);
-    // Of the clock's parts this one lives longest: it is the one that is woken to leave.
+    // Of the clock's parts, this one lives longest, so it is the one that is woken to leave.
     let address = builder.operator_info().address.to_vec();
     fence.generation().add_waker(scope.worker().sync_activator_for(address));
     let mut input = builder.new_input(decided, Exchange::new(|(to, _): &Order| *to as u64));

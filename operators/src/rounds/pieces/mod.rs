@@ -1,9 +1,9 @@
-//! Pieces: frames that are too large to travel in one container, cut up and put together again.
+//! Pieces: frames that are too large to travel in one container, split and reassembled.
 //!
-//! What is no larger than [`PIECE_BYTES`] travels as it is. Of what is larger the pieces go one behind
-//! the other, at one time: links keep their order, so a receiver has at most one unfinished whole of each
-//! sender, and no frontier passes before the last piece is here. What is put together is checked by
-//! the checksums of the frames in it; each piece's own header has another. Bytes are little endian.
+//! Anything up to [`PIECE_BYTES`] travels unchanged. The pieces of anything larger are sent one after the
+//! other, at the same time: links keep their order, so a receiver has at most one unfinished whole from each
+//! sender, and no frontier passes before the last piece has arrived. The checksums of the frames check what
+//! is reassembled; each piece's own header has another checksum. Bytes are little endian.
 //!
 //! [`PIECE_BYTES`]: crate::fence::generation::PIECE_BYTES
 
@@ -23,12 +23,12 @@ const MAGIC: u32 = u32::from_le_bytes(*b"RFpc");
 const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = 32;
 
-/// What stands before the bytes of a piece.
+/// The header of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PieceHeader {
     /// The worker that sent it.
     sender: u64,
-    /// How much of the whole comes before it.
+    /// The offset of the piece in the whole.
     begin: u64,
     /// How many bytes the whole has.
     total: u64,
@@ -47,7 +47,7 @@ impl PieceHeader {
         head
     }
 
-    /// Splits a piece into header and bytes; `None` where the bytes are no piece.
+    /// Splits a piece into header and bytes; `None` if the bytes are not a piece.
     fn split(bytes: &[u8]) -> Result<Option<(Self, &[u8])>, SnapshotError> {
         if bytes.len() < 4 || read_u32(bytes, 0) != MAGIC {
             return Ok(None);
@@ -104,13 +104,13 @@ fn send_in_pieces_of(
     }
 }
 
-/// Puts pieces together.
+/// Reassembles pieces.
 ///
-/// Memory grows as bytes arrive, not as a header promises. What is unfinished at the end of a generation
-/// is dropped with the operator that holds this: no frontier has passed it.
+/// Memory grows as bytes arrive, not according to a header. A whole that is unfinished at the end of a
+/// generation is dropped with the operator that holds this: no frontier has passed it.
 #[derive(Debug, Default)]
 pub(crate) struct Assembly {
-    /// What has come of each sender's unfinished whole, and how many bytes that is to have.
+    /// The part of each sender's unfinished whole that has arrived, and the whole's total number of bytes.
     open: BTreeMap<u64, (u64, Vec<u8>)>,
 }
 
@@ -122,9 +122,10 @@ impl Assembly {
         }
     }
 
-    /// Calls `whole` with the bytes of a container that is no piece, or with those of which it is the last.
+    /// Calls `whole` with the bytes of a container that is not a piece, or with the bytes that a last piece
+    /// completes.
     ///
-    /// A piece that does not follow the one before it is an error.
+    /// A piece that does not follow the previous one is an error.
     pub(crate) fn take<E: From<SnapshotError>>(
         &mut self,
         bytes: &[u8],

@@ -222,7 +222,8 @@ where
         self.table.iter()
     }
 
-    /// Returns the value of a key, made by `init` if there is none, to be changed: it counts as changed.
+    /// Returns the value of a key, which `init` makes if there is none, for changing it: it counts as
+    /// changed.
     #[inline]
     pub fn get_or_insert_with(&mut self, hash: u64, key: K, init: impl FnOnce() -> V) -> &mut V {
         let position = match self.table.find(hash, &key) {
@@ -232,7 +233,7 @@ where
         self.table.value_or_insert_with(position, init)
     }
 
-    /// Returns the value of a key, to be changed: it counts as changed.
+    /// Returns the value of a key, for changing it: it counts as changed.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {
         let position = self.locate(hash, key)?;
@@ -336,10 +337,10 @@ where
         self.seal_delta(epoch, subject, false, out).map(Some)
     }
 
-    /// As [`seal`](KeyedTable::seal), at the end of a filling: writes a delta even if nothing changed,
-    /// which says that whoever has received all deltas since the filling began has every key.
+    /// As [`seal`](KeyedTable::seal), at the end of a filling: writes a delta even if nothing changed. It
+    /// says that a copy that has received all deltas since the filling began has every key.
     ///
-    /// To be called once [`touch_some`](KeyedTable::touch_some) has gone through all keys.
+    /// Call it once [`touch_some`](KeyedTable::touch_some) has gone through all keys.
     pub fn seal_filled(
         &mut self,
         epoch: Epoch,

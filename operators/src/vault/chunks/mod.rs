@@ -1,37 +1,37 @@
-//! Chunks of traces in a vault: which deltas of them are taken, and which chunks are merged when.
+//! Chunks of traces in a vault: which of their deltas are accepted, and when chunks are merged.
 //!
-//! Chunks of about the same length are merged once there are a few of them, so that each byte is merged
-//! a few times on its way to a large chunk. Large chunks are left alone until all chunks together have
-//! doubled since all were merged last: then all are, and whatever cancels does.
+//! Chunks of about the same length are merged once there are a few of them, so that each byte is merged only
+//! a few times until it is in a large chunk. Large chunks are left alone until the total size has doubled
+//! since all chunks were last merged. Then all of them are merged, and updates cancel.
 
 use crate::codec::CodecError;
 use crate::ids::Epoch;
 use crate::snapshot::{DeltaRef, DeltaWriter, SnapshotError};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ChunkMerger, ReplicaBase};
 
-/// So many chunks of one class are merged.
+/// This many chunks of one class are merged.
 const CLASS_CHUNKS_MIN: usize = 4;
-/// The smallest class is of chunks up to this length; each other one goes up to four times as far.
+/// The smallest class has chunks up to this length; each further class goes up to four times as far.
 const SMALLEST_CLASS_BYTES: usize = 4 << 10;
-/// Chunks from this length on are only merged with all others. SUBTLE: were it the whole of
+/// Chunks of at least this length are merged only together with all others. SUBTLE: if this were the whole of
 /// `CHUNK_BYTES_MAX`, four chunks that a merger keeps just below that would be merged again and again.
 const LARGE_BYTES_MIN: usize = CHUNK_BYTES_MAX / 2;
-/// Less than this in all is not worth a merge of everything.
+/// A total of less than this is not worth merging everything.
 const ALL_BYTES_MIN: usize = 16 << 10;
 const CLASSES: usize = 4;
 
 /// How far the chunks of one replica are merged.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Merged {
-    /// How many bytes were left when all were merged last.
+    /// How many bytes were left when all chunks were last merged.
     all_bytes: usize,
-    /// The base of the last pass, and how far that has come.
+    /// The base of the last pass, and its progress.
     at: Option<Epoch>,
     pass: Pass,
 }
 
-/// What one pass over the chunks of a base has merged: each class once, lest a merger that merges nothing
-/// keep the passes going for ever. The next begins when something new is folded.
+/// What one pass over the chunks of a base has merged. Each class is merged once, so that a merger that
+/// merges nothing cannot keep the passes going forever. The next pass begins when something new is folded.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pass {
     classes: [bool; CLASSES],
@@ -45,11 +45,11 @@ pub(super) struct Step<'a> {
     chunks: Vec<(ChunkId, &'a [u8])>,
     /// How many bytes they have.
     pub(super) bytes: usize,
-    /// The class; `None` if these are all chunks that there are.
+    /// The class; `None` if these are all chunks.
     pub(super) class: Option<usize>,
 }
 
-/// What becomes of chunks: a new one in the place of an old one, or none.
+/// The replacements of chunks: a new chunk in place of an old one, or none.
 pub(super) type Replaced = Vec<(ChunkId, Option<Vec<u8>>)>;
 
 /// Why chunks are not merged.
@@ -74,7 +74,7 @@ fn bytes_of(chunks: &[(ChunkId, &[u8])]) -> usize {
 }
 
 impl Merged {
-    /// Begins a pass if the base is another one than that of the last; returns whether it is to go on.
+    /// Begins a pass if the base differs from that of the last pass; returns whether to continue.
     pub(super) fn begin(&mut self, base: Option<Epoch>) -> bool {
         if self.at != base {
             (self.at, self.pass) = (base, Pass::default());
@@ -138,12 +138,12 @@ impl Step<'_> {
     }
 }
 
-/// Checks the entries of a delta of chunks. Where the copy `is_whole`, complete since the view began at
-/// `resume`, and the delta brings some filling, returns it without.
+/// Checks the entries of a delta of chunks. If the copy `is_whole`, which means complete since the view began
+/// at `resume`, and the delta contains filling chunks, returns the delta without them.
 ///
-/// A chunk is filling if its name is at or below `resume`. SUBTLE: a delta of a table may say again what
-/// a key's value is, but a chunk that is put once more under another name would count twice. So only
-/// those that lack what was there before take it.
+/// A chunk is filling if its name is at or below `resume`. SUBTLE: a delta of a table may repeat a key's
+/// value, but a chunk that is stored again under another name would count twice. So only copies that lack the
+/// earlier contents accept filling chunks.
 pub(super) fn without_filling(
     delta: &DeltaRef<'_>,
     resume: Option<Epoch>,
@@ -162,7 +162,7 @@ pub(super) fn without_filling(
             filling += 1;
             continue;
         }
-        // Else the name might be that of a chunk which is here, merged or not.
+        // Otherwise the name might be that of a chunk that is here, merged or not.
         if Some(id.epoch) <= header.previous || id.epoch > header.epoch {
             return Err(malformed);
         }

@@ -1,7 +1,7 @@
-//! Journals: what was fed by hand, kept in memory until it is recorded.
+//! Journals: hand-fed records, kept in memory until they are recorded.
 //!
-//! INVARIANT: only a mark changes a journal. What came without one, when a view is installed, is gone:
-//! an epoch that was fed partly is fed again from its start.
+//! INVARIANT: only a mark changes a journal. What arrived without a mark is gone when a view is installed: an
+//! epoch that was only partly fed is fed again from its start.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::planted::{self, Planted};
 use crate::snapshot::journal::{JournalMark, JournalPart, JournalRef, JournalSubject};
 
-/// How many bytes of journals a node keeps, at most; more ends the job.
+/// The maximum number of bytes of journals that a node keeps; more ends the job.
 ///
-/// What is fed by hand stays in memory, at the node that feeds it and at its backups, until its epoch is
-/// recorded: a program that feeds on without letting its worker step gets here.
+/// Hand-fed records stay in memory, on the node that feeds them and on its backups, until their epoch is
+/// recorded. A program that keeps feeding without letting its worker step reaches this limit.
 pub const JOURNAL_BYTES_MAX: usize = 1 << 30;
 
 /// Records of one epoch in a journal.
@@ -24,7 +24,7 @@ pub const JOURNAL_BYTES_MAX: usize = 1 << 30;
 pub struct JournalEntry {
     /// The epoch.
     pub epoch: Epoch,
-    /// How many records there are.
+    /// The number of records.
     pub records: u64,
     /// The frame, as it was written.
     pub frame: Arc<[u8]>,
@@ -33,9 +33,9 @@ pub struct JournalEntry {
 /// What a vault knows of one share of an input.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    /// What is closed and not known to be recorded, in the order of epochs.
+    /// Entries that are closed and not known to be recorded, in the order of epochs.
     pub entries: VecDeque<JournalEntry>,
-    /// The first epoch that is not closed; where the share is closed, the epoch at which it was.
+    /// The first epoch that is not closed; if the share is closed, the epoch at which it was closed.
     pub next: Option<Epoch>,
     /// Whether the share is closed: nothing will follow.
     pub closed: bool,
@@ -53,7 +53,7 @@ struct Input {
 #[derive(Debug, Default)]
 struct Kept {
     journal: Journal,
-    /// What has come since the last mark.
+    /// What has arrived since the last mark.
     coming: Vec<JournalEntry>,
     /// Whether the next mark replaces the journal.
     replaces: bool,
@@ -86,7 +86,7 @@ impl Journals {
         }
     }
 
-    /// Whether the job has inputs that are fed by hand, as far as this node ever knew.
+    /// Whether the job has hand-fed inputs, as far as this node has ever known.
     pub(super) fn exist(&self) -> bool {
         !self.inputs.is_empty()
     }
@@ -95,10 +95,10 @@ impl Journals {
         self.bytes
     }
 
-    /// Begins a view in which this node is to hold some partitions; `first` where no view came before.
+    /// Begins a view in which this node must hold some partitions; `first` if there was no view before.
     ///
-    /// Where the partition stays its journals stay, above the resume epoch too; only what is committed
-    /// goes.
+    /// If a partition stays on this node, so do its journals, even above the resume epoch; only what is
+    /// committed is removed.
     pub(super) fn install(&mut self, resume: Option<Epoch>, held: Vec<bool>, first: bool) {
         let whole = held.iter().zip(0..).map(|(held, at)| *held && (first || self.is_whole(at)));
         self.whole = whole.collect();
@@ -156,7 +156,7 @@ impl Journals {
         Ok(number)
     }
 
-    /// The inputs that have journals here, and that nobody registered in this view.
+    /// The inputs that have journals here but were not registered in this view.
     pub(super) fn unclaimed(&self) -> impl Iterator<Item = OperatorName> {
         let unclaimed = self.inputs.iter().filter(|(operator, input)| {
             !input.registered
@@ -169,7 +169,7 @@ impl Journals {
         self.inputs.iter().map(|(number, input)| (*number, input.identity.name.clone()))
     }
 
-    /// Takes a frame; returns whether this node holds its share.
+    /// Accepts a frame; returns whether this node holds its share.
     pub(super) fn take(&mut self, frame: &JournalRef<'_>) -> Result<bool, VaultError> {
         let JournalSubject { operator, fingerprint, share } = frame.subject();
         let input = self.inputs.get(&operator).ok_or(VaultError::UnknownOperator(operator))?;
@@ -212,7 +212,7 @@ impl Journals {
         Ok(true)
     }
 
-    /// Lets go of what is recorded.
+    /// Removes what is recorded.
     pub(super) fn prune(&mut self, recorded: Epoch) {
         for kept in self.kept.values_mut() {
             while let Some(entry) = kept.journal.entries.front()
@@ -224,7 +224,7 @@ impl Journals {
         }
     }
 
-    /// The journal of a share; `None` where none is here.
+    /// The journal of a share; `None` if there is none here.
     pub(super) fn read(&self, operator: u64, share: u32) -> Option<Journal> {
         self.kept.get(&(operator, share)).map(|kept| kept.journal.clone())
     }
@@ -239,7 +239,7 @@ impl Input {
 }
 
 impl Kept {
-    /// Lets what has come count; returns how many bytes of what was there before are gone.
+    /// Makes what has arrived count; returns how many bytes of the earlier contents were removed.
     fn mark(&mut self, input: &Input, share: u32, mark: &JournalMark) -> Result<usize, VaultError> {
         let Journal { next: expected, closed, .. } = self.journal;
         let follows = self.replaces

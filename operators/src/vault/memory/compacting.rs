@@ -1,5 +1,4 @@
-//! Compacting: deltas are folded and chunks are merged, off the workers' threads and off the locks for
-//! which they wait.
+//! Merging of chunks in a vault, outside of the workers' threads and of the locks for which they wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -85,7 +84,7 @@ impl MemoryVault {
                 let Some(base) = replica.unshared() else { break };
                 (base, *merged)
             };
-            // Never above what is recorded, and so never above the epoch of any view to come.
+            // Never above what is recorded, and so never above the resume epoch of any future view.
             let Some(since) = base.epoch() else { break };
             let since = if planted::is(Planted::MergeAhead) {
                 lock(cell).replica.as_ref().and_then(Replica::through).unwrap_or(since)

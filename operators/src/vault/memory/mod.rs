@@ -1,12 +1,12 @@
 //! Memory vault: the vault of a node that keeps everything in memory.
 //!
-//! INVARIANT: a partition's copy is `Fed` only if this node was sent every delta of it since the run
+//! INVARIANT: a partition's copy is `Fed` only if this node has received every delta of it since the run
 //! began, or since the epoch at which all of it was known to be complete here.
 //!
 //! INVARIANT: what an owner holds of an operator of chunks is exact at every resume epoch R. No R exceeds
-//! what some node recorded, and an epoch is recorded only once all to whom its deltas were sent have
-//! stored them, the owner itself among them. So all up to R is here, whatever this node last heard, and
-//! what is above R is cut off. It does not matter whether a worker panicked: nothing of it is live state.
+//! what some node has recorded, and an epoch is recorded only once all receivers of its deltas have stored
+//! them, including the owner itself. So everything up to R is here, whatever this node last heard, and what
+//! is above R is cut off. It does not matter whether a worker panicked, because none of this is live state.
 //!
 //! Locks are taken in the order view, cells, cell, journals. Storing a delta takes the first two for reading
 //! and one cell, the replica of one partition of one operator, for as long as a copy takes.
@@ -42,13 +42,13 @@ struct Operator {
     identity: Identity,
     registered: bool,
     through: Option<Epoch>,
-    /// What merges its chunks, if its state is a log of them.
+    /// The merger of its chunks, if its state is a log of chunks.
     merger: Option<Arc<dyn ChunkMerger>>,
 }
 
 struct Deposit {
     state: Box<dyn Any + Send>,
-    /// The least resume epoch installed since; outer `None` if no view was.
+    /// The least resume epoch installed since; the outer `None` means that no view was installed.
     rewind_to: Option<Option<Epoch>>,
 }
 
@@ -56,7 +56,7 @@ struct Deposit {
 #[derive(Default)]
 struct Cell {
     replica: Option<Replica>,
-    /// The epoch from which on a replica that is being filled is complete.
+    /// The epoch from which a replica that is being filled is complete.
     filled: Option<Epoch>,
     /// How far its chunks are merged, if it has any.
     merged: Merged,
@@ -80,7 +80,7 @@ pub struct MemoryVault {
     journals: Mutex<Journals>,
 }
 
-// A panic while a lock is held leaves what it guards whole: every change is checked before it is made.
+// A panic while a lock is held leaves what it guards consistent: every change is checked before it is made.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,7 +124,7 @@ impl MemoryVault {
         Self::with_limit(partitions, PENDING_BYTES_MAX)
     }
 
-    /// Makes an empty vault in which storing folds, itself, above this many pending bytes.
+    /// Makes an empty vault in which storing itself folds above this many pending bytes.
     pub fn with_limit(partitions: u32, pending_bytes_max: usize) -> Self {
         assert!(partitions > 0, "a key space needs at least one partition");
         MemoryVault {
@@ -216,7 +216,7 @@ impl Vault for MemoryVault {
         live: Box<dyn Any + Send>,
     ) {
         let state = read(&self.view);
-        // The owner's copy of a trace is its replica, and nothing live is to be rewound.
+        // The owner's copy of a trace is its replica, so there is no live state to rewind.
         let is_kept = state.holding(partition).role.owner
             && !state.is_chunks(operator)
             && !state.dropped.contains(&operator);

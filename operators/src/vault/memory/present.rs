@@ -1,4 +1,4 @@
-//! The present view of a vault: what this node is to each partition, and which operators count.
+//! The current view of a vault: this node's role for each partition, and the operators that count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::vault::identity::Identity;
 
 pub(super) struct View {
     pub(super) number: Option<ViewNumber>,
-    /// Whether evidence was given of this view: then its generation changes nothing any more.
+    /// Whether evidence was given about this view: then its generation cannot change anything any more.
     pub(super) closed: bool,
     pub(super) resume: Option<Epoch>,
     pub(super) recorded: Option<Epoch>,
@@ -130,7 +130,7 @@ impl View {
         wanted
     }
 
-    /// Returns for each partition that is being filled the epoch from which on all of it is here.
+    /// Returns, for each partition that is being filled, the epoch from which all of it is here.
     pub(super) fn filled(&self, cells: &Cells) -> BTreeMap<usize, Epoch> {
         let is_filling = |index: usize| self.holdings[index].completeness == Completeness::Filling;
         let mut filled: BTreeMap<usize, (u64, Epoch)> = BTreeMap::new();

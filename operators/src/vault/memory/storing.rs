@@ -1,4 +1,4 @@
-//! Storing: a delta finds the replica that it belongs to, or is dropped.
+//! Storing: a delta is added to the replica that it belongs to, or is dropped.
 
 use std::sync::atomic::Ordering;
 
@@ -52,14 +52,15 @@ impl MemoryVault {
         let cell = self.cell_or_new(subject.operator, subject.partition);
         let mut cell = lock(&cell);
         cell.count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
-        // An owner's own copy of chunks is whole, and yet the filling ends only with that of each operator.
+        // An owner's own copy of chunks is complete, but the filling ends only when that of each operator
+        // does.
         if delta.header().completes && is_filling {
             cell.filled.get_or_insert(delta.header().epoch);
         }
         if self.pending_bytes.load(Ordering::Relaxed) > self.pending_bytes_max
             && let Some(recorded) = view.recorded
         {
-            // Twice what came, so that the backlog shrinks while this goes on.
+            // Twice what arrived, so that the backlog shrinks while this continues.
             let budget_bytes = 2 * delta.frame().len();
             cell.count(&self.pending_bytes, |replica| match replica {
                 Some(replica) => replica.fold(recorded, budget_bytes),

@@ -1,11 +1,11 @@
-//! Feedback, protected: loops whose turns are epochs.
+//! Protected feedback: loops whose iterations are epochs.
 //!
 //! A record that reaches the end of such a loop at one time comes back at a later one. A checkpoint between
-//! the two would miss it: what sent it belongs to the checkpoint, and what receives it does not. So the
-//! loop keeps the records that are on their way across a checkpoint as part of it, and sends them again
-//! after a failure.
+//! the two would miss it: the sender has sent the record at the checkpoint, but the receiver has not received
+//! it. So the loop keeps the records that are in flight across a checkpoint as part of it, and sends them
+//! again after a failure.
 //!
-//! INVARIANT: the state at a checkpoint holds exactly the records that came at or before it and come back
+//! INVARIANT: the state at a checkpoint holds exactly the records that arrived at or before it and come back
 //! after it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,16 +31,16 @@ use crate::protected::turns::{complete, time_of};
 use crate::rounds::replicate::commit;
 use crate::time::{EpochTime, FencedTime, passed};
 
-/// How many keys of an opened replica are decoded at each activation while there are some left.
+/// How many keys of an opened replica are decoded at each activation until none are left.
 const DECODE_KEYS: usize = 512;
 
 /// Loops in the outermost scope.
 pub trait FeedbackFenced<'scope, T: Timestamp> {
-    /// As timely's `feedback`: a stream of what is connected to the handle later, with times advanced by
-    /// `summary`.
+    /// As timely's `feedback`: returns a stream of what is later connected to the handle, with times advanced
+    /// by `summary`.
     ///
-    /// Within an iterative scope timely's own `feedback` and `loop_variable` are right: an epoch
-    /// is complete only when the loop has come to rest, and nothing is on its way then.
+    /// Within an iterative scope, use timely's own `feedback` and `loop_variable`: an epoch is complete only
+    /// when the loop has come to rest, and then no record is in flight.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -65,7 +65,7 @@ pub trait FeedbackFenced<'scope, T: Timestamp> {
     ) -> (LoopHandle<'scope, T, C>, Stream<'scope, T, C>);
 }
 
-/// The end of a loop, to be given to [`connect_loop_fenced`](ConnectLoopFenced::connect_loop_fenced).
+/// The end of a loop, to be passed to [`connect_loop_fenced`](ConnectLoopFenced::connect_loop_fenced).
 pub struct LoopHandle<'scope, T: Timestamp, C: Container> {
     builder: OperatorBuilder<'scope, T>,
     summary: T::Summary,
@@ -87,8 +87,8 @@ impl<'scope, T: Timestamp> FeedbackFenced<'scope, T> for Scope<'scope, T> {
 pub trait ConnectLoopFenced<'scope, T: Timestamp, C: Container> {
     /// As timely's `connect_loop`: sends the stream to the beginning of the loop, with times advanced.
     ///
-    /// Records on their way across a checkpoint are part of it. Where every epoch is a checkpoint that is
-    /// each record, once; with a clock for checkpoints it is few.
+    /// Records in flight across a checkpoint are part of it. If every epoch is a checkpoint, that is every
+    /// record once; with a clock for checkpoints it is only a few.
     fn connect_loop_fenced(self, name: &str, handle: LoopHandle<'scope, T, C>)
     where
         T: EpochTime,
@@ -150,16 +150,17 @@ impl<'scope, T: Timestamp, C: Container> ConnectLoopFenced<'scope, T, C> for Str
     }
 }
 
-/// The records of a loop that are on their way.
+/// The records of a loop that are in flight.
 struct Turning<T: EpochTime, C: Container + Data> {
     fence: Fence,
     name: OperatorName,
-    /// What is on its way across the last checkpoint, by the epoch in which it comes back.
+    /// The records in flight across the last checkpoint, by the epoch in which they come back.
     states: Partitions<(u64, u64), (T, C)>,
     /// The same in the order in which it comes back. Two partitions may use one number: they were run by
     /// different workers.
     kept: BTreeSet<(u64, PartitionId, u64)>,
-    /// What has come since and may be on its way across the next one, by the epoch in which it came.
+    /// The records that have arrived since and may be in flight across the next checkpoint, by the epoch in
+    /// which they arrived.
     since: BTreeMap<Epoch, Vec<(T, C)>>,
     next_number: u64,
     /// Whether a seal is due at the next checkpoint.
@@ -204,7 +205,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
         let checkpoints = self.fence.checkpoints();
         let comes = back.epoch();
         let next = checkpoints.at_or_after(came).unwrap_or(Epoch::END);
-        // Once their next epoch has begun, no checkpoint that is still to be chosen lies before it.
+        // Once their next epoch has begun, every checkpoint that is still to be chosen is after it.
         if next < comes || !checkpoints.admit(comes) {
             let batch = (back.clone(), records.clone());
             self.since.entry(came).or_default().push(batch);
@@ -234,7 +235,7 @@ impl<T: EpochTime, C: Container + Data> Turning<T, C> {
         outlet.pass(complete(through, waits), &mut self.states);
     }
 
-    /// Makes the state what it is to be at `checkpoint`.
+    /// Updates the state to what it must be at `checkpoint`.
     fn cut(&mut self, checkpoint: Epoch) {
         while let Some(&(comes, partition, number)) = self.kept.first()
             && comes <= checkpoint.0

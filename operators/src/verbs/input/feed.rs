@@ -1,4 +1,5 @@
-//! Feed: what was fed by hand to one worker's shares, on its way into journals and dataflow.
+//! Feed: records that were fed by hand to one worker's shares, on their way into the journals and the
+//! dataflow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -18,14 +19,14 @@ use crate::vault::{JournalEntry, Kind};
 /// An entry of a journal ends once it has this many bytes, and frames are sent in such pieces.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// How many records are sent on at once.
+/// How many records are passed on at once.
 const BATCH: usize = 1024;
 
-/// What waits to be let into the dataflow.
+/// Records that wait to be let into the dataflow.
 pub(super) enum Batch<D> {
     /// Records as they were sent.
     Sent(Vec<D>),
-    /// Records from the journal, played again.
+    /// Records that are replayed from the journal.
     Journaled(JournalEntry),
 }
 
@@ -33,7 +34,7 @@ pub(super) enum Batch<D> {
 pub(super) struct Piece<'a> {
     pub(super) partition: PartitionId,
     pub(super) frames: &'a [u8],
-    /// Whether this node's own journal has them already.
+    /// Whether this node's own journal already has them.
     pub(super) is_here: bool,
 }
 
@@ -47,9 +48,9 @@ struct FedShare {
     records: u64,
     /// Records of the epoch that is open.
     open: EntryWriter,
-    /// Entries that no mark closes yet, and how many records each has.
+    /// Entries that are not closed by a mark yet, and how many records each has.
     entries: Vec<(u64, Vec<u8>)>,
-    /// What the journal had when the generation began, for the backups.
+    /// The contents of the journal when the generation began, for the backups.
     restored: Vec<JournalEntry>,
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Feed<T, D> {
     open: Vec<Batch<D>>,
     /// Records of closed epochs.
     waiting: BTreeMap<T, Vec<Batch<D>>>,
-    /// How many entries of the journal are to be played again.
+    /// How many entries of the journal are still to be replayed.
     behind: usize,
     queued_bytes: usize,
     /// The first time that is not committed.
@@ -148,20 +149,20 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         feed
     }
 
-    /// Begins before [`resume`](Self::resume): what is sent until then is ignored. No time before the first
-    /// that is not committed will do; returns the time that it begins at.
+    /// Begins before [`resume`](Self::resume): what is sent until then is ignored. It never begins before the
+    /// first time that is not committed. Returns the time that it begins at.
     pub(super) fn begin_at(&mut self, time: T) -> T {
         let time = time.max(self.first.clone()).min(T::from_epoch(self.now));
         self.now = time.to_epoch();
         time
     }
 
-    /// Whether something was sent that is in no journal, at the epoch that is open.
+    /// Whether something was sent in the open epoch, which is in no journal.
     pub(super) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// The first time to feed.
+    /// The first time at which to feed.
     pub(super) fn resume(&self) -> T {
         let places = 0..self.shares.len();
         let open = places.clone().filter(|place| !self.shares[*place].closed);
@@ -171,7 +172,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
             .unwrap_or_else(|| self.first.clone())
     }
 
-    /// The first time to feed to a share.
+    /// The first time at which to feed a share.
     pub(super) fn resume_of(&self, place: usize) -> T {
         self.shares[place].next.map_or_else(|| self.first.clone(), T::from_epoch)
     }
@@ -186,7 +187,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.shares[place].closed
     }
 
-    /// Takes a record for a share, unless its journal has the epoch; returns how many bytes wait.
+    /// Accepts a record for a share, unless its journal has the epoch; returns how many bytes wait.
     pub(super) fn send(&mut self, place: usize, record: D) -> Result<usize, CodecError> {
         let share = &mut self.shares[place];
         if self.closed || share.closed || Some(self.now) < share.next {
@@ -209,7 +210,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.now = time.to_epoch();
     }
 
-    /// Closes the input at the present time.
+    /// Closes the input at the current time.
     pub(super) fn close(&mut self) {
         if !self.closed {
             self.close_epoch();
@@ -227,15 +228,15 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         }
     }
 
-    /// Where the journals stand: the first epoch that is not in them; `None` where they are closed.
+    /// How far the journals go: the first epoch that is not in them; `None` if they are closed.
     pub(super) fn journaled_to(&self) -> Option<Epoch> {
         (!self.closed).then_some(self.now)
     }
 
-    /// Hands out what replaces the backups' journals by those that are here.
+    /// Hands out the frames that replace the backups' journals with those of this node.
     pub(super) fn replace_journals(&mut self, mut hand_out: impl FnMut(Piece<'_>)) {
         for share in &mut self.shares {
-            // An empty journal has no end: that its first epoch is the next one says the same.
+            // An empty journal has no end: its first epoch being the next one says the same.
             let (is_here, next) = (share.next.is_some(), self.first.to_epoch());
             let next = *share.next.get_or_insert(next);
             let partition = share.partition;
@@ -261,7 +262,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         }
     }
 
-    /// Hands out what was closed since the last time.
+    /// Hands out the frames for what was closed since the last call.
     pub(super) fn continue_journals(&mut self, mut hand_out: impl FnMut(Piece<'_>)) {
         for share in &mut self.shares {
             let is_news = self.closed || share.next < Some(self.now);
@@ -296,7 +297,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.queued_bytes = self.shares.iter().map(|share| share.open.len_bytes()).sum();
     }
 
-    /// The first time whose records wait.
+    /// The first time that has waiting records.
     pub(super) fn first_waiting(&self) -> Option<&T> {
         self.waiting.first_key_value().map(|(time, _)| time)
     }
@@ -306,7 +307,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         self.waiting.pop_first()
     }
 
-    /// Notes that an entry was played again; returns whether it was the last.
+    /// Notes that an entry was replayed; returns whether it was the last.
     pub(super) fn played_again(&mut self) -> bool {
         self.behind -= 1;
         self.behind == 0

@@ -1,14 +1,14 @@
-//! Feeding: the operators that bring what was fed by hand through the journals into the dataflow.
+//! Feeding: the operators that bring hand-fed records through the journals into the dataflow.
 //!
 //! ```text
 //! handle --queue--> feed --frames, exchanged to the backups--> store --progress--> admit --> records
 //! ```
 //!
-//! `feed` puts closed epochs into its own node's journals and sends them to the backups; `store` puts
-//! them into the journals there. The frontier of `store` passes an epoch once every backup of every worker
-//! has it: only then `admit` lets it into the dataflow. There is no state to seal, but the input takes part
-//! in the commit: its epochs count as stored as far as `admit` has let them in, so that none is
-//! recorded that is still to come.
+//! `feed` puts closed epochs into its own node's journals and sends them to the backups; `store` puts them
+//! into the journals there. The frontier of `store` passes an epoch once every backup of every worker has it:
+//! only then does `admit` let it into the dataflow. There is no state to seal, but the input takes part in
+//! the commit: its epochs count as stored once `admit` has let them in, so that no epoch is recorded that is
+//! still to come.
 //!
 //! INVARIANT: nothing in the dataflow has seen an epoch that is not in the journals of its owner and of
 //! all backups of the view.
@@ -45,7 +45,7 @@ use crate::snapshot::journal::JournalRef;
 use crate::time::{EpochTime, FencedTime};
 use crate::vault::JournalEntry;
 
-/// Builds the operators of an input; returns what wakes the first of them, and the records.
+/// Builds the operators of an input; returns an activator for the first of them, and the records.
 pub(super) fn build<'scope, T: EpochTime, D: Data>(
     scope: Scope<'scope, T>,
     fence: &Fence,
@@ -100,7 +100,7 @@ fn journal<'scope, T: EpochTime, D: Data>(
     (activator, frames)
 }
 
-/// Where the pieces of journals go.
+/// The destinations of the pieces of journals.
 struct Sending {
     fence: Fence,
     name: OperatorName,
@@ -122,7 +122,7 @@ impl Sending {
         } else {
             &backups[..]
         };
-        // This node's journal is the owner's and the backup's in one.
+        // This node's journal is both the owner's and the backup's.
         let here = node_of(self.fence.worker());
         let others = backups.iter().copied().filter(|&backup| node_of(backup) != here);
         let Ok(_) = self.outbox.put(others, send, |buffer| {
@@ -132,7 +132,7 @@ impl Sending {
     }
 }
 
-/// Puts what comes into the journals of a backup; nothing comes out but progress.
+/// Puts what arrives into the journals of a backup; the output carries only progress.
 fn store<'scope, T: EpochTime>(
     frames: Stream<'scope, T, Frames>,
     fence: &Fence,
@@ -236,7 +236,8 @@ fn admit<'scope, T: EpochTime, D: Data>(
     (records, admitted)
 }
 
-/// What holds back the records' frontier: that of `store`, whatever `admit` itself holds.
+/// The connection that makes the frontier of `store` hold back that of the records, whatever `admit` itself
+/// holds.
 fn acknowledgement<S: Default + PartialOrder>() -> Vec<(usize, Antichain<S>)> {
     if planted::is(Planted::AdmittedAtOnce) {
         return Vec::new();

@@ -1,20 +1,20 @@
-//! Inputs that a program feeds by hand, journaled to the ring before anything acts on them.
+//! Inputs that a program feeds by hand, journaled to the backups before the dataflow sees them.
 //!
-//! A program that feeds its dataflow itself, as timely's examples do, cannot read its input again. So
-//! what it feeds is kept: once an epoch is closed by [`FencedInput::advance_to`], its records are put
-//! into the journals of the node and of all backups of the share, and only when all have them does the
-//! epoch enter the dataflow. After a failure the journal is played again from the resume epoch on, by the
-//! successor where the worker is gone, and the handle names the first epoch that the program is to feed.
+//! A program that feeds its dataflow itself, as timely's examples do, cannot read its input again. So what it
+//! feeds is kept: once an epoch is closed by [`FencedInput::advance_to`], its records are put into the
+//! journals of the node and of all backups of the share. The epoch enters the dataflow only when all of them
+//! have it. After a failure the journal is replayed from the resume epoch on, by the successor if the worker
+//! is gone, and the handle names the first epoch that the program must feed.
 //!
-//! What survives: every epoch that anything in the dataflow has seen, as long as one holder of each
-//! partition does. What does not: an epoch that was fed and had not entered the dataflow. It may be in no
-//! journal, or in some, and where the journal that counts has it not, it is fed again, from its start; it
-//! may then be fed differently. A probe on the stream tells the two apart: an epoch that it has passed is
-//! kept. [`InputShare::records`] tells a program that reads its records from elsewhere where to go on.
+//! Every epoch that anything in the dataflow has seen survives, as long as one holder of each partition does.
+//! An epoch that was fed but had not entered the dataflow may be lost. It may be in no journal, or in some of
+//! them. If the journal that counts does not have it, the program feeds it again from its start, and may feed
+//! it differently. A probe on the stream distinguishes the two cases: an epoch that it has passed is kept.
+//! [`InputShare::records`] tells a program that reads its records from elsewhere where to continue.
 //!
-//! What is fed stays in the memory of the node that feeds it and of its backups until its epoch is
-//! committed: up to [`JOURNAL_BYTES_MAX`] a node, and then the job ends with an error that says so. A
-//! program that lets its worker step until a probe has passed what it fed never gets there.
+//! Records that were fed stay in the memory of the node that feeds them and of its backups until their epoch
+//! is committed. The limit is [`JOURNAL_BYTES_MAX`] per node; beyond it, the job ends with an error that says
+//! so. A program that lets its worker step until a probe has passed what it fed never reaches the limit.
 
 mod feed;
 mod feeding;
@@ -36,15 +36,15 @@ use feed::Feed;
 /// An input that the program feeds, epoch by epoch, and that survives failures.
 ///
 /// It is timely's `InputHandle` with three differences. Records are sent to *shares*: what a program would
-/// feed on worker i it feeds to share i, and a worker has those shares that its partitions bring along.
-/// The program does not begin at the least time but at [`resume`](FencedInput::resume). And an epoch
-/// enters the dataflow when it is closed and journaled, so a loop must close it before it waits for it.
+/// feed on worker i it feeds to share i, and a worker has the shares that come with its partitions. The
+/// program does not begin at the least time but at [`resume`](FencedInput::resume). And an epoch enters the
+/// dataflow when it is closed and journaled, so a loop must close an epoch before it waits for it.
 ///
-/// Loops go epoch by epoch and over the shares in each, in this order; a loop that feeds all of one share
-/// first would wait for ever for the others.
+/// The outer loop must go over epochs and the inner loop over shares. A program that feeds all of one share
+/// first would wait forever for the others.
 ///
-/// Dropping the handle closes the input, but not where the worker is made to leave: then the next
-/// generation goes on.
+/// Dropping the handle closes the input. The exception is a worker that is made to leave: then the next
+/// generation continues.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -90,16 +90,16 @@ struct Attached<T: EpochTime, D: Data> {
 
 /// An input that can begin where others do: see [`resume_in_step`].
 pub trait InStep<T> {
-    /// The first time to feed it.
+    /// The first time at which to feed it.
     fn resume(&self) -> T;
     /// Begins at `time` if that is earlier than [`resume`](InStep::resume); nothing may have been sent.
     fn begin_at(&mut self, time: T);
 }
 
-/// Makes inputs that are fed in step begin at the earliest of their times to resume at, and returns that.
+/// Makes inputs that are fed in step begin at the earliest of their resume times, and returns that time.
 ///
-/// After a failure one input's journal may have epochs that another's lacks. The program feeds such an
-/// epoch again to all of them; where a journal has it, the journal decides, and what is sent is ignored.
+/// After a failure, one input's journal may have epochs that another's lacks. The program feeds such an epoch
+/// again to all of them. If a journal has the epoch, the journal decides, and what is sent is ignored.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -146,7 +146,7 @@ impl<T: EpochTime, D: Data> InStep<T> for FencedInput<T, D> {
 }
 
 impl<T: EpochTime, D: Data> FencedInput<T, D> {
-    /// Makes an input; its name is the identity of its journal, so it must be used only once in a job.
+    /// Creates an input. Its name identifies its journal, so it must be used only once in a job.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -158,13 +158,13 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         FencedInput { name: name.to_owned(), attached: None }
     }
 
-    /// Makes the input part of a dataflow; returns the stream of what is fed.
+    /// Makes the input part of a dataflow; returns the stream of the records that are fed.
     ///
-    /// The stream has the records of all closed epochs, at the epochs at which they were sent. Its
-    /// frontier passes an epoch once the epoch is closed at all workers and in the journals of all
-    /// backups. After a failure it begins with what the journals have above the resume epoch.
+    /// The stream has the records of all closed epochs, at the epochs at which they were sent. Its frontier
+    /// passes an epoch once all workers have closed the epoch and the journals of all backups have it. After
+    /// a failure the stream begins with what the journals have above the resume epoch.
     ///
-    /// A worker without shares holds nothing back.
+    /// A worker without shares does not hold the frontier back.
     pub fn to_stream<'scope>(&mut self, scope: Scope<'scope, T>) -> StreamVec<'scope, T, D> {
         let fence = scope.fence();
         let name = fence.admit("fed input", &self.name, scope);
@@ -184,34 +184,33 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         stream
     }
 
-    /// The first time to feed: the first epoch that is not in the journals of this worker's shares.
+    /// The first time at which to feed: the first epoch that is not in the journals of this worker's shares.
     ///
-    /// At first that is the least time. Where all its shares are closed, it is the time they were closed
-    /// at; where the worker has none, the first that is not committed.
+    /// In the first view that is the least time. If all of the worker's shares are closed, it is the time at
+    /// which they were closed. If the worker has no shares, it is the first time that is not committed.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # testing::run_workers::<u64, _>(1, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// assert_eq!(input.resume(), 0);
-    /// for round in input.resume()..10 {
-    ///     input.send(round);
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(1, |worker, input| {
+    ///     assert_eq!(input.resume(), 0);
+    ///     for round in input.resume()..10 {
+    ///         input.send(round);
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// assert_eq!(numbers.len(), 10);
     /// ```
     ///
     /// # Panics
     ///
-    /// Panics before [`to_stream`](FencedInput::to_stream), as all that follow.
+    /// Panics before [`to_stream`](FencedInput::to_stream), as do all of the following methods.
     pub fn resume(&self) -> T {
         self.attached().resume.clone()
     }
 
-    /// The time at which records are sent now.
+    /// The time at which records are currently sent.
     pub fn time(&self) -> &T {
         &self.attached().now
     }
@@ -221,40 +220,37 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         self.attached().shares.clone()
     }
 
-    /// The number of all shares, wherever they are.
+    /// The number of all shares, on all workers.
     ///
-    /// Together with [`send_to`](FencedInput::send_to) it deals records out, as a program does that takes
-    /// every nth of them at each of n workers:
+    /// Together with [`send_to`](FencedInput::send_to) it distributes records, like a program that takes
+    /// every nth record on each of n workers:
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// for (number, record) in (0..).zip(10..15) {
-    ///     input.send_to(number % input.share_count(), record);
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |_worker, input| {
+    ///     for (number, record) in (0..).zip(10..15) {
+    ///         input.send_to(number % input.share_count(), record);
+    ///     }
+    /// });
     /// assert_eq!(numbers, [10, 11, 12, 13, 14]);
     /// ```
     pub fn share_count(&self) -> u64 {
         self.attached().fence.share_count()
     }
 
-    /// Sends a record to the only share of this worker; to none where it has none.
+    /// Sends a record to the only share of this worker, or nowhere if it has none.
     ///
-    /// For programs of one worker, and where every worker feeds what is its own: a worker that has
-    /// several shares, as after a failure, ends the job with an error. Use
-    /// [`send_to`](FencedInput::send_to) where that must not be.
+    /// This is for programs with one worker, and for programs in which every worker feeds its own records. A
+    /// worker that has several shares, which may happen after a failure, ends the job with an error. Use
+    /// [`send_to`](FencedInput::send_to) to avoid that.
     pub fn send(&mut self, record: D) {
         if let Some(place) = self.only_share() {
             self.attached_mut().send(place, record);
         }
     }
 
-    /// As [`send`](FencedInput::send), for all of `records`, which is empty afterwards.
+    /// As [`send`](FencedInput::send), for all of `records`, which are drained.
     pub fn send_batch(&mut self, records: &mut Vec<D>) {
         let place = self.only_share();
         for record in records.drain(..) {
@@ -264,24 +260,22 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         }
     }
 
-    /// Sends a record to a share; nothing where the share is at another worker.
+    /// Sends a record to a share; does nothing if the share is on another worker.
     ///
-    /// What the share's journal has already is ignored: for such an epoch the journal decides.
+    /// Records for an epoch that the share's journal already has are ignored: for such an epoch the journal
+    /// decides.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// for round in input.resume()..3 {
-    ///     // In place of `if worker.index() == 0`.
-    ///     input.send_to(0, round);
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |worker, input| {
+    ///     for round in input.resume()..3 {
+    ///         // In place of `if worker.index() == 0`.
+    ///         input.send_to(0, round);
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
     /// assert_eq!(numbers, [0, 1, 2]);
     /// ```
     pub fn send_to(&mut self, share: u64, record: D) {
@@ -290,19 +284,16 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         }
     }
 
-    /// One share of this worker; `None` where it is at another.
+    /// One share of this worker; `None` if it is on another worker.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(2, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// if let Some(mut share) = input.share(1) {
-    ///     share.send_batch(&mut vec![1, 2, 3]);
-    /// }
-    /// # });
-    /// # numbers.sort();
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(2, |_worker, input| {
+    ///     if let Some(mut share) = input.share(1) {
+    ///         share.send_batch(&mut vec![1, 2, 3]);
+    ///     }
+    /// });
     /// assert_eq!(numbers, [1, 2, 3]);
     /// ```
     pub fn share(&mut self, index: u64) -> Option<InputShare<'_, T, D>> {
@@ -311,14 +302,14 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         Some(InputShare { attached, place })
     }
 
-    /// Closes the present epoch, and all before `time`.
+    /// Closes the current epoch and all others before `time`.
     ///
-    /// The records of the closed epochs go to the journals, and from there into the dataflow. A time
-    /// before the present one ends the job with an error, and so does one of the last two that 64 bits can
-    /// count: they stand for the end of all input, which [`close`](FencedInput::close) tells.
+    /// The records of the closed epochs go to the journals, and from there into the dataflow. A time before
+    /// the current one ends the job with an error. So do the last two values of a 64-bit time: they stand for
+    /// the end of all input, for which there is [`close`](FencedInput::close).
     pub fn advance_to(&mut self, time: T) {
         let attached = self.attached_mut();
-        // User code may feed for long without a step.
+        // User code may feed for a long time without a step.
         attached.fence.leave_if_stopping();
         if time.to_epoch() >= Epoch::END {
             let last = T::from_epoch(Epoch(Epoch::END.0 - 1));
@@ -336,8 +327,8 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
             );
             attached.fail(what);
         }
-        // Whoever has fed an epoch and closes none began earlier than the journals end: what is open is
-        // of another epoch than the program thinks.
+        // A program that has fed an epoch and closes none began before the journals end: the open records
+        // belong to a different epoch than the program thinks.
         let began_early = time == attached.now && time == attached.resume;
         if began_early && !attached.fence.is_first_view() && attached.feed.borrow().has_open() {
             let what = format!(
@@ -353,7 +344,7 @@ impl<T: EpochTime, D: Data> FencedInput<T, D> {
         }
     }
 
-    /// Closes the input, as dropping it does: the present epoch is its last.
+    /// Closes the input, as dropping it does: the current epoch is its last.
     pub fn close(self) {}
 
     fn only_share(&self) -> Option<usize> {
@@ -433,43 +424,40 @@ pub struct InputShare<'a, T: EpochTime, D: Data> {
 }
 
 impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
-    /// Which share it is.
+    /// The index of the share.
     pub fn index(&self) -> u64 {
         self.attached.shares[self.place].index
     }
 
-    /// The first time that is not in this share's journal; where the share is closed, the time at which
-    /// it was.
+    /// The first time that is not in this share's journal; if the share is closed, the time at which it was
+    /// closed.
     ///
-    /// A worker's input begins at the least of its shares. A program that would not feed an epoch the same
-    /// way twice needs to know which of them have it already.
+    /// A worker's input begins at the least of these times over its shares. A program that would not feed an
+    /// epoch in the same way twice needs to know which of its shares already have it.
     pub fn resume(&self) -> T {
         self.attached.feed.borrow().resume_of(self.place)
     }
 
     /// How many records the share's journal has, from the beginning of the run.
     ///
-    /// A program whose records come from elsewhere, in a fixed order, goes on behind so many of them: at
-    /// [`resume`](InputShare::resume) that is what the epochs before have taken. Counting what it has
-    /// fed itself would not do, for of several attempts to feed an epoch any one may have come into the
+    /// A program whose records come from elsewhere in a fixed order continues after that many of them: at
+    /// [`resume`](InputShare::resume) this is how many the earlier epochs have taken. The program cannot
+    /// count what it has fed itself, because any one of several attempts to feed an epoch may be in the
     /// journal that counts.
     ///
     /// ```
-    /// # use ringfence_operators::prelude::*;
-    /// # use ringfence_operators::testing;
-    /// # let mut numbers = testing::run_workers(1, |worker, output| {
-    /// # let mut input = FencedInput::<u64, u64>::new("numbers");
-    /// # worker.dataflow(|scope| { input.to_stream(scope).sink_fenced("out", output); });
-    /// let begin = input.share(0).map_or(0, |share| share.records());
-    /// let (mut queue, first) = (begin..10, input.resume());
-    /// for round in first..first + 5 {
-    ///     queue.by_ref().take(3).for_each(|number| input.send_to(0, number));
-    ///     input.advance_to(round + 1);
-    ///     worker.step();
-    /// }
-    /// # });
-    /// # numbers.sort();
-    /// # assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+    /// use ringfence_operators::testing;
+    ///
+    /// let numbers = testing::run_input(1, |worker, input| {
+    ///     let begin = input.share(0).map_or(0, |share| share.records());
+    ///     let (mut queue, first) = (begin..10, input.resume());
+    ///     for round in first..first + 5 {
+    ///         queue.by_ref().take(3).for_each(|number| input.send_to(0, number));
+    ///         input.advance_to(round + 1);
+    ///         worker.step();
+    ///     }
+    /// });
+    /// assert_eq!(numbers, (0..10).collect::<Vec<_>>());
     /// ```
     pub fn records(&self) -> u64 {
         self.attached.feed.borrow().records_of(self.place)
@@ -485,7 +473,7 @@ impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
         self.attached.send(self.place, record);
     }
 
-    /// Sends all of `records`, which is empty afterwards.
+    /// Sends all of `records`, which are drained.
     pub fn send_batch(&mut self, records: &mut Vec<D>) {
         for record in records.drain(..) {
             self.send(record);
@@ -496,7 +484,7 @@ impl<T: EpochTime, D: Data> InputShare<'_, T, D> {
 impl<T: EpochTime, D: Data> Drop for FencedInput<T, D> {
     fn drop(&mut self) {
         let Some(attached) = &self.attached else { return };
-        // Who is made to leave has not fed all: the next generation goes on.
+        // A worker that is made to leave has not fed everything: the next generation continues.
         if std::thread::panicking() || attached.fence.generation().is_stopping() {
             return;
         }

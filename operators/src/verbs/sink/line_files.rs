@@ -1,4 +1,4 @@
-//! Lines in files: one file a shard, written at offsets that are part of the checkpoint.
+//! Lines in files: one file per shard, written at offsets that are part of the checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,24 +12,23 @@ use crate::fence::generation::WhenDone;
 use crate::ids::{OperatorName, PartitionId};
 use crate::paths::{resolved, shown};
 
-/// The file that marks an output as unfinished; it holds the identity of the run and the sink's name. Files whose names
-/// begin with its name are markers that a worker was writing when it was killed.
+/// The file that marks an output as unfinished; it holds the identity of the run and the sink's name. Files
+/// whose names begin with this name are markers that a worker was writing when it was killed.
 const MARKER: &str = ".ringfence-unfinished";
 
 /// A sink that writes each record as a line, into files directly below a directory.
 ///
-/// The fields of a tuple are separated by tabs, those of a tuple within it, too. The directory must be
-/// empty or absent when the run begins, and must be the same one for all nodes. While the run is
-/// unfinished a hidden marker says so; it is removed when the whole job is done. A job without results
-/// leaves an empty directory.
+/// The fields of a tuple are separated by tabs, as are those of a nested tuple. The directory must be empty
+/// or absent when the run begins, and all nodes must share it. A hidden marker shows that the run is
+/// unfinished; it is removed when the whole job is done. A job without results leaves an empty directory.
 ///
 /// Every line is written at an offset that the checkpoint holds, so that writing it again, by a
-/// successor or by a node that was given up for dead, changes nothing. It survives the loss of
-/// processes; it does not wait for the disk, so it does not survive a power cut.
+/// successor or by a node that was given up for dead, changes nothing. The output survives the loss of
+/// processes. It is not synced to the disk, so it may not survive a power failure.
 ///
-/// What was written must stay there until the job is done. The directory, or a file in it, that is removed,
-/// renamed, cut or added to meanwhile ends the job with an error that names it: when the next lines are
-/// written, at the latest when the job is done.
+/// What was written must stay there until the job is done. If the directory or a file in it is removed,
+/// renamed, truncated or appended to in the meantime, the job ends with an error that names it: when the next
+/// lines are written, or at the latest when the job is done.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -43,14 +42,14 @@ pub struct LineFiles {
     run: String,
     marked: bool,
     files: BTreeMap<PartitionId, File>,
-    /// The files that were found whole at the end, and their lengths.
+    /// The files that were complete at the end, and their lengths.
     finished: Parts,
 }
 
 type Parts = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
 
 impl LineFiles {
-    /// Lines in files directly below `directory`.
+    /// A sink that writes lines to files directly below `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         LineFiles {
             directory: directory.into(),
@@ -65,14 +64,14 @@ impl LineFiles {
         self.directory.join(MARKER)
     }
 
-    /// Marks the output as that of this run and sink, unless it is.
+    /// Marks the output as that of this run and sink, unless it is already marked.
     fn mark(&mut self, sink: &OperatorName) -> io::Result<()> {
         if self.marked {
             return Ok(());
         }
         fs::create_dir_all(&self.directory).map_err(|error| about(&self.directory, error))?;
-        // Written aside and linked, so that no other worker sees a half-written marker. Who is
-        // killed in between leaves it behind; its name tells whose it is.
+        // Written under another name and linked, so that no other worker sees a half-written marker. A worker
+        // that is killed in between leaves it behind; its name shows whose it is.
         let aside = tempfile::Builder::new()
             .prefix(&format!("{MARKER}."))
             .tempfile_in(&self.directory)
@@ -90,7 +89,7 @@ impl LineFiles {
         Ok(())
     }
 
-    /// Whether there is a marker; an error if it is another run's, or another sink's than this.
+    /// Whether there is a marker; an error if it belongs to another run or another sink.
     fn check_marker(&self, sink: Option<&OperatorName>) -> io::Result<bool> {
         let text = match fs::read_to_string(self.marker()) {
             Ok(text) => text,
@@ -119,7 +118,7 @@ impl LineFiles {
         self.directory.join(format!("part-{:05}", shard.0))
     }
 
-    /// The open file of a shard, of which `offset` bytes were released: an error unless that is so.
+    /// The open file of a shard, of which `offset` bytes were released; an error if its length differs.
     fn file(&mut self, shard: PartitionId, offset: u64) -> io::Result<&File> {
         let path = self.path(shard);
         if !self.files.contains_key(&shard) {
@@ -151,11 +150,11 @@ impl LineFiles {
     }
 }
 
-/// What was written and is not there any more.
+/// The error for output that no longer exists.
 fn gone(path: &Path) -> io::Error {
     let path = shown(path);
     let what = format!(
-        "{path} was there and is not any more: the output must not be removed, renamed or replaced \
+        "{path} no longer exists: the output must not be removed, renamed or replaced \
          before the job is done, and must be the same directory for all nodes"
     );
     io::Error::new(io::ErrorKind::NotFound, what)
@@ -170,9 +169,9 @@ fn other_length(path: &Path, length: u64, released: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Makes sure that a file is there, with what was written to it and nothing else.
+/// Checks that a file exists, with exactly the length that was written to it.
 fn check_whole(path: &Path, released: u64) -> io::Result<()> {
-    // Opened, so that the length is the true one on a file system of the network, too.
+    // Opened, so that the length is correct on a network file system, too.
     let length = match File::open(path).and_then(|file| file.metadata()) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone(path)),
@@ -181,18 +180,18 @@ fn check_whole(path: &Path, released: u64) -> io::Result<()> {
     if length == released { Ok(()) } else { Err(other_length(path, length, released)) }
 }
 
-/// Whether an entry of an output directory is a marker, or one that was being written.
+/// Whether an entry of an output directory is a marker, or a marker that was being written.
 fn is_marker(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(MARKER)
 }
 
-/// Makes sure that the output is whole, and removes the marker and those that killed workers had begun.
-/// Others may be doing the same.
+/// Checks that the output is complete, and removes the marker and those that killed workers had begun to
+/// write. Other nodes may be doing the same.
 fn conclude(directory: &Path, parts: &Parts) -> io::Result<()> {
     for (path, released) in parts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         check_whole(path, *released)?;
     }
-    // Where nothing was ever released there is none.
+    // If nothing was ever released, there is none.
     fs::create_dir_all(directory).map_err(|error| about(directory, error))?;
     for entry in fs::read_dir(directory).map_err(|error| about(directory, error))? {
         let entry = entry.map_err(|error| about(directory, error))?;
@@ -460,10 +459,12 @@ mod tests {
     fn what_is_changed_under_a_sink_is_named() {
         type Change = fn(&Path);
         let changes: [(&str, Change); 5] = [
-            ("part-00001 was there", |out| fs::remove_file(out.join("part-00001")).unwrap()),
-            ("part-00001 was there", |out| fs::remove_dir_all(out).unwrap()),
-            ("part-00001 was there", |out| fs::rename(out, out.with_extension("old")).unwrap()),
-            ("part-00001 was there", |out| {
+            ("part-00001 no longer exists", |out| fs::remove_file(out.join("part-00001")).unwrap()),
+            ("part-00001 no longer exists", |out| fs::remove_dir_all(out).unwrap()),
+            ("part-00001 no longer exists", |out| {
+                fs::rename(out, out.with_extension("old")).unwrap()
+            }),
+            ("part-00001 no longer exists", |out| {
                 fs::rename(out.join("part-00001"), out.join("other")).unwrap();
                 fs::write(out.join("part-00001"), "a\t1\nbc").unwrap();
             }),
@@ -487,7 +488,7 @@ mod tests {
         fs::remove_dir_all(&out).unwrap();
         let error =
             Sink::<Row>::release(&mut sink, &release(2, 2), &prepared(0, "x\n")).unwrap_err();
-        assert!(error.to_string().contains("out was there"), "{error}");
+        assert!(error.to_string().contains("out no longer exists"), "{error}");
     }
 
     #[test]
@@ -503,7 +504,7 @@ mod tests {
         assert!(error.to_string().contains("where 6 were written"), "{error}");
         fs::remove_file(out.join("part-00001")).unwrap();
         let error = Sink::<Row>::when_done(&sink).unwrap()().unwrap_err();
-        assert!(error.to_string().contains("part-00001 was there"), "{error}");
+        assert!(error.to_string().contains("part-00001 no longer exists"), "{error}");
     }
 
     #[test]

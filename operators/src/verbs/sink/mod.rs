@@ -27,25 +27,25 @@ use crate::protected::turns::{Turns, complete, time_of};
 use crate::rounds::replicate::commit;
 use crate::time::{FencedTime, passed, reached};
 
-/// Where results leave the job.
+/// An output of the job.
 ///
 /// A sink fixes what it writes, and where, when an epoch is complete ([`prepare`](Sink::prepare)), and
 /// writes it only when the epoch is committed ([`release`](Sink::release)). What it prepared is part
-/// of the checkpoint, so a successor releases the same bytes at the same place. A release may be
-/// asked for more than once, by a successor or by a node that does not know yet that it was
-/// replaced: the second must change nothing.
+/// of the checkpoint, so a successor releases the same bytes at the same place. A release may be requested
+/// more than once, by a successor or by a node that does not know yet that it was replaced. The second
+/// release must change nothing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take the records of a stream of `{D}`",
     note = "a sink is `LineFiles::new(directory)`, for records that can be written as lines, or a type of your \
             own that implements `Sink<{D}>`"
 )]
 pub trait Sink<D>: 'static {
-    /// Where the next result of a shard goes; kept as protected state.
+    /// The position for the next result of a shard; kept as protected state.
     type Position: Data + Default;
 
-    /// Gets ready at the start of a generation, before anything is released.
+    /// Prepares the sink at the start of a generation, before anything is released.
     ///
-    /// On the first view it should refuse a target that holds results already.
+    /// In the first view it should refuse a target that already has results.
     fn open(&mut self, start: &Start) -> io::Result<()> {
         let _ = start;
         Ok(())
@@ -54,26 +54,27 @@ pub trait Sink<D>: 'static {
     /// Encodes the results of one complete epoch, and moves the position past them.
     fn prepare(&mut self, at: &mut Self::Position, rows: &[D]) -> io::Result<Vec<u8>>;
 
-    /// Makes what `prepare` returned visible, once or again.
+    /// Makes visible what `prepare` returned; may be called again for the same results.
     ///
-    /// An error may leave it visible or not. It is asked again, after 10 ms and then ever longer
-    /// pauses, for up to [`RELEASE_LIMIT`]; then the job ends. Errors that time does not mend, such as
-    /// [`io::ErrorKind::PermissionDenied`], end it at once.
+    /// After an error the results may be visible or not. The call is retried after 10 ms and then after
+    /// longer and longer pauses, for up to [`RELEASE_LIMIT`]; then the job ends. Errors that a retry cannot
+    /// fix, such as [`io::ErrorKind::PermissionDenied`], end the job at once.
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
 
-    /// Makes sure, once everything of this worker is released, that what was released of a shard is still
-    /// there; `at` is where its next result would go. An error ends the job.
+    /// Checks, once this worker has released everything, that the released results of a shard still exist;
+    /// `at` is where its next result would go. An error ends the job.
     ///
-    /// Called for each shard of the worker that has released anything in this run, whoever released it.
+    /// Called for each of the worker's shards for which any worker has released anything in this run.
     fn finish(&mut self, shard: PartitionId, at: &Self::Position) -> io::Result<()> {
         let _ = (shard, at);
         Ok(())
     }
 
-    /// What it writes to, under one name: for a file an absolute path without links.
+    /// The canonical name of what the sink writes to: for a file, an absolute path without links.
     ///
-    /// Two sinks of a job must not have one target, nor one inside of the other's, which is one whose name
-    /// goes on with `/`: such a job ends with an error when it is built. `None` takes no part in that.
+    /// Two sinks of a job must not have the same target, and neither may be inside the other's, which means
+    /// that its name continues the other's with `/`. Such a job ends with an error when it is built. A sink
+    /// without a target (`None`) is not checked.
     ///
     /// ```
     /// use std::io;
@@ -105,29 +106,29 @@ pub trait Sink<D>: 'static {
         Ok(None)
     }
 
-    /// What is left to do once the whole job is done; called by every node that ends it. An error makes that
-    /// node end with an error.
+    /// What remains to be done once the whole job is done. Every node that ends the job calls it. An error
+    /// makes that node end with an error.
     fn when_done(&self) -> Option<WhenDone> {
         None
     }
 }
 
-/// How a generation starts, for a [`Sink`].
+/// Information about the start of a generation, for a [`Sink`].
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The identity of the run.
     pub run: String,
-    /// Whether nothing was released yet in this run.
+    /// Whether nothing has been released yet in this run.
     pub first_view: bool,
 }
 
-/// How long a release that fails is tried again before the job ends.
+/// How long a failed release is retried before the job ends.
 pub const RELEASE_LIMIT: Duration = Duration::from_secs(30);
 
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A release that failed and is to be tried again.
+/// A release that failed and is to be retried.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     /// When it failed first, by the generation's clock.
@@ -156,29 +157,29 @@ fn may_pass(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// What is released: the identity that makes a second release recognisable.
+/// The identity of a release, by which a second one is recognised.
 #[derive(Clone, Debug)]
 pub struct Release {
     /// The identity of the run.
     pub run: String,
     /// The name of the sink.
     pub sink: OperatorName,
-    /// The shard: the partition that the results are kept in.
+    /// The shard, which is the partition that the results are kept in.
     pub shard: PartitionId,
     /// The committed epoch.
     pub epoch: Epoch,
-    /// The epoch released before it in this shard, as far as this generation knows.
+    /// The epoch that was released before it in this shard, as far as this generation knows.
     pub previous: Option<Epoch>,
-    /// The view on whose behalf it is released: a target that saw a newer one should refuse it.
+    /// The view on whose behalf it is released. A target that has seen a newer view should refuse it.
     pub view: ViewNumber,
 }
 
-/// What a shard keeps, all of it in the checkpoint.
+/// The state of a shard, all of which is part of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum ShardKey {
     /// Where its next result goes.
     Position,
-    /// What was prepared for an epoch and is not known to be released.
+    /// What was prepared for each epoch and is not known to be released.
     Prepared(u64),
 }
 
@@ -215,16 +216,16 @@ impl<'de> Deserialize<'de> for Bytes {
 pub trait SinkFenced<'scope, T: FencedTime, D: Data> {
     /// Releases the records of each epoch to `sink` once the epoch is committed, exactly once.
     ///
-    /// Returns a stream without records whose frontier passes an epoch when it is released: a probe
-    /// on it tells when results are out.
+    /// Returns a stream without records whose frontier passes an epoch when the epoch is released: a probe on
+    /// it shows when results are out.
     ///
-    /// Records stay on the worker that made them; each worker writes to the shard of the lowest
-    /// partition it runs, and after a failure the successor releases what the dead worker's shards
-    /// had committed. The records of one epoch keep no order.
+    /// Records stay on the worker that made them. Each worker writes to the shard of the lowest partition
+    /// that it runs. After a failure the successor releases what the dead worker's shards had committed. The
+    /// records of one epoch have no order.
     ///
-    /// A release that fails is tried again, later and later, for half a minute; the results wait in the
-    /// checkpoint meanwhile. Any other error of the sink ends the job with the sink's name, and so does a
-    /// [target](Sink::target) that another sink of the job has.
+    /// A failed release is retried, with longer and longer pauses, for half a minute; meanwhile the results
+    /// wait in the checkpoint. Any other error of the sink ends the job with an error that names the sink,
+    /// and so does a [target](Sink::target) that another sink of the job has.
     ///
     /// ```
     /// use ringfence_operators::prelude::*;
@@ -381,7 +382,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         }
     }
 
-    /// Makes sure that all that was released is still there.
+    /// Checks that everything that was released still exists.
     fn finish(&mut self) {
         for shard in self.shards.owned().to_vec() {
             if let Some(position) = self.position(shard)
@@ -392,7 +393,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         }
     }
 
-    /// Fixes the bytes and the place of an epoch's results.
+    /// Fixes the bytes and the position of an epoch's results.
     fn prepare(&mut self, epoch: Epoch, rows: Vec<D>) {
         if self.fence.is_void(&self.name) {
             return;
@@ -420,8 +421,8 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         self.waiting.insert((epoch.0, shard));
     }
 
-    /// Releases what is committed, in order; returns how long to wait before it is called again, where
-    /// the target failed.
+    /// Releases what is committed, in order. If the target failed, returns how long to wait before the next
+    /// call.
     fn release(&mut self, committed: Option<Epoch>) -> Option<Duration> {
         let now = self.fence.generation().clock.elapsed();
         if let Some(retry) = self.retry.filter(|retry| now < retry.at) {
@@ -463,7 +464,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         None
     }
 
-    /// Notes that a release failed; ends the job if it is not to be tried again.
+    /// Notes that a release failed; ends the job if it is not to be retried.
     fn try_later(
         &mut self,
         shard: PartitionId,
@@ -477,9 +478,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         }
         if now - since >= RELEASE_LIMIT {
             let limit_s = RELEASE_LIMIT.as_secs();
-            self.fail(format!(
-                "epoch {epoch} of shard {shard}, tried again for {limit_s} s: {error}"
-            ));
+            self.fail(format!("epoch {epoch} of shard {shard}, retried for {limit_s} s: {error}"));
         }
         if self.retry.is_none() {
             self.fence.notice(Notice::ReleaseFailed {

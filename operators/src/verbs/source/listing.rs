@@ -1,4 +1,5 @@
-//! The list of shards: decided by one worker, told to all, compared by each with what its node has.
+//! The list of shards. One worker decides it and sends it to all, and each compares it with what its node
+//! has.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +24,7 @@ pub(super) struct Listed {
     pub(super) fingerprint: Vec<u8>,
 }
 
-/// What the lister tells a worker of one shard.
+/// What the lister tells a worker about one shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) to: u64,
@@ -31,14 +32,14 @@ pub(super) struct Order {
     pub(super) shard: Listed,
 }
 
-/// Tells every worker the list, where this worker has decided it; the stream ends once all is told.
+/// Sends the list to every worker, if this worker has decided it; the stream ends after the whole list.
 pub(super) fn spread<'scope, T: EpochTime>(
     scope: Scope<'scope, T>,
     fence: &Fence,
     list: Option<Vec<Listed>>,
 ) -> StreamVec<'scope, T, Order> {
     let mut builder = OperatorBuilder::new("Shards: tell".to_owned(), scope);
-    // It brings in nothing of the job's.
+    // It brings in none of the job's records.
     fence.origins().know(builder.operator_info().global_id);
     let (output, orders) = builder.new_output();
     let fence = fence.clone();
@@ -60,7 +61,7 @@ pub(super) fn spread<'scope, T: EpochTime>(
     orders
 }
 
-/// The first name that stands twice in a list.
+/// The first name that occurs twice in a list.
 pub(super) fn twice(names: &[String]) -> Option<&String> {
     let mut seen = BTreeSet::new();
     names.iter().find(|name| !seen.insert(*name))

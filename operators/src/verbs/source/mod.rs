@@ -1,4 +1,4 @@
-//! Replayable sources: inputs that can be read again from an offset, so that nothing is lost.
+//! Replayable sources: inputs that can be reread from an offset, so that nothing is lost.
 
 mod epochs;
 mod file_copy;
@@ -34,21 +34,22 @@ use crate::time::EpochTime;
 use listing::Order;
 use reading::{Reading, Turn};
 
-/// How long a source waits before it compares its input again, where a difference was not clear.
+/// How long a source waits before it compares its input again, if a difference was not clear.
 const COMPARE_PAUSE: Duration = Duration::from_millis(10);
 
-/// An input that can be read again: it has shards, and each shard can be opened at a position.
+/// An input that can be reread: it has shards, and each shard can be opened at a position.
 ///
-/// The list of shards is decided once for a run: worker 0 of the first view lists them, and the list is
-/// kept as protected state from then on. Each worker makes sure that its own node has the same
-/// input before it reads, when it has read a shard to its end, and when it takes over a shard:
-/// [`agree`](Source::agree) compares the lists, [`check`](Source::check) what a shard holds. A
-/// difference ends the job with an error that names both sides.
+/// The list of shards is decided once for a run: worker 0 of the first view lists them, and the list is kept
+/// as protected state from then on. Each worker checks that its own node has the same input before it reads,
+/// when it has read a shard to its end, and when it takes over a shard: [`agree`](Source::agree) compares the
+/// lists, and [`check`](Source::check) compares the contents of a shard. A difference ends the job with an
+/// error that names both sides.
 ///
-/// A shard read twice from one position must give the same items. That is what makes replay exact.
+/// A shard that is read twice from the same position must yield the same items. That is what makes replay
+/// exact.
 ///
-/// An error ends the job, but for one of the kind [`WouldBlock`](io::ErrorKind::WouldBlock) when it compares or
-/// reads, which says "not now": it is asked again after a pause.
+/// An error ends the job. The exception is [`WouldBlock`](io::ErrorKind::WouldBlock) from comparing or
+/// reading, which means "not now": the call is repeated after a pause.
 ///
 /// ```
 /// use std::io;
@@ -101,7 +102,7 @@ const COMPARE_PAUSE: Duration = Duration::from_millis(10);
 /// assert_eq!(numbers.len(), 3 + 4);
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no source of records that can be protected",
+    message = "`{Self}` is not a source of records that can be protected",
     note = "an iterator becomes a source by `per_share(|share| ..)`, which makes the same one again for a share",
     note = "its records are `Clone`, `Send` and serializable: \
             `#[derive(Clone, serde::Serialize, serde::Deserialize)]`"
@@ -116,14 +117,14 @@ pub trait Source: 'static {
 
     /// The names of its shards, each once.
     ///
-    /// `share_count` is the number of workers the run began with, for sources that can be split
-    /// in any number.
+    /// `share_count` is the number of workers that the run began with, for sources that can be split into any
+    /// number of shards.
     fn shards(&self, share_count: u32) -> io::Result<Vec<String>>;
 
     /// Opens a shard at a position, or at its beginning.
     fn open(&self, shard: &str, at: Option<&Self::Position>) -> io::Result<Self::Reader>;
 
-    /// Whether this node has the shards that were decided; an error says what differs.
+    /// Checks that this node has the shards that were decided; an error says what differs.
     ///
     /// Called by every worker before it reads for the first time. By default it lists the shards
     /// again and compares: the lists must be equal.
@@ -131,7 +132,7 @@ pub trait Source: 'static {
         listing::compare(decided, &self.shards(share_count)?)
     }
 
-    /// What a shard's contents are known by, in any form: a length, a version, a digest.
+    /// Identifies a shard's contents in any form: a length, a version, a digest.
     ///
     /// Called once in a run, by the worker that lists the shards; empty by default.
     fn fingerprint(&self, shard: &str) -> io::Result<Vec<u8>> {
@@ -139,7 +140,7 @@ pub trait Source: 'static {
         Ok(Vec::new())
     }
 
-    /// Whether this node's contents of a shard are those that were decided; an error says what differs.
+    /// Checks that this node's contents of a shard are those that were decided; an error says what differs.
     ///
     /// Called for all shards before the first is read, for each that was read to its end, and for
     /// each that is taken over. By default the [`fingerprint`](Source::fingerprint) must be the same.
@@ -147,7 +148,7 @@ pub trait Source: 'static {
         listing::compare_fingerprints(fingerprint, &self.fingerprint(shard)?)
     }
 
-    /// How much a shard holds, in units such as bytes; `None` where nobody can tell.
+    /// How much a shard holds, in units such as bytes; `None` if that is unknown.
     fn extent(&self, shard: &str) -> Option<u64> {
         let _ = shard;
         None
@@ -169,21 +170,22 @@ pub trait Reader: 'static {
 
     /// Appends some items to `batch`; returns `false` once the shard is exhausted.
     ///
-    /// A call should read a moderate amount (about a thousand items): between two calls the worker
-    /// does everything else it has to do. It should not wait: where nothing is there yet it appends
-    /// nothing and returns `true`, and is asked again after a pause that grows from 1 ms to 200 ms.
+    /// A call should read a moderate amount (about a thousand items), because the worker does all of its
+    /// other work between two calls. It should not wait: if there is nothing to read yet, it appends nothing
+    /// and returns `true`, and is called again after a pause that grows from 1 ms to 200 ms.
     fn read(&mut self, batch: &mut Vec<Self::Item>) -> io::Result<bool>;
 
     /// As [`read`](Reader::read), but no more than about `items_max` items.
     ///
-    /// This is what is called. A source asks for less where the job takes long for what it was given,
-    /// since all of that is in memory at once: large records, say. As provided it reads what `read` does.
+    /// This is the method that is called. A source asks for fewer items when the job takes long to process
+    /// them, for example because the records are large, since all of them are in memory at once. The default
+    /// implementation calls `read`.
     fn read_some(&mut self, batch: &mut Vec<Self::Item>, items_max: usize) -> io::Result<bool> {
         let _ = items_max;
         self.read(batch)
     }
 
-    /// The position after the last item read: opened there, a reader reads the next one.
+    /// The position after the last item read. A reader that is opened there reads the next item.
     fn position(&self) -> Self::Position;
 }
 
@@ -191,11 +193,11 @@ pub trait Reader: 'static {
 pub trait ToStreamFenced: Source + Sized {
     /// Reads the source into a stream that can be replayed from any committed epoch.
     ///
-    /// The shards are spread over the partitions and move with them. Each worker reads its shards in
-    /// turns, and one that has nothing to say holds no other up; of many shards 16 are open
-    /// at a time. A record's epoch is given by the clock, `epoch-ms` long, and the source pauses when it
-    /// has left too many checkpoints behind that its dataflow has not stored yet. After a failure every
-    /// shard goes back to its position at the committed epoch.
+    /// The shards are spread over the partitions and move with them. Each worker reads its shards in turns,
+    /// and a shard that has nothing to read does not delay the others; at most 16 shards are open at a time.
+    /// The clock determines a record's epoch, and each epoch lasts `epoch-ms`. The source pauses when it is
+    /// too many checkpoints ahead of what its dataflow has stored. After a failure every shard returns to its
+    /// position at the committed epoch.
     ///
     /// A source that cannot be listed or read, or whose shards are not the same on all nodes and for the
     /// whole of the run, ends the job with an error that names it and the shard.
@@ -271,7 +273,7 @@ pub trait ToStreamFenced: Source + Sized {
                 }
                 match turn {
                     Turn::Read => activator.activate(),
-                    // It looks up once an epoch, so that the epochs of all others go on.
+                    // It is activated once per epoch, so that the epochs of all other workers advance.
                     Turn::Idle(pause) => {
                         let interval = fence.generation().settings.epoch_interval;
                         alarm.wake_after(&fence, pause.min(interval));

@@ -1,30 +1,30 @@
 //! Pace: how much a source reads at once.
 //!
-//! What is read in one step of the worker is all in memory together, and so is what the job makes of it
-//! before any of it is stored: a thousand numbers may become a thousand documents. How many bytes that is
-//! nobody can tell, but making and moving them takes time. So a source reads as many items at once as
-//! take a few milliseconds. What is on its way is thereby bounded by what a worker can make in a few
-//! epochs, whatever its records are.
+//! Everything that is read in one step of the worker is in memory at the same time, and so is what the job
+//! makes of it before any of it is stored: a thousand numbers may become a thousand documents. The number of
+//! bytes is unknown, but making and moving them takes time. So a source reads as many items at once as take a
+//! few milliseconds. The data in flight is thereby bounded by what a worker can make in a few epochs,
+//! whatever its records are.
 //!
-//! Most of a step may have nothing to do with what was read: large state is sealed, other processes run.
-//! So a source reads half as much every second time, and only the difference counts, of the shortest steps
-//! of either kind.
+//! Most of a step may be unrelated to what was read: large state is sealed, other processes run. So a source
+//! reads half as much every second time, and only the difference between the shortest steps of the two kinds
+//! counts.
 
 use std::time::Duration;
 
-/// How many items are read at once in the beginning, at most.
+/// How many items are read at once at the beginning, at most.
 const ITEMS_FIRST: usize = 16;
 
-/// More items are never read at once.
+/// At most this many items are ever read at once.
 const ITEMS_MAX: usize = 1024;
 
-/// Where half of the items take less, more are read at once.
+/// If half of the items take less time, more are read at once.
 const HALF_SHORT: Duration = Duration::from_millis(3);
 
-/// Where half of the items take more, fewer are read at once.
+/// If half of the items take more time, fewer are read at once.
 const HALF_LONG: Duration = Duration::from_millis(10);
 
-/// How many steps of either kind are looked at before more or fewer items are read.
+/// How many steps of each kind are measured before the number of items changes.
 const STEPS: u32 = 2;
 
 /// How much a source reads at once.
@@ -33,7 +33,7 @@ pub(super) struct Pace {
     items: usize,
     /// When the present step began, if items were read in it.
     begun: Option<Duration>,
-    /// Whether that were all or half of the items.
+    /// Whether the step read all or half of the items.
     is_full: bool,
     full: Steps,
     half: Steps,
@@ -66,14 +66,14 @@ impl Pace {
         }
     }
 
-    /// Begins a step in which items are read; returns how many, at most.
+    /// Begins a step in which items are read; returns the maximum number of items.
     pub(super) fn begin(&mut self, now: Duration) -> usize {
         self.begun = Some(now);
         self.is_full = !self.is_full;
         if self.is_full { self.items } else { (self.items / 2).max(1) }
     }
 
-    /// Ends the step before, if items were read in it.
+    /// Ends the previous step, if items were read in it.
     pub(super) fn end(&mut self, now: Duration) {
         let Some(begun) = self.begun.take() else { return };
         let kind = if self.is_full { &mut self.full } else { &mut self.half };

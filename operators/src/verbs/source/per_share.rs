@@ -1,4 +1,4 @@
-//! Shares: an input made by the program itself, split among the workers the run began with.
+//! Shares: an input that the program itself generates, split among the workers that the run began with.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use crate::ids::Share;
 /// How many items are read at once, at most.
 const BATCH: usize = 1024;
 
-/// A source whose shards are given by a closure; see [`per_share`].
+/// A source whose shards come from a closure; see [`per_share`].
 pub struct PerShare<F> {
     items: F,
 }
 
-/// A source of the items that `items` makes for each share.
+/// A source of the items that `items` yields for each share.
 ///
-/// In place of "what this program does on worker i": a share belongs to a partition and moves with
-/// it, and the iterator is made anew and advanced to its position after a failure. It must therefore
-/// give the same items each time.
+/// It replaces "what this program does on worker i". A share belongs to a partition and moves with it. After
+/// a failure the iterator is created again and advanced to its position, so it must yield the same items each
+/// time.
 ///
 /// ```
 /// use ringfence_operators::prelude::*;

@@ -17,13 +17,13 @@ use crate::hash::partition_of_shard;
 use crate::ids::{OperatorName, PartitionId};
 use crate::protected::partitions::Partitions;
 
-/// How many shards of a worker are open at a time, where it has more.
+/// How many shards of a worker are open at a time, at most.
 const OPEN_MAX: usize = 16;
 
 /// How many batches of a shard are read before it makes room for one that waits.
 const BATCHES_MAX: u32 = 64;
 
-/// How long a shard that has nothing to say is left alone: first, and at most.
+/// How long a shard that has nothing to read is left alone: the first pause, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
@@ -35,21 +35,21 @@ fn is_not_now(error: &io::Error) -> bool {
 /// Where a shard stands: the protected state of a source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ShardState<P> {
-    /// Its place in the list that was decided.
+    /// The position of the shard in the list that was decided.
     index: u64,
-    /// What its contents are known by.
+    /// The fingerprint of its contents.
     fingerprint: Vec<u8>,
     position: Option<P>,
     records: u64,
     done: bool,
 }
 
-/// What came of a turn.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// There may be more to read at once.
     Read,
-    /// No shard has anything to say before this time has passed.
+    /// No shard has anything to read before this time has passed.
     Idle(Duration),
     /// All shards are exhausted.
     Exhausted,
@@ -61,7 +61,7 @@ pub(super) struct Reading<S: Source> {
     fence: Fence,
     name: OperatorName,
     states: Partitions<String, ShardState<S::Position>>,
-    /// What was told of the list of shards so far; `None` once it is known.
+    /// The part of the list of shards that has arrived so far; `None` once the list is complete.
     told: Option<BTreeMap<u64, Listed>>,
     /// The shards that are not exhausted. The first that is not resting is read next; at most the first
     /// [`OPEN_MAX`] are open.
@@ -129,7 +129,7 @@ impl<S: Source> Reading<S> {
         self.fence.fail(JobError::Source { operator: self.name.clone(), what })
     }
 
-    /// Decides the shards of the run, where that is this worker's part and is still to be done.
+    /// Decides the shards of the run, if that is this worker's task and not done yet.
     pub(super) fn list(&self) -> Option<Vec<Listed>> {
         self.told.as_ref()?;
         if self.fence.worker() != LISTER {
@@ -156,8 +156,8 @@ impl<S: Source> Reading<S> {
         }
     }
 
-    /// Whether the shards are known; `all_is_told` says whether nothing more of the list will come. If so and
-    /// it has not begun, it is to be asked again soon.
+    /// Whether the shards are known; `all_is_told` says whether the list is complete. If it is and reading
+    /// has not begun, this must be called again soon.
     pub(super) fn has_begun(&mut self, all_is_told: bool) -> bool {
         let Some(told) = &self.told else { return true };
         if !all_is_told || !self.has_input(told.values()) {
@@ -173,8 +173,8 @@ impl<S: Source> Reading<S> {
         self.fence.generation().settings.share_count
     }
 
-    /// Whether this node has the input that was decided; ends the job where it has not. `false` where that is
-    /// not clear yet.
+    /// Whether this node has the input that was decided; ends the job if it has not. `false` if that is not
+    /// clear yet.
     fn has_input<'a>(&self, list: impl Iterator<Item = &'a Listed> + Clone) -> bool {
         let names: Vec<String> = list.clone().map(|listed| listed.name.clone()).collect();
         let agreed = self.source.agree(&names, self.share_count()).map_err(|error| (None, error));
@@ -211,7 +211,7 @@ impl<S: Source> Reading<S> {
             let state = ShardState { index, fingerprint, position: None, records: 0, done: false };
             self.states.table(partition).insert(hash, name, state);
         }
-        // Whoever reports knows it for the rest of the run.
+        // Reporting it once is enough for the rest of the run.
         if self.fence.worker().is_multiple_of(generation.settings.workers_per_node.max(1)) {
             generation.gauges.total.fetch_add(total, Ordering::Relaxed);
         }
@@ -307,7 +307,7 @@ impl<S: Source> Reading<S> {
         Turn::Read
     }
 
-    /// Reads a batch; returns whether there may be more, and whether anything came of it.
+    /// Reads a batch; returns whether there may be more, and whether anything was read.
     fn read_batch(
         &self,
         open: &mut OpenShard<S>,
@@ -328,7 +328,7 @@ impl<S: Source> Reading<S> {
         Ok((!open.is_exhausted, moved))
     }
 
-    /// Lets the reader of a shard read; returns whether anything came of it.
+    /// Lets the reader of a shard read; returns whether anything was read.
     fn advance(
         &self,
         open: &mut OpenShard<S>,
@@ -346,7 +346,7 @@ impl<S: Source> Reading<S> {
         };
         open.batches += 1;
         let position = reader.position();
-        // An idle shard must not count as changed at each look.
+        // An idle shard must not count as changed each time it is polled.
         let moved = !batch.is_empty() || !self.is_same(state.position.as_ref(), &position);
         if moved {
             let consumed = |position: &S::Position| self.source.consumed(shard, position);
@@ -385,8 +385,8 @@ impl<S: Source> Reading<S> {
         }
     }
 
-    /// Lets the others have their turns: those that are behind before all, and those that are open before those
-    /// that wait to be, unless this one has nothing to say or was read for long.
+    /// Lets the other shards have their turns. Those that are behind come first. Those that are open come
+    /// before those that wait to be opened, unless this one has nothing to read or was read for long.
     fn put_back(&mut self, mut open: OpenShard<S>) {
         let is_behind = |open: &OpenShard<S>| self.behind.contains_key(&open.shard);
         let behind = if self.behind.is_empty() {
@@ -401,7 +401,7 @@ impl<S: Source> Reading<S> {
             open.close();
         }
         self.queue.insert(place, open);
-        // Whoever was pushed back beyond the first makes room.
+        // A shard that was pushed back beyond the open ones makes room.
         if let Some(beyond) = self.queue.get_mut(OPEN_MAX) {
             beyond.close();
         }

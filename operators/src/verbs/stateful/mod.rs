@@ -1,4 +1,4 @@
-//! Keyed state given by us: `fold_fenced`, `stateful_fenced`, and timers.
+//! Keyed state that Ringfence manages: `fold_fenced`, `stateful_fenced`, and timers.
 
 mod keyed;
 mod timers;
@@ -16,62 +16,62 @@ use crate::protected::partitions::Partitions;
 use crate::time::{EpochTime, FencedTime};
 use crate::verbs::quarantine::Panic;
 
-/// How many keys of an opened replica are decoded at each activation while there are some left.
+/// How many keys of an opened replica are decoded at each activation until none are left.
 const DECODE_KEYS: usize = 512;
 
-/// Where a protected operator's closure puts its results.
+/// The output of a protected operator's closure.
 pub struct Give<'a, R> {
     results: &'a mut Vec<R>,
 }
 
 impl<R> Give<'_, R> {
-    /// Sends `result` on, at the time of the record or timer that led to it.
+    /// Sends `result`, at the time of the record or timer that led to it.
     #[inline]
     pub fn give(&mut self, result: R) {
         self.results.push(result);
     }
 
-    /// Sends all of `results` on.
+    /// Sends all of `results`.
     pub fn give_iterator(&mut self, results: impl IntoIterator<Item = R>) {
         self.results.extend(results);
     }
 }
 
-/// What a stateful operator is called for.
+/// The reason for which a stateful operator is called.
 #[derive(Debug)]
 pub enum Event<D> {
     /// A record of the key.
     Record(D),
-    /// A time that was asked for with [`At::wake_at`] is complete.
+    /// A time that was requested with [`At::wake_at`] is complete.
     Timer,
 }
 
-/// Where a stateful operator is when it is called: key, state, time.
+/// The context in which a stateful operator is called: key, state, time.
 pub struct At<'a, K, S, T> {
     /// The key.
     pub key: &'a K,
-    /// Its state; the default value where the key has none.
+    /// Its state, or the default value if the key has none.
     pub state: &'a mut S,
-    /// The time of the record, or the one that was asked for.
+    /// The time of the record, or the one that was requested.
     pub time: &'a T,
     wake: &'a mut BTreeSet<T>,
     remove: &'a mut bool,
-    /// Whether a timer of the present time is what it is called for.
+    /// Whether the call is for a timer of the current time.
     is_timer: bool,
 }
 
 impl<K, S, T> At<'_, K, S, T> {
-    /// Asks to be called with [`Event::Timer`] once all records up to and at `time` have been seen.
+    /// Requests a call with [`Event::Timer`] once all records up to and at `time` have been seen.
     ///
-    /// A time before the current one counts as the current one. Timers are part of the state: they
-    /// survive what the state survives. Asking twice for one time gives one call, and a timer that asks for
-    /// its own time again has had it.
+    /// A time before the current one counts as the current one. Timers are part of the state: they survive
+    /// what the state survives. Two requests for the same time result in one call. A timer that requests its
+    /// own time again is not called again.
     ///
-    /// A timer holds its time open, up to the greatest one that the type can count, and when the input has
-    /// ended all that are left fire, in order. So one that asks for a later time whenever it fires must
-    /// stop that at some time, or the job never ends.
+    /// A timer holds its time open, up to the greatest value of the type. When the input has ended, all
+    /// remaining timers fire, in order. So a timer that requests a later time whenever it fires must stop at
+    /// some point, or the job never ends.
     ///
-    /// There are no timers in iterative scopes, where a time may be complete and still come again.
+    /// There are no timers in iterative scopes, where a time may be complete and still occur again.
     pub fn wake_at(&mut self, time: T)
     where
         T: EpochTime,
@@ -90,18 +90,17 @@ impl<K, S, T> At<'_, K, S, T> {
 
 /// Keyed state that survives the loss of a worker.
 pub trait Stateful<'scope, T: FencedTime, D: Data> {
-    /// Folds the records of each key into a state that survives the loss of a worker.
+    /// Folds the records of each key into state that survives the loss of a worker.
     ///
-    /// Records are brought to the owner of their key's partition and applied epoch by epoch;
-    /// `fold` gets the key's state (`init` at first), the record, and a place for results, which
-    /// keep the record's time. `name` is the identity of the state across failures.
+    /// Records are sent to the owner of their key's partition and applied epoch by epoch. `fold` gets the
+    /// key's state (initially `init`), the record, and an output for results, which keep the record's time.
+    /// `name` identifies the state across failures.
     ///
     /// In an iterative scope the outermost part of the time is the epoch: an epoch's records are applied
     /// as they come round, and those of later epochs wait until the loop has come to rest.
     ///
-    /// What survives: the state as of the last committed epoch; records after it are replayed by
-    /// the job's sources. `fold` may therefore see a record again, but never on a state that has
-    /// already absorbed it.
+    /// The state as of the last committed epoch survives, and the job's sources replay later records. So
+    /// `fold` may see a record again, but never on a state that has already absorbed it.
     ///
     /// ```
     /// use ringfence_operators::testing;
@@ -132,7 +131,7 @@ pub trait Stateful<'scope, T: FencedTime, D: Data> {
 
     /// Runs `logic` for each record and each timer of a key, on state that survives.
     ///
-    /// Like [`fold_fenced`](Stateful::fold_fenced), with the key at hand, timers, and removal: a
+    /// This is like [`fold_fenced`](Stateful::fold_fenced), with access to the key, timers, and removal: a
     /// key whose state was removed starts from the default again.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! Timers: keyed state whose keys ask to be called again once a time is complete.
+//! Timers: keyed state whose keys request another call once a time is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,13 +57,13 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         self.settle(at, wake, remove);
     }
 
-    /// Does what a call has asked for.
+    /// Does what a call has requested.
     fn settle<T: FencedTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
         if remove {
             self.states.table(at.partition).remove(at.hash, &at.key);
         }
         for time in wake {
-            // Not the epoch: of the last one there are two times.
+            // Not the epoch: the last epoch has two times.
             let number = time.outer().to_epoch().0;
             let timer = (number, at.key.clone());
             let hash = self.timers.hash(at.partition, &timer);

@@ -1,8 +1,8 @@
-//! A node's copy of a file: whether it is the file that the run began with, and still is.
+//! A node's copy of a file, which must be and remain the file that the run began with.
 //!
-//! On one host a file is known by its device and inode, and a change by its length and the time of its
-//! last modification. A copy on another host has other numbers and times: it is known by its length and
-//! by its bytes at both ends of each shard.
+//! On one host, the device and inode identify a file, and its length and modification time show a change. A
+//! copy on another host has other numbers and times: its length and its bytes at both ends of each shard
+//! identify it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -21,10 +21,10 @@ use crate::paths::shown;
 /// How many bytes at each end of a shard are compared.
 const END_BYTES: u64 = 4 << 10;
 
-/// How many files a source keeps open that no reader has open.
+/// How many files a source keeps open that no reader uses.
 const KEPT_MAX: usize = 16;
 
-/// How long an append may take to show in a file's length when it shows in its time already.
+/// How long it may take until an append shows in a file's length after it shows in its modification time.
 const APPEND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An error about a file, which it names.
@@ -32,7 +32,7 @@ pub(super) fn about(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot read {}: {error}", shown(path)))
 }
 
-/// A file that is not what it was, or not what it is elsewhere.
+/// A file that has changed, or differs between nodes.
 pub(super) fn changed(path: &Path, what: &str) -> io::Error {
     let advice = "an input must be the same on all nodes and must not change during a run, but for what \
                   is appended";
@@ -63,7 +63,8 @@ impl Stamp {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
-    /// What happened between this look at a file and a later one, unless it was left alone or appended to.
+    /// What happened to a file between this look and a later one, unless it is unchanged or was only appended
+    /// to.
     fn change(&self, now: &Stamp) -> Option<String> {
         if !self.is_same_file(now) {
             return Some(format!(
@@ -93,8 +94,8 @@ fn seconds((seconds, nanoseconds): (i64, i64)) -> String {
     format!("{seconds}.{nanoseconds:09}")
 }
 
-/// Where paths mean the same files: a host since its start, and what is mounted there. `None` where that
-/// cannot be told.
+/// Identifies where paths mean the same files: a host since its boot, with its mounts. `None` if that is
+/// unknown.
 fn host() -> Option<&'static str> {
     static HOST: OnceLock<Option<String>> = OnceLock::new();
     let host = HOST.get_or_init(|| {
@@ -105,7 +106,7 @@ fn host() -> Option<&'static str> {
     host.as_deref()
 }
 
-/// The name of a path among all hosts, where it has one: under one such name lies one file.
+/// A name for a path that is unique among all hosts, if there is one: each such name means one file.
 pub(super) fn place_of(path: &Path) -> Option<[u8; 20]> {
     let path = std::path::absolute(path).ok()?;
     let mut digest = Sha1::new();
@@ -115,7 +116,7 @@ pub(super) fn place_of(path: &Path) -> Option<[u8; 20]> {
     Some(digest.finalize().into())
 }
 
-/// What a shard of a file is known by.
+/// What identifies a shard of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Fingerprint {
     place: Option<[u8; 20]>,
@@ -132,17 +133,17 @@ pub(super) struct Extent {
     pub(super) length: u64,
 }
 
-/// What this node saw of a file when it opened it first, and what it is in doubt about.
+/// What this node saw of a file when it first opened it, and what it is unsure about.
 #[derive(Clone, Debug)]
 struct Seen {
     first: Stamp,
     doubt: Arc<Mutex<Option<Doubt>>>,
 }
 
-/// A file that has a new time and its old length, since when.
+/// Since when a file has had a new modification time and its old length.
 ///
-/// SUBTLE: who appends sets the time before the length, so that is no change until there was time enough
-/// for an append.
+/// SUBTLE: an append sets the time before the length, so this counts as a change only after an append has had
+/// enough time.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
     before: Stamp,
@@ -150,7 +151,7 @@ struct Doubt {
     since: Instant,
 }
 
-/// An open file, and what was seen of it when this node opened it first.
+/// An open file, and what was seen of it when this node first opened it.
 #[derive(Debug)]
 pub(super) struct FileCopy {
     path: PathBuf,
@@ -178,7 +179,7 @@ impl FileCopy {
         &self.path
     }
 
-    /// Reads at `offset`; an error where the file ends before `length`.
+    /// Reads at `offset`; an error if the file ends before `length`.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64, length: u64) -> io::Result<usize> {
         let wanted = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = wanted.min(bytes.len());
@@ -193,8 +194,8 @@ impl FileCopy {
         Ok(read)
     }
 
-    /// An error where the open file was cut or written to in place since this node opened it first; one
-    /// of the kind `WouldBlock` where that is not clear yet.
+    /// An error if the open file was truncated or written to in place since this node first opened it; an
+    /// error of kind `WouldBlock` if that is not clear yet.
     pub(super) fn check_unchanged(&self) -> io::Result<()> {
         self.check_since(&self.seen.first).map(|_now| ())
     }
@@ -215,8 +216,8 @@ impl FileCopy {
         Err(changed(&self.path, &what))
     }
 
-    /// An error where there is another file under its name. One that was removed or renamed can still be
-    /// read where it is open.
+    /// An error if there is another file under its name. A file that was removed or renamed can still be read
+    /// while it is open.
     fn check_name(&self) -> io::Result<()> {
         match fs::metadata(&self.path) {
             Ok(there) if self.seen.first.is_same_file(&Stamp::of(&there)) => Ok(()),
@@ -247,7 +248,7 @@ impl FileCopy {
         Ok(digest.finalize().into())
     }
 
-    /// What a shard of this file is known by, encoded.
+    /// What identifies a shard of this file, encoded.
     pub(super) fn fingerprint(&self, extent: Extent) -> io::Result<Vec<u8>> {
         let ends = self.ends(extent)?;
         let known = Fingerprint { place: place_of(&self.path), stamp: self.seen.first, ends };
@@ -256,7 +257,7 @@ impl FileCopy {
         Ok(encoded)
     }
 
-    /// Whether this is the file that the run began with, and was left alone but for what was appended.
+    /// Checks that this is the file that the run began with, and that it was at most appended to.
     pub(super) fn check(&self, extent: Extent, fingerprint: &[u8]) -> io::Result<()> {
         let known: Fingerprint = Postcard::decode(fingerprint).map_err(io::Error::other)?;
         let now = self.check_since(&self.seen.first)?;
@@ -289,7 +290,7 @@ pub(super) struct Files {
 #[derive(Debug)]
 struct Known {
     seen: Seen,
-    /// The file itself, where it is kept open.
+    /// The file itself, if it is kept open.
     copy: Option<Arc<FileCopy>>,
 }
 
@@ -300,8 +301,8 @@ impl Clone for Files {
 }
 
 impl Files {
-    /// The file of a path, which is opened where it is not. It is yet to be checked whether it is the one that
-    /// it was before.
+    /// The file of a path, which is opened if it is not open. The caller must still check that it is the same
+    /// file as before.
     pub(super) fn get(&self, path: &Path) -> io::Result<Arc<FileCopy>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let there = known.get(path);

@@ -1,4 +1,4 @@
-//! Files that are followed: lines as they are appended, through rotations, for ever.
+//! Files that are followed: their lines are read as they are appended, through rotations, without end.
 
 mod trail;
 
@@ -14,36 +14,36 @@ use crate::paths::{path_of, shown};
 
 pub use self::trail::FollowPosition;
 
-/// How much is read at once.
+/// How many bytes are read at once.
 const BATCH_BYTES: usize = 32 << 10;
 
-/// A source of the lines of files that grow, as they are appended: made by
-/// [`TextFiles::follow`](super::TextFiles::follow).
+/// A source of the lines of growing files, which yields lines as they are appended.
+/// [`TextFiles::follow`](super::TextFiles::follow) makes it.
 ///
-/// Each file is one shard, and is read from its beginning, what it has at the start included. A line comes
-/// out once it is complete. A file that has nothing new is looked at less and less often, at least five times
-/// a second, and holds neither other files nor epochs back.
+/// Each file is one shard and is read from its beginning, including what it contains at the start. A line is
+/// yielded once it is complete. A file that has nothing new is polled less and less often, but at least five
+/// times a second. It delays neither other files nor epochs.
 ///
-/// The files must be there when the job starts, on every node under the same path: one that
-/// all nodes share, since a file moves with its partition when a node fails. A source that follows does
-/// not end by itself; [`until`](FollowedFiles::until) names a file whose existence ends it.
+/// The files must exist when the job starts. They must be shared by all nodes under the same path, since a
+/// file moves with its partition when a node fails. A source that follows files does not end by itself;
+/// [`until`](FollowedFiles::until) names a file whose existence ends it.
 ///
-/// Files may be rotated in the two ways of logrotate, and are recognised by their inode on one host, and by
-/// their first and last bytes that were read:
+/// Files may be rotated in the two ways of logrotate. A file is recognised by its inode on one host, and by
+/// the first and last bytes that were read:
 ///
 /// | rotation | what is read |
 /// | --- | --- |
-/// | renamed, and a new file of the same name | the old file to its end, then, once the new one has something in it, that; a last line without an end comes out as it is |
-/// | renamed to `NAME.1`, which was `NAME.2` before, and so on | where several rotations have passed since: the files between, oldest first |
-/// | copied to `NAME` and more, and cut (`copytruncate`) | the rest of the copy, where there is one, then the file from its beginning |
+/// | renamed, and a new file of the same name | the old file to its end, and then the new one, once it has any contents; an incomplete last line is yielded as it is |
+/// | renamed to `NAME.1`, which was `NAME.2` before, and so on | if there have been several rotations: the files in between, oldest first |
+/// | copied to a name that begins with `NAME`, and truncated (`copytruncate`) | the rest of the copy, if there is one, and then the file from its beginning |
 ///
-/// That holds after a failure, too: the successor looks for the file that was being read under its
-/// name, and under names beside it that begin with its name. If it is not there any more the job ends with an
-/// error that names it, since nobody knows what else was written to it. What cannot be known, and is lost
-/// without a word:
+/// This also holds after a failure: the successor looks for the file that was being read under its name, and
+/// under names in the same directory that begin with its name. If the file is gone, the job ends with an
+/// error that names it, since it is unknown what else was written to it. The following cannot be known and is
+/// lost silently:
 ///
-/// - what was written between the last look and a cut, where no copy is beside the file;
-/// - files that came and went between two looks under names that are not numbered, or compressed;
+/// - what was written between the last poll and a truncation, if there is no copy next to the file;
+/// - files that appeared and disappeared between two polls under names that are not numbered, or compressed;
 /// - what is appended to an old file after the first line of the new one was written.
 ///
 /// ```
@@ -136,11 +136,11 @@ impl Source for FollowedFiles {
 pub struct FollowReader {
     path: PathBuf,
     until: Option<PathBuf>,
-    /// Where it stands: after the last line that came out.
+    /// Where it is: after the last line that was yielded.
     trail: Trail,
-    /// What was read of the next line, which has no end yet.
+    /// What has been read of the next line, which is not complete yet.
     pending: Vec<u8>,
-    /// Whether the next file has something in it: what is read of this one from now on is its end.
+    /// Whether the next file has any contents: then what is read of this file from now on is its end.
     is_leaving: bool,
 }
 
@@ -148,7 +148,7 @@ pub struct FollowReader {
 enum Look {
     Read,
     Nothing,
-    /// It was cut since the last look.
+    /// It was truncated since the last poll.
     Cut,
 }
 
@@ -160,7 +160,7 @@ impl FollowReader {
         let read = self.trail.read_after(begin as u64, &mut self.pending[begin..]);
         self.pending.truncate(begin + *read.as_ref().unwrap_or(&0));
         let read = read?;
-        // After the look, so that nothing that came after a cut passes for what came before.
+        // After the check, so that nothing written after a truncation is mistaken for what came before.
         if self.trail.was_cut(&self.pending[..begin])? {
             self.pending.truncate(begin);
             return Ok(Look::Cut);
@@ -179,7 +179,7 @@ impl FollowReader {
         Ok(Look::Read)
     }
 
-    /// Lets what is left of a file out: nothing more will come to it.
+    /// Yields what is left of a file, to which nothing more will be written.
     fn flush(&mut self, batch: &mut Vec<String>) {
         if !self.pending.is_empty() {
             batch.push(text_of(&self.pending));
@@ -188,7 +188,7 @@ impl FollowReader {
         self.pending.clear();
     }
 
-    /// Goes on with another file.
+    /// Continues with another file.
     fn go_to(&mut self, next: Trail) {
         self.trail = next;
         self.pending.clear();
@@ -206,7 +206,7 @@ impl Reader for FollowReader {
     type Position = FollowPosition;
 
     fn read(&mut self, batch: &mut Vec<String>) -> io::Result<bool> {
-        // Before the look at the file, so that what was written before that counts.
+        // Before the file is checked, so that what was written before that counts.
         let is_to_end = self.is_to_end()?;
         match self.read_lines(batch)? {
             Look::Read => return Ok(true),
@@ -223,7 +223,7 @@ impl Reader for FollowReader {
             Look::Nothing => {}
         }
         match self.trail.next(&self.path)? {
-            // Whoever wrote to this file has gone on to the next one, maybe since the last look.
+            // The writer of this file has moved on to the next one, maybe since the last poll.
             Some(_) if !self.is_leaving => self.is_leaving = true,
             Some(next) => {
                 self.flush(batch);
@@ -243,7 +243,7 @@ impl Reader for FollowReader {
     }
 }
 
-/// The files beside `path` whose names begin with its name, and itself.
+/// The file at `path`, and the files in its directory whose names begin with its name.
 fn beside(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! A trail: where someone stands in a file that is followed, and how that file is found again.
+//! A trail: the position in a file that is followed, and how that file is found again.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -13,20 +13,20 @@ use super::beside;
 use crate::hash::KeyHasher;
 use crate::paths::shown;
 
-/// How many of the first and of the last bytes that were read a file is known by.
+/// How many of the first and the last bytes that were read identify a file.
 const KNOWN_BYTES: usize = 1 << 10;
 
-/// Where a reader of a followed file stands; see [`FollowedFiles`](super::FollowedFiles).
+/// The position of a reader of a followed file; see [`FollowedFiles`](super::FollowedFiles).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowPosition {
     /// How much of this file was read.
     offset: u64,
-    /// How much of the files before it.
+    /// How much of the earlier files was read.
     before: u64,
-    /// Under which name its inode means something, and the inode.
+    /// The host for which its inode is valid, and the inode.
     place: Option<[u8; 20]>,
     inode: Inode,
-    /// What the first bytes were, and what the last were that were read: their hashes.
+    /// The hashes of the first bytes, and of the last bytes that were read.
     first: u64,
     last: u64,
 }
@@ -42,8 +42,8 @@ fn hash(bytes: &[u8]) -> u64 {
     KeyHasher::Rapid.hash(bytes)
 }
 
-/// What a file is known by on one host. Numbers of removed files are given to new ones, times of creation
-/// are not.
+/// What identifies a file on one host. The inode numbers of removed files are reused, but creation times are
+/// not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Inode {
     device: u64,
@@ -78,7 +78,7 @@ impl Found {
         Ok(Found { path: path.to_owned(), file, inode: Inode::of(&metadata) })
     }
 
-    /// The same, where there may be none.
+    /// The same, for a file that may not exist.
     fn try_open(path: &Path) -> io::Result<Option<Self>> {
         match Found::open(path) {
             Ok(found) => Ok(Some(found)),
@@ -112,7 +112,7 @@ impl Found {
         Ok((read == bytes.len()).then_some(bytes))
     }
 
-    /// What it is known by where `offset` bytes were read: the first bytes, and the last of them.
+    /// What identifies the file when `offset` bytes were read: the first of them and the last of them.
     fn known(&self, offset: u64) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
         let known = KNOWN_BYTES as u64;
         let first = self.bytes(0, offset.min(known))?;
@@ -139,7 +139,7 @@ impl Trail {
         Trail { found, offset: 0, before, place, first: Vec::new(), last: Vec::new() }
     }
 
-    /// Finds the file again that was being read when `at` was kept, or begins the one at `path`.
+    /// Finds the file that was being read when `at` was kept, or begins the one at `path`.
     pub(super) fn resume(path: &Path, at: Option<&FollowPosition>) -> io::Result<Self> {
         let Some(at) = at else { return Ok(Trail::begin(Found::open(path)?, path, 0)) };
         let place = place_of(path);
@@ -153,7 +153,7 @@ impl Trail {
             let known =
                 known.filter(|(first, last)| (hash(first), hash(last)) == (at.first, at.last));
             let Some((first, last)) = known else {
-                // Cut, and maybe written to again; what it had may be in a copy.
+                // Truncated, and maybe written to again; its earlier contents may be in a copy.
                 if is_it(&found) {
                     cut = Some(found);
                 }
@@ -164,7 +164,7 @@ impl Trail {
             if was_found {
                 return Ok(trail);
             }
-            // All files begin like one of which nothing was read.
+            // If nothing of a file was read, every file begins like it.
             if at.offset > 0 || !knows_inode {
                 alike.get_or_insert(trail);
             }
@@ -187,12 +187,12 @@ impl Trail {
         }
     }
 
-    /// Reads what comes `ahead` bytes after where it stands.
+    /// Reads what comes `ahead` bytes after the current position.
     pub(super) fn read_after(&self, ahead: u64, bytes: &mut [u8]) -> io::Result<usize> {
         self.found.read_at(bytes, self.offset + ahead)
     }
 
-    /// Takes note that these bytes were read.
+    /// Notes that these bytes were read.
     pub(super) fn advance(&mut self, read: &[u8]) {
         self.offset += read.len() as u64;
         let lacking = KNOWN_BYTES.saturating_sub(self.first.len()).min(read.len());
@@ -203,8 +203,8 @@ impl Trail {
         self.last.extend_from_slice(fresh);
     }
 
-    /// Whether the file was cut since `pending`, which comes after this place, was read: then it is
-    /// shorter, or what was read last is not there.
+    /// Whether the file was truncated since `pending`, which comes after this position, was read: then it is
+    /// shorter, or the bytes that were read last are not there.
     pub(super) fn was_cut(&self, pending: &[u8]) -> io::Result<bool> {
         let end = self.offset + pending.len() as u64;
         let of_pending = &pending[pending.len().saturating_sub(KNOWN_BYTES)..];
@@ -215,7 +215,7 @@ impl Trail {
         Ok(there.is_none_or(|bytes| bytes != [of_last, of_pending].concat()))
     }
 
-    /// Begins the same file anew.
+    /// Begins the same file again.
     pub(super) fn restart(&mut self) {
         self.before += self.offset;
         self.offset = 0;
@@ -223,7 +223,7 @@ impl Trail {
         self.last.clear();
     }
 
-    /// The copy that was made of this file before it was cut, where it is beside `path` and has more than
+    /// The copy that was made of this file before it was truncated, if it is next to `path` and has more than
     /// was read.
     pub(super) fn copy(&self, path: &Path) -> io::Result<Option<Trail>> {
         if self.offset == 0 {
@@ -244,7 +244,7 @@ impl Trail {
         Ok(None)
     }
 
-    /// The file that comes after this one under the name `path`, once it has something in it.
+    /// The file that follows this one under the name `path`, once it has any contents.
     pub(super) fn next(&self, path: &Path) -> io::Result<Option<Trail>> {
         let Some(newest) = Found::try_open(path)? else { return Ok(None) };
         if newest.inode == self.found.inode {
@@ -258,7 +258,7 @@ impl Trail {
         Ok(Some(Trail::begin(next, path, self.before + self.offset)))
     }
 
-    /// Where this file is `path.N` now, the one that was `path` after it: `path.N-1`, down to `path.1`.
+    /// If this file is `path.N` now, the file that was at `path` after it: `path.N-1`, down to `path.1`.
     fn successor(&self, path: &Path) -> io::Result<Option<Found>> {
         for candidate in beside(path)? {
             let Some(number) = number_of(path, &candidate).filter(|number| *number > 1) else {
@@ -276,7 +276,7 @@ impl Trail {
     }
 }
 
-/// The file that was followed is nowhere.
+/// The file that was followed cannot be found.
 fn lost(path: &Path, offset: u64) -> io::Error {
     let path = shown(path);
     let what = format!(
@@ -287,7 +287,7 @@ fn lost(path: &Path, offset: u64) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, what)
 }
 
-/// The number at the end of `other`, where that is `path.N`.
+/// The number at the end of `other`, if that is `path.N`.
 fn number_of(path: &Path, other: &Path) -> Option<u64> {
     let (path, other) = (path.as_os_str().as_encoded_bytes(), other.as_os_str().as_encoded_bytes());
     let digits = other.strip_prefix(path)?.strip_prefix(b".")?;

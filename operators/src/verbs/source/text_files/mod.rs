@@ -9,37 +9,37 @@ use super::file_copy::{Extent, FileCopy, Files, changed};
 use super::{FollowedFiles, Reader, Source};
 use crate::paths::{path_of, shown};
 
-/// How much is read at once: small enough for the worker to stay responsive.
+/// How many bytes are read at once: few enough for the worker to stay responsive.
 const BATCH_BYTES: u64 = 32 << 10;
 
 /// About how many shards the files are split into: as many as there are partitions by default.
 const SHARDS: u64 = 256;
 
-/// The least a shard holds, so that small files are not cut to pieces.
+/// The minimum size of a shard, so that small files are not split into many pieces.
 const SHARD_BYTES_MIN: u64 = 4 << 10;
 
 /// A source of the lines of text files, without their line ends.
 ///
-/// Each file is cut into ranges of bytes, which are the shards; a line belongs to the range in which
-/// it begins. Bytes that are not UTF-8 are replaced, as by [`String::from_utf8_lossy`].
+/// Each file is split into ranges of bytes, which are the shards; a line belongs to the range in which it
+/// begins. Bytes that are not UTF-8 are replaced, as by [`String::from_utf8_lossy`].
 ///
-/// The files must be readable under the same paths on every node, and be the same there. They are read as
-/// they were when the run began, as worker 0 saw them:
+/// The files must be readable under the same paths on every node, with the same contents. They are read as
+/// worker 0 saw them when the run began:
 ///
-/// | what happens to a file | what comes out |
+/// | what happens to a file | what is read |
 /// | --- | --- |
-/// | it is appended to | its lines up to the length that it had; a last line without an end as far as it was written then |
-/// | it is removed or renamed | the same, from the open file; a worker that has to open it (after a failure, or since it has more than 16) ends the job |
-/// | it is replaced, written to in place, or cut | the job ends with an error |
+/// | it is appended to | its lines up to the length that it had; an incomplete last line is read up to that length |
+/// | it is removed or renamed | the same, from the open file; the job ends if a worker has to open the file again (after a failure, or because it has more than 16 files) |
+/// | it is replaced, written to in place, or truncated | the job ends with an error |
 /// | a node's copy is shorter, or differs at the ends of a range | the job ends with an error before anything is read |
 ///
-/// The errors name the file and say how much had been read. A change is seen when a range is opened and when
-/// it has been read to its end, at the latest: on one host by inode, length and time of modification, on
-/// different ones by length and by 4 KiB at both ends of each range. What those do not show is not
-/// seen: copies on different hosts that differ only in the middle of ranges of more than 8 KiB, and
-/// a file that is rewritten in such a place and appended to besides.
+/// The errors name the file and say how much had been read. A change is noticed at the latest when a range is
+/// opened and when it has been read to its end: on one host by inode, length and modification time, and
+/// between hosts by length and by 4 KiB at both ends of each range. Some changes are not noticed: copies on
+/// different hosts that differ only in the middle of ranges of more than 8 KiB, and a file that is rewritten
+/// in such a place and also appended to.
 ///
-/// To read on as a file grows see [`follow`](TextFiles::follow).
+/// To continue reading as a file grows, see [`follow`](TextFiles::follow).
 ///
 /// ```
 /// use ringfence_operators::prelude::*;
@@ -55,7 +55,7 @@ pub struct TextFiles {
 }
 
 impl TextFiles {
-    /// The lines of `paths`.
+    /// A source of the lines of the files at `paths`.
     pub fn new<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Self {
         let paths = paths.into_iter().map(Into::into).collect();
         TextFiles { paths, passes: 1, files: Files::default() }
@@ -67,7 +67,7 @@ impl TextFiles {
         self
     }
 
-    /// Reads on for ever, as lines are appended and as the files are rotated; see [`FollowedFiles`].
+    /// Continues reading forever, as lines are appended and as the files are rotated; see [`FollowedFiles`].
     ///
     /// Each file is read once, whatever [`passes`](TextFiles::passes) says.
     ///
@@ -86,7 +86,7 @@ impl TextFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Range {
     extent: Extent,
-    /// The place of the file among the source's, which keeps apart one that is named twice.
+    /// The index of the file in the source, which distinguishes the two if a file is named twice.
     index: usize,
     path: PathBuf,
 }
@@ -120,7 +120,7 @@ impl Range {
     }
 }
 
-/// Cuts files of these lengths into ranges.
+/// Splits files of these lengths into ranges.
 fn cut(lengths: &[u64]) -> Vec<(usize, Extent)> {
     let total = lengths.iter().fold(0u64, |total, length| total.saturating_add(*length));
     let shard_bytes = (total / SHARDS).max(SHARD_BYTES_MIN);
@@ -152,7 +152,7 @@ impl Source for TextFiles {
         if self.paths.is_empty() {
             return Err(no_files());
         }
-        // Opening tells now, not in the middle of the run, that a file cannot be read.
+        // If a file cannot be read, opening it shows this now rather than in the middle of the run.
         let lengths: io::Result<Vec<u64>> =
             self.paths.iter().map(|path| Ok(self.files.get(path)?.length())).collect();
         let ranges = cut(&lengths?);
@@ -219,7 +219,7 @@ impl Source for TextFiles {
     }
 }
 
-/// A file as it was when the run began: what was appended since is not seen.
+/// A file as it was when the run began, without what was appended since.
 struct Window {
     copy: Arc<FileCopy>,
     offset: u64,
@@ -246,7 +246,7 @@ impl Seek for Window {
     }
 }
 
-/// Reads the lines that begin in one range of a file, some times over.
+/// Reads the lines that begin in one range of a file, a given number of times.
 pub struct LineReader {
     copy: Arc<FileCopy>,
     lines: BufReader<Window>,
@@ -266,14 +266,14 @@ impl LineReader {
         Ok(())
     }
 
-    /// The beginning of the first line that begins at or after `begin`; the end of the range where it is not
-    /// before that.
+    /// The beginning of the first line that begins at or after `begin`, or the end of the range if no line
+    /// begins before that.
     fn first_line_from(&mut self, begin: u64) -> io::Result<u64> {
         if begin == 0 {
             return Ok(0);
         }
-        // The line that holds the byte before `begin` belongs to an earlier range. Where it goes on
-        // beyond this range, no more of it is read: it may be long, and there may be many such ranges.
+        // The line that holds the byte before `begin` belongs to an earlier range. If it continues beyond
+        // this range, the rest of it is not read: it may be long, and there may be many such ranges.
         self.seek(begin - 1)?;
         let within = self.end.saturating_sub(begin - 1);
         let skipped = (&mut self.lines).take(within).skip_until(b'\n')?;
@@ -281,7 +281,7 @@ impl LineReader {
     }
 }
 
-/// A line as it comes out: without its end, and as text.
+/// A line as the source yields it: as text, without its line end.
 pub(super) fn text_of(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
