@@ -21,6 +21,7 @@
 //! | `trace`, `words`, `quiet` | the story, for reading and for comparing; silence for simulated panics |
 //! | [`chance`] | the one source of randomness |
 //! | [`run`], [`command`] | one seed; many seeds |
+//! | `durable_model` | the rules of the durable tier, explored exhaustively before any code |
 //! | `members` | a smaller simulation, of members alone: many more steps in the same time |
 
 #![deny(clippy::disallowed_types)]
