@@ -74,7 +74,7 @@ fn one_directory() {
             let (first, second) = (base.join(first), base.join(second));
             let error = two_sinks(Config::single().workers(2), &first, &second, apart).unwrap_err();
             let text = error.to_string();
-            for part in ["sink \"right\"", "sink \"left\"", "give each sink a target of its own"] {
+            for part in ["sink \"right\"", "sink \"left\"", "give each sink its own target"] {
                 assert!(text.contains(part), "{part:?} is not in {text}");
             }
         }
