@@ -6,7 +6,7 @@
 //!
 //! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner of a
 //! trace also sends each delta to its own vault, and opens its state from there in the next view. So an owner
-//! has its own copy of operators [of chunks](Vault::register_chunks).
+//! has its own copy of operators [of chunks](Kind::Chunks).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,7 +274,7 @@ impl VaultError {
 ///
 /// A worker may still be running when its view has ended, since a thread cannot be forced to leave the job's
 /// own code. So each call from a worker names its view, and is refused once that view is
-/// [closed](Vault::close) or another one is installed. Such a worker can therefore change nothing.
+/// [closed](MemoryVault::close) or another one is installed. Such a worker can therefore change nothing.
 pub trait Vault: Send + Sync {
     /// Returns the number of an operator, which the job has in this view.
     ///
