@@ -112,10 +112,10 @@ impl Scenes {
             turns::check(plan, arrived, &told(turns::TURNS))?;
         }
         if self.traces {
-            traces::check(plan, arrived, &told)?;
+            changes::check(&traces::expected(plan, arrived), &told)?;
         }
         if self.edges {
-            edges::check(plan, arrived, &told)?;
+            changes::check(&edges::expected(plan, arrived), &told)?;
         }
         Ok(())
     }

@@ -91,8 +91,16 @@ pub(super) fn expected(
     expected
 }
 
+/// Checks that each sink told what it was to tell.
+pub(super) fn check(
+    expected: &[(&'static str, Told)],
+    told: impl Fn(&str) -> Told,
+) -> Result<(), String> {
+    expected.iter().try_for_each(|(sink, expected)| check_sink(sink, expected, &told(sink)))
+}
+
 /// Checks that a sink told what it was to tell, at each epoch.
-pub(super) fn check(sink: &str, expected: &Told, told: &Told) -> Result<(), String> {
+fn check_sink(sink: &str, expected: &Told, told: &Told) -> Result<(), String> {
     for epoch in expected.keys().chain(told.keys()) {
         let [wanted, found] =
             [expected, told].map(|all| all.get(epoch).cloned().unwrap_or_default());

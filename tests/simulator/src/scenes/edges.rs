@@ -62,12 +62,3 @@ pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> Vec<(&'static str, 
         (BACK, changes::expected(plan, arrived, back)),
     ]
 }
-
-pub(super) fn check(
-    plan: &JobPlan,
-    arrived: &Arrived,
-    told: impl Fn(&str) -> Told,
-) -> Result<(), String> {
-    let expected = expected(plan, arrived);
-    expected.iter().try_for_each(|(sink, expected)| changes::check(sink, expected, &told(sink)))
-}

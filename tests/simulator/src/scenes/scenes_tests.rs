@@ -131,21 +131,19 @@ fn both_sides_of_the_join_are_counted() {
 }
 
 /// The expected changes of a scene's sinks, where each record comes in the epoch after its index.
-fn assert_collections_strict(
-    expected: impl Fn(&JobPlan, &Arrived) -> Vec<(&'static str, Told)>,
-    check: impl Fn(&JobPlan, &Arrived, &dyn Fn(&str) -> Told) -> Result<(), String>,
-) {
+fn assert_collections_strict(expected: fn(&JobPlan, &Arrived) -> Vec<(&'static str, Told)>) {
     let plan = plan(Scenes::default());
     let record = |index: u64| move |shard| Record { shard, index };
     let arrived: Arrived =
         (0..9).map(|index| (index + 1, (0..3).map(record(index)).collect())).collect();
-    let all: BTreeMap<&str, Told> = expected(&plan, &arrived).into_iter().collect();
+    let expected = expected(&plan, &arrived);
+    let all: BTreeMap<&str, Told> = expected.iter().cloned().collect();
     for (sink, told) in &all {
         let rows = || told.values().flatten();
         assert!(rows().any(|row| matches!(row, Row::Change { diff: -1, .. })), "{sink}: {told:?}");
         let check = |told: &Told| {
             let of = |name: &str| if name == *sink { told.clone() } else { all[name].clone() };
-            check(&plan, &arrived, &of)
+            changes::check(&expected, of)
         };
         assert_strict(told, check, |row| match row {
             Row::Change { diff, .. } => *diff += 7,
@@ -156,16 +154,12 @@ fn assert_collections_strict(
 
 #[test]
 fn traces_tell_each_change_once_at_its_epoch() {
-    assert_collections_strict(traces::expected, |plan, arrived, told| {
-        traces::check(plan, arrived, told)
-    });
+    assert_collections_strict(traces::expected);
 }
 
 #[test]
 fn what_follows_an_edge_tells_each_change_once_at_its_epoch() {
-    assert_collections_strict(edges::expected, |plan, arrived, told| {
-        edges::check(plan, arrived, told)
-    });
+    assert_collections_strict(edges::expected);
 }
 
 #[test]

@@ -78,12 +78,3 @@ pub(super) fn expected(plan: &JobPlan, arrived: &Arrived) -> Vec<(&'static str, 
     };
     vec![(TRACED, changes::expected(plan, arrived, traced))]
 }
-
-pub(super) fn check(
-    plan: &JobPlan,
-    arrived: &Arrived,
-    told: impl Fn(&str) -> Told,
-) -> Result<(), String> {
-    let expected = expected(plan, arrived);
-    expected.iter().try_for_each(|(sink, expected)| changes::check(sink, expected, &told(sink)))
-}
