@@ -33,3 +33,5 @@ pub mod view;
 
 #[cfg(test)]
 mod present_tests;
+#[cfg(test)]
+mod samples_tests;

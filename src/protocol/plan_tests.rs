@@ -1,6 +1,7 @@
 //! The next view, from what the survivors say they hold.
 
-use super::super::view::{ClusterShape, CopyEvidence, ReplicaSpan};
+use super::super::samples_tests::copies_of;
+use super::super::view::{ClusterShape, ReplicaSpan};
 use super::*;
 
 fn first(nodes: u64, backups: u32) -> View {
@@ -22,17 +23,7 @@ fn evidence(
     through: Option<u64>,
 ) -> (NodeId, (Incarnation, Evidence)) {
     let node = NodeId(node);
-    let span = ReplicaSpan { from: None, through: through.map(Epoch) };
-    let copy = |(partition, place): (PartitionId, &super::super::assignment::Place)| {
-        let backup = place.backups.iter().any(|backup| backup.node == node);
-        let live = place.owner.node == node;
-        (backup || live).then_some(CopyEvidence {
-            partition,
-            replica: backup.then_some(span),
-            live,
-        })
-    };
-    let copies = view.assignment.iter().filter_map(copy).collect();
+    let copies = copies_of(view, node, through.map(Epoch));
     let operators = vec![OperatorName::new("counts")];
     (
         node,

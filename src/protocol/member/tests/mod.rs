@@ -8,6 +8,7 @@ use super::super::message::{
     Event, Input, Message, Output, ProtocolError, RegisterReply, StopReason, WorkerPanic,
 };
 use super::super::plan::{PlanError, next_view};
+use super::super::samples_tests::copies_of;
 use super::super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 use super::{Machine, MemberConfig, MemberLimits, Phase};
 
@@ -99,18 +100,7 @@ fn running_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
 }
 
 fn evidence(view: &View, node: u64) -> Evidence {
-    let node = NodeId(node);
-    let span = ReplicaSpan { from: None, through: Some(Epoch(5)) };
-    let copy = |(partition, place): (PartitionId, &super::super::assignment::Place)| {
-        let backup = place.backups.iter().any(|backup| backup.node == node);
-        let live = place.owner.node == node;
-        (backup || live).then_some(CopyEvidence {
-            partition,
-            replica: backup.then_some(span),
-            live,
-        })
-    };
-    let copies = view.assignment.iter().filter_map(copy).collect();
+    let copies = copies_of(view, NodeId(node), Some(Epoch(5)));
     Evidence {
         view: view.number,
         recorded: Some(Epoch(5)),
