@@ -29,11 +29,10 @@ impl FailureAccount {
         seen: Option<Observation>,
     ) -> Vec<What> {
         let failure = seen.as_ref().and_then(|seen| conclusion(what, seen));
-        let is_conclusion = failure.is_some();
         let seen = seen.map(|seen| What::Observed(Box::new(seen)));
         let told = failure.into_iter().chain(seen).collect();
         match what {
-            Suspicion::LinkLost { .. } if is_conclusion => {
+            Suspicion::LinkLost { .. } => {
                 if self.lost_link.is_empty() {
                     self.lost_link = told;
                 }
