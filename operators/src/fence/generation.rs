@@ -15,10 +15,10 @@ use crate::hash::{KeyHasher, partition_of};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::vault::Vault;
 
-/// Snapshots and journals that are larger than this travel in pieces of so many bytes.
+/// Snapshots and journals that are larger than this travel in pieces of this many bytes.
 ///
-/// Timely's buffers have 1 MiB. Within that, a container of frames makes none of them grow, which would
-/// stay as large as the largest frame for as long as the generation lasts.
+/// Timely's buffers have 1 MiB. A container of frames below that size does not make them grow. A larger one
+/// would, and the buffers would stay as large as the largest frame until the generation ends.
 pub const PIECE_BYTES: usize = 448 << 10;
 
 /// Who runs and who backs each partition, as timely worker indices of this generation.
