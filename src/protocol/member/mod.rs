@@ -625,7 +625,11 @@ impl Machine {
     ///
     /// One that was never connected is not gone: it may be about to connect.
     fn is_gone(&self, node: NodeId) -> bool {
-        self.peers.contains_key(&node) && !self.is_up(node)
+        let member = self.view.as_ref().and_then(|view| view.member(node));
+        let Some(peer) = self.peers.get(&node) else { return false };
+        // The end of an earlier start says nothing of the one that is in the view.
+        let is_earlier = member.is_some_and(|member| peer.incarnation < member.incarnation);
+        !is_earlier && !self.is_up(node)
     }
 
     /// Whether nothing can be heard of `node`: its connection has ended, or carries nothing.

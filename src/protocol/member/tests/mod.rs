@@ -610,3 +610,24 @@ fn a_panic_within_the_budget_only_ends_the_view() {
     node.handle(10, Input::WorkerPanicked { view: V1, panic: boom() });
     assert!(matches!(node.phase(), Phase::Stopping { .. }));
 }
+
+#[test]
+fn the_end_of_an_earlier_start_is_not_that_of_the_one_in_the_view() {
+    let mut machine = machine(1, 2);
+    machine.handle(0, Input::Started { done: false });
+    machine.handle(0, up(0));
+    let why = "end of file".to_owned();
+    machine.handle(1, Input::PeerLost { node: NodeId(0), incarnation: Incarnation(1), why });
+    let mut view = first_view(2);
+    view.members[0].incarnation = Incarnation(2);
+    machine.handle(2, read(V1, Some(view)));
+    let again =
+        Input::PeerUp { node: NodeId(0), incarnation: Incarnation(2), address: "h:0".to_owned() };
+    for outputs in
+        [machine.handle(3, Input::GenerationRunning { view: V1 }), machine.handle(4, again)]
+    {
+        let stops = outputs.iter().any(|output| matches!(output, Output::StopGeneration { .. }));
+        assert!(!stops, "{outputs:?}");
+    }
+    assert_eq!(machine.phase(), &Phase::Running);
+}
