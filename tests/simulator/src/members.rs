@@ -6,7 +6,8 @@
 //! the truth of what the vaults hold are checked; then the faults stop, and what is left must come to
 //! run one view, and then to finish.
 //!
-//! A failing run prints its seed; `RINGFENCE_SEED=17 cargo test -p ringfence-simulator members` replays it.
+//! A failing run prints its seed; `RINGFENCE_SEED=17 cargo test -p ringfence-simulator members` replays it
+//! and tells all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +84,8 @@ struct Simulation {
     faults: bool,
     tally: Tally,
     trace: Option<Vec<String>>,
+    /// Whether the story is printed as it goes.
+    is_told: bool,
 }
 
 impl Simulation {
@@ -111,6 +114,7 @@ impl Simulation {
             faults: true,
             tally: Tally::default(),
             trace: None,
+            is_told: false,
         };
         let all: BTreeSet<NodeId> = (0..nodes).map(NodeId).collect();
         all.iter().for_each(|node| simulation.start(*node, Incarnation(1), &all));
@@ -225,6 +229,15 @@ impl Simulation {
         self.now_ms = until_ms;
     }
 
+    fn note(&mut self, line: impl Fn(u64) -> String) {
+        if self.is_told {
+            println!("{}", line(self.now_ms));
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.push(line(self.now_ms));
+        }
+    }
+
     fn happen(&mut self, id: NodeId, happening: Happening) {
         match happening {
             Happening::Local(input) | Happening::Wire(_, input) => {
@@ -246,9 +259,7 @@ impl Simulation {
     }
 
     fn feed(&mut self, id: NodeId, input: Input) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("{} {id} {input:?}", self.now_ms));
-        }
+        self.note(|now_ms| format!("{now_ms} {id} {input:?}"));
         let now_ms = self.now_ms;
         let node = self.nodes.get_mut(&id).unwrap();
         let before = node.machine.next_deadline();
@@ -271,9 +282,7 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, id: NodeId, output: Output) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("  {output:?}"));
-        }
+        self.note(|_| format!("  {output:?}"));
         match output {
             Output::Send(to, message) => {
                 if self.nodes[&to].alive {
@@ -632,6 +641,7 @@ fn play(remainder: u64) {
     for seed in seeds.filter(|seed| seed % 2 == remainder) {
         let receipt = Receipt(seed);
         let mut simulation = Simulation::new(seed);
+        simulation.is_told = chosen.is_some();
         simulation.run();
         let tally = simulation.tally;
         assert_eq!(tally.running, 0, "after the input ended, nobody who has a view still runs");
