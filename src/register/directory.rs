@@ -65,10 +65,12 @@ impl DirectoryRegister {
     }
 
     fn run(&self) -> Result<Option<RunRecord>, RegisterError> {
+        // SUBTLE: asked before the file is looked for: another thread may see it appear in between.
+        let was_seen = self.run_seen.load(Ordering::SeqCst);
         let run = read(&self.run_path())?;
         if run.is_some() {
-            self.run_seen.store(true, Ordering::Relaxed);
-        } else if self.run_seen.load(Ordering::Relaxed) {
+            self.run_seen.store(true, Ordering::SeqCst);
+        } else if was_seen {
             return Err(self.away());
         }
         Ok(run)
@@ -79,7 +81,7 @@ impl DirectoryRegister {
     /// SUBTLE: a directory that was moved away, or whose file system is not mounted, has no views either.
     /// Accepting that as an answer would mean that there is no such view.
     fn check_presence(&self) -> Result<(), RegisterError> {
-        if self.run_seen.load(Ordering::Relaxed) && !exists(&self.run_path())? {
+        if self.run_seen.load(Ordering::SeqCst) && !exists(&self.run_path())? {
             return Err(self.away());
         }
         Ok(())
