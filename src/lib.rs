@@ -25,10 +25,10 @@
 //! | module | noun |
 //! | --- | --- |
 //! | [`operators`] | everything that runs inside a timely worker |
-//! | [`protocol`] | the pure core: ring, assignment, views, the state machine of a member |
-//! | [`register`] | where nodes agree on views: each number can be written once |
-//! | [`network`] | how nodes communicate: handshake, control connections, data links |
-//! | [`runtime`] | threads and processes: node, generation, launcher |
+//! | `protocol` | the pure core: ring, assignment, views, the state machine of a member |
+//! | `register` | where nodes agree on views: each number can be written once |
+//! | `network` | how nodes communicate: handshake, control connections, data links |
+//! | `runtime` | threads and processes: node, generation, launcher |
 //! | [`report`] | reports of what happened, for programs and for people |
 //! | [`chaos`] | injected failures |
 //! | [`config`] | flags and settings |
@@ -38,14 +38,16 @@ pub use ringfence_operators as operators;
 pub mod chaos;
 pub mod config;
 pub mod error;
-pub mod network;
+mod network;
 pub mod prelude;
+#[doc(hidden)]
 pub mod protocol;
+#[doc(hidden)]
 pub mod register;
 pub mod report;
-pub mod runtime;
+mod runtime;
 
-/// What the project's simulator drives. It may change in any release.
+/// What the project's simulator drives. Like everything hidden, it may change in any release.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::runtime::{holdings, witness};

@@ -15,14 +15,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence::Config;
-use ringfence::runtime::channel::Supervision;
-use ringfence::runtime::launcher;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["launcher", path] => launch(path),
-        ["node", path] => linger(path),
+        ["linger", path] => linger(path.to_owned()),
         _ => {
             for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT] {
                 nodes_do_not_outlive_a_launcher_ended_by(signal);
@@ -32,20 +29,18 @@ fn main() {
     }
 }
 
-fn launch(path: &str) {
-    let config = Config::local(2).node_args(["node".to_owned(), path.to_owned()]);
-    let error = launcher::run(&config).expect_err("the nodes do not end by themselves");
+/// The launcher, and each of its nodes: a job that does not end by itself.
+///
+/// The test sees the end of a node's connection when its process ends.
+fn linger(path: String) {
+    let config = Config::local(2).node_args(["linger".to_owned(), path.clone()]);
+    let result = ringfence::execute(config, move |_worker| {
+        let _alive = UnixStream::connect(&path).expect("the test listens");
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    let error = result.expect_err("the nodes do not end by themselves");
     assert!(error.to_string().starts_with("interrupted by SIG"), "{error}");
     exit(error.exit_code());
-}
-
-/// The test sees the end of this node's connection when its process ends.
-fn linger(path: &str) {
-    let supervision = Supervision::from_env().expect("a channel").expect("started by a launcher");
-    supervision.listen(|_| {}).expect("a thread");
-    supervision.hello("127.0.0.1:1").expect("the launcher lives");
-    let _alive = UnixStream::connect(path).expect("the test listens");
-    std::thread::sleep(Duration::from_secs(60));
 }
 
 fn nodes_do_not_outlive_a_launcher_ended_by(signal: Signal) {
@@ -53,7 +48,7 @@ fn nodes_do_not_outlive_a_launcher_ended_by(signal: Signal) {
     let path = dir.path().join("alive");
     let listener = UnixListener::bind(&path).expect("a socket");
     let mut launcher = Command::new(std::env::current_exe().expect("this executable"))
-        .args([Path::new("launcher"), &path])
+        .args([Path::new("linger"), &path])
         .env("TMPDIR", dir.path())
         .stdout(Stdio::null())
         .spawn()

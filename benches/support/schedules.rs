@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringfence::Config;
+use ringfence::internals::protocol::member::SUSPECT_MS;
 use ringfence::prelude::*;
-use ringfence::protocol::member::SUSPECT_MS;
 use serde_json::Value;
 
 use super::support::{mix, rate};

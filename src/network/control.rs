@@ -25,7 +25,7 @@ pub(super) const MESSAGE_COST_BYTES: usize = 64;
 
 /// The limits on what a control connection holds and how long it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ControlLimits {
+pub(crate) struct ControlLimits {
     /// The longest message: evidence with the inventory of every operator and partition fits into it.
     pub message_bytes_max: usize,
     /// Bytes of messages that wait to be written, plus 64 for each message. Beyond this the connection is
@@ -56,7 +56,7 @@ impl Default for ControlLimits {
 
 /// What a control connection reports.
 #[derive(Debug)]
-pub enum ControlEvent<M> {
+pub(crate) enum ControlEvent<M> {
     /// The peer sent this. Drop it, with what it holds, once it is handled: the peer's next messages wait for
     /// room.
     Message(M, Held),
@@ -66,7 +66,7 @@ pub enum ControlEvent<M> {
 
 /// Why a control connection is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ControlLoss {
+pub(crate) enum ControlLoss {
     /// This side closed it.
     #[error("closed by this node")]
     ClosedHere,
@@ -126,7 +126,7 @@ impl From<io::Error> for ControlLoss {
 
 /// Why a message was not queued. It was certainly not sent.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlSendError {
+pub(crate) enum ControlSendError {
     /// The connection is over or about to end: its last event says why.
     #[error("the control connection to node {node} is over")]
     Over {
@@ -200,7 +200,7 @@ struct Threads {
 /// and then one [`ControlEvent::Lost`], whatever ends the connection, even a close by this side. Messages
 /// that were sent before [`close`](Self::close) arrive if the peer reads. Dropping the connection cuts it:
 /// what waits is not sent, and the peer sees an end without a farewell.
-pub struct ControlConnection<M> {
+pub(crate) struct ControlConnection<M> {
     shared: Arc<Shared>,
     reader_id: ThreadId,
     threads: Mutex<Option<Threads>>,
@@ -212,7 +212,7 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
     ///
     /// `on_event` is called from a single thread, possibly before this returns. While it runs nothing is
     /// read, so it must not block for long.
-    pub fn start(
+    pub(crate) fn start(
         stream: TcpStream,
         node: NodeId,
         limits: ControlLimits,
@@ -262,16 +262,11 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
         })
     }
 
-    /// Returns the node at the other end.
-    pub fn node(&self) -> NodeId {
-        self.shared.node
-    }
-
     /// Queues `message`; never blocks.
     ///
     /// `Ok` says nothing about arrival. If the queue is full, the connection is lost: a peer that is so far
     /// behind is no better than a dead one.
-    pub fn send(&self, message: &M) -> Result<(), ControlSendError> {
+    pub(crate) fn send(&self, message: &M) -> Result<(), ControlSendError> {
         let mut bytes = vec![0; LENGTH_BYTES];
         serde_json::to_writer(&mut bytes, message)?;
         let length = bytes.len() - LENGTH_BYTES;
@@ -300,7 +295,7 @@ impl<M: Serialize + DeserializeOwned + 'static> ControlConnection<M> {
     ///
     /// Messages that arrive meanwhile are still reported. If called from `on_event`, it only begins the close
     /// and does not wait; another thread may call it again to wait.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.shared.finish(ControlLoss::ClosedHere);
         if thread::current().id() == self.reader_id {
             return;

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use ringfence_operators::ids::NodeId;
 
-use super::control::{LENGTH_BYTES, MESSAGE_COST_BYTES};
+use super::control::{ControlLoss, LENGTH_BYTES, MESSAGE_COST_BYTES};
 use super::link_tests::socket_pair;
+
 use super::*;
 
 type Control = ControlConnection<String>;

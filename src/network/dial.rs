@@ -20,7 +20,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Why a node could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     /// The node answered and refused: the connection certainly does not exist.
     #[error("node {node} at {address} refused: {reason}")]
     Refused {
@@ -85,7 +85,7 @@ impl From<io::Error> for Failure {
 /// that is a host name is resolved again each time (the resolver has its own time limit, which may exceed the
 /// deadline). Any other answer ends the attempts: a refusal, or a peer that is not the node, incarnation or
 /// run that `hello` names. The connection has no timeouts and sends without delay.
-pub fn dial(
+pub(crate) fn dial(
     address: &str,
     hello: &Hello,
     deadline: Instant,

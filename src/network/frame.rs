@@ -16,10 +16,10 @@ pub(crate) const HEADER_BYTES: usize = 48;
 /// A frame holds one container of one operator: hundreds of records, of whatever size the job gives them.
 /// So this is more than a machine has memory, and only tells a corrupt header, for which the link is
 /// lost. A frame takes memory as its bytes arrive, whatever its header says.
-pub const FRAME_BYTES_MAX: u64 = 1 << 40;
+pub(crate) const FRAME_BYTES_MAX: u64 = 1 << 40;
 
 /// The largest channel number that a link accepts. Timely counts channels up from zero.
-pub const CHANNEL_MAX: u64 = u32::MAX as u64;
+pub(crate) const CHANNEL_MAX: u64 = u32::MAX as u64;
 
 /// A read that offers at least this much room goes straight into timely's buffer.
 ///
@@ -39,7 +39,7 @@ const RETAINED_BYTES_MAX: usize = 4 << 20;
 
 /// The workers at the two ends of a link, as timely numbers them within one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkEnds {
+pub(crate) struct LinkEnds {
     /// The workers of this process: the only ones that a frame may be addressed to.
     pub local_workers: Range<usize>,
     /// The workers of the other process: the only ones that a frame may come from.
@@ -48,7 +48,7 @@ pub struct LinkEnds {
 
 /// What is wrong with a header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderFault {
+pub(crate) enum HeaderFault {
     /// The channel number is beyond [`CHANNEL_MAX`].
     #[error("channel {channel} is beyond {CHANNEL_MAX}")]
     Channel {
@@ -89,7 +89,7 @@ pub enum HeaderFault {
 
 /// Why a link was lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LossReason {
+pub(crate) enum LossReason {
     /// The stream ended before the header that should end it.
     #[error("end of file without a clean end, {partial_bytes} bytes into a frame")]
     EndOfFile {

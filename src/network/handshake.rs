@@ -12,20 +12,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of the handshake and of everything that is spoken after it.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
 /// The longest JSON in a handshake. A stranger cannot make a node hold more than this.
-pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 
 /// How long a peer may take for its side of a handshake.
-pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
+pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 
 const MAGIC: [u8; 8] = *b"ringfnce";
 const PREFIX_BYTES: usize = 16;
 
 /// The purpose of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Messages between two nodes, for the lifetime of both processes.
     Control,
     /// Frames of one generation.
@@ -39,7 +39,7 @@ pub enum Purpose {
 
 /// The first message of a dialer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// The run that the dialer belongs to. Empty, for a control connection only: "tell me yours".
     pub run: String,
     /// The job: a hash of executable and arguments.
@@ -63,7 +63,7 @@ pub struct Hello {
 
 /// The answer of an acceptor to a dialer that it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Welcome {
+pub(crate) struct Welcome {
     /// Who answers.
     pub node: NodeId,
     /// Which start of it.
@@ -79,7 +79,7 @@ pub struct Welcome {
 /// The dialer may be a stranger: a refusal repeats at most what the dialer itself has sent, and contains no
 /// text. Anything else that the acceptor knows it reports to its own user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The two speak different versions of the protocol.
     #[error("the other node speaks version {here} of the protocol, this node speaks {yours}")]
     Version {
@@ -166,12 +166,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// Whether the same hello may be accepted a moment later.
-    pub fn is_temporary(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         matches!(self, Refusal::NotYet | Refusal::EarlierJob)
     }
 
     /// The kind of the refused dialer, in a few words, by which refusals are counted.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Refusal::Version { .. } => "the dialer speaks another version of the protocol",
             Refusal::OtherJob => "the dialer has another job",
@@ -196,7 +196,7 @@ impl Refusal {
 
 /// The identity of the acceptor: what a hello can be checked against without knowing any view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// This run; empty while it is not known.
     pub run: String,
     /// This job.
@@ -213,7 +213,7 @@ impl Identity {
     /// Returns why `hello` was meant for another job, run, node or incarnation, if it was.
     ///
     /// Job and run come first: a dialer that does not know them learns nothing else.
-    pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         if hello.job != self.job {
             return Err(Refusal::OtherJob);
         }
@@ -246,7 +246,7 @@ impl Identity {
 
     /// Why `hello` is refused, for the user of this side: it quotes both sides, but of a stranger only plain
     /// names.
-    pub fn explain(&self, reason: &Refusal, hello: &Hello) -> String {
+    pub(crate) fn explain(&self, reason: &Refusal, hello: &Hello) -> String {
         let kind = reason.kind();
         match reason {
             Refusal::OtherJob => format!("{kind}: {}, here is {}", name(&hello.job), self.job),

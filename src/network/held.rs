@@ -32,7 +32,7 @@ impl Budget {
 
 /// Bytes that count as held until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     budget: Arc<Budget>,
     bytes: usize,
 }

@@ -18,7 +18,7 @@ use super::frame::{Frames, HEADER_BYTES, LinkEnds, LossReason};
 /// A link that broke, as its own end saw it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lost the link to node {node}: {why}")]
-pub struct LinkLoss {
+pub(crate) struct LinkLoss {
     /// The node at the other end, which may well be alive.
     pub node: NodeId,
     /// What was seen.
@@ -65,7 +65,7 @@ enum Reading {
 /// fail. A clean end passes through and is not reported.
 ///
 /// Clones made with [`Stream::try_clone`] are the same link. Only one of them may read.
-pub struct Link<S: Stream = TcpStream> {
+pub(crate) struct Link<S: Stream = TcpStream> {
     stream: S,
     ends: LinkEnds,
     shared: Arc<Shared>,
@@ -76,7 +76,7 @@ impl<S: Stream> Link<S> {
     /// Wraps a connected stream to `node`, which must be blocking and have no timeouts.
     ///
     /// `on_lost` is called at most once, on the thread that notices the loss, and must not block.
-    pub fn new(
+    pub(crate) fn new(
         stream: S,
         node: NodeId,
         ends: LinkEnds,
@@ -94,18 +94,18 @@ impl<S: Stream> Link<S> {
     }
 
     /// Returns the node at the other end.
-    pub fn node(&self) -> NodeId {
+    pub(crate) fn node(&self) -> NodeId {
         self.shared.node
     }
 
     /// Returns a handle that ends this link from outside.
-    pub fn closer(&self) -> io::Result<LinkCloser<S>> {
+    pub(crate) fn closer(&self) -> io::Result<LinkCloser<S>> {
         let stream = Arc::new(self.stream.try_clone()?);
         Ok(LinkCloser { stream, shared: Arc::clone(&self.shared) })
     }
 
     /// Returns a handle that reads this link's byte counters.
-    pub fn traffic(&self) -> LinkTraffic {
+    pub(crate) fn traffic(&self) -> LinkTraffic {
         LinkTraffic { shared: Arc::clone(&self.shared) }
     }
 
@@ -224,7 +224,7 @@ impl<S: Read> Read for Counted<'_, S> {
 /// Ends a link from outside, to abort the generation.
 ///
 /// Dropping it does nothing.
-pub struct LinkCloser<S: Stream = TcpStream> {
+pub(crate) struct LinkCloser<S: Stream = TcpStream> {
     stream: Arc<S>,
     shared: Arc<Shared>,
 }
@@ -233,7 +233,7 @@ impl<S: Stream> LinkCloser<S> {
     /// Ends the link now: blocked reads and writes return, later ones pretend. No loss is reported.
     ///
     /// The other end sees an end of file without a clean end. A second call does nothing more.
-    pub fn close_now(&self) {
+    pub(crate) fn close_now(&self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         let _ = self.stream.shutdown(Shutdown::Both);
     }
@@ -253,18 +253,18 @@ impl<S: Stream> fmt::Debug for LinkCloser<S> {
 
 /// The byte counters of a link, which outlive it.
 #[derive(Clone)]
-pub struct LinkTraffic {
+pub(crate) struct LinkTraffic {
     shared: Arc<Shared>,
 }
 
 impl LinkTraffic {
     /// Returns how many bytes were written to the connection. Bytes that a loss discarded do not count.
-    pub fn sent_bytes(&self) -> u64 {
+    pub(crate) fn sent_bytes(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Returns how many bytes came from the connection, including incomplete frames.
-    pub fn received_bytes(&self) -> u64 {
+    pub(crate) fn received_bytes(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)
     }
 }

@@ -12,7 +12,7 @@ use timely::communication::allocator::zero_copy::bytes_slab::{BytesRefill, Bytes
 use timely::communication::allocator::zero_copy::stream::Stream;
 use timely::communication::networking::MessageHeader;
 
-use super::frame::HEADER_BYTES;
+use super::frame::{CHANNEL_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HeaderFault, LossReason};
 use super::*;
 
 /// A stream that delivers chunks as scripted, then an error or the end of file.

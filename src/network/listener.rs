@@ -19,7 +19,7 @@ use super::handshake::{
 };
 
 /// The number of threads that may read hellos at once.
-pub const HANDSHAKES_MAX: usize = 64;
+pub(crate) const HANDSHAKES_MAX: usize = 64;
 
 /// How long [`Listener::shutdown`] waits for its threads.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerLimits {
+pub(crate) struct ListenerLimits {
     /// Connections in their handshake at once; more are closed.
     pub handshakes_max: usize,
     /// How long a connection may take until its hello is complete.
@@ -44,7 +44,7 @@ impl Default for ListenerLimits {
 
 /// Why a connection was dropped before its hello was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RefusedKind {
+pub(crate) enum RefusedKind {
     /// Its first bytes are not those of this protocol.
     Garbage,
     /// It sent no complete hello in time.
@@ -65,7 +65,7 @@ pub enum RefusedKind {
 
 impl RefusedKind {
     /// The kind in a few words.
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             RefusedKind::Garbage => "the peer does not speak this protocol",
             RefusedKind::Silent => "the peer was silent for too long",
@@ -81,7 +81,7 @@ impl RefusedKind {
 
 /// A dropped connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedConnection {
+pub(crate) struct RefusedConnection {
     /// The kind.
     pub kind: RefusedKind,
     /// Where it came from, if that is known.
@@ -101,7 +101,7 @@ impl fmt::Display for RefusedConnection {
 
 /// A connection whose hello was read and not yet answered. Dropping it closes the connection.
 #[derive(Debug)]
-pub struct Inbound {
+pub(crate) struct Inbound {
     /// The hello of the dialer.
     pub hello: Hello,
     /// The connection.
@@ -112,7 +112,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// Accepts the dialer, and returns the connection, without timeouts.
-    pub fn accept(self, welcome: Welcome) -> io::Result<TcpStream> {
+    pub(crate) fn accept(self, welcome: Welcome) -> io::Result<TcpStream> {
         answer(&self.stream, &Answer::Welcome(welcome))?;
         self.stream.set_read_timeout(None)?;
         self.stream.set_write_timeout(None)?;
@@ -123,7 +123,7 @@ impl Inbound {
     ///
     /// Never waits: an answer fits into the empty buffer of a fresh connection. If the answer cannot be sent
     /// at once, it is dropped.
-    pub fn refuse(self, reason: Refusal) -> io::Result<()> {
+    pub(crate) fn refuse(self, reason: Refusal) -> io::Result<()> {
         self.stream.set_nonblocking(true)?;
         write_message(&mut &self.stream, &Answer::Refused { reason })?;
         self.stream.shutdown(Shutdown::Write)
@@ -156,7 +156,6 @@ struct State {
     /// The connections in their handshake, so that a shutdown can end them.
     handshakes: BTreeMap<u64, Option<TcpStream>>,
     next: u64,
-    refused: BTreeMap<RefusedKind, u64>,
 }
 
 impl Shared {
@@ -169,7 +168,6 @@ impl Shared {
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
-        *self.state().refused.entry(kind).or_insert(0) += 1;
         (self.on_refused)(RefusedConnection { kind, peer_addr, text });
     }
 }
@@ -188,7 +186,7 @@ impl Drop for Place {
 }
 
 /// Accepts connections on its own thread until it is shut down or dropped.
-pub struct Listener {
+pub(crate) struct Listener {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
     thread: Option<JoinHandle<()>>,
@@ -201,7 +199,7 @@ impl Listener {
     /// a place among [`ListenerLimits::handshakes_max`] until it returns. It may answer there or pass the
     /// [`Inbound`] on. `on_refused` is called for each dropped connection, from any thread: it must not wait,
     /// and must expect many calls.
-    pub fn start(
+    pub(crate) fn start(
         listener: TcpListener,
         limits: ListenerLimits,
         on_inbound: impl Fn(Inbound) + Send + Sync + 'static,
@@ -225,20 +223,16 @@ impl Listener {
     }
 
     /// Returns the address that is listened on.
-    pub fn local_addr(&self) -> SocketAddr {
+    #[cfg(test)]
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
-    }
-
-    /// Returns how many connections of each kind were dropped.
-    pub fn refused(&self) -> BTreeMap<RefusedKind, u64> {
-        self.shared.state().refused.clone()
     }
 
     /// Stops accepting, ends the handshakes in progress, and waits for their threads.
     ///
     /// When it returns, the port is free and neither callback is called again, except that it waits at most
     /// two seconds for a running callback. Connections that were passed on stay open.
-    pub fn shutdown(mut self) {
+    pub(crate) fn shutdown(mut self) {
         self.stop();
     }
 

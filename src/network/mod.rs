@@ -21,21 +21,16 @@ mod link;
 mod listener;
 mod resolve;
 
-pub use control::{ControlConnection, ControlEvent, ControlLimits, ControlLoss, ControlSendError};
-pub use dial::{DialError, dial};
-pub use frame::{CHANNEL_MAX, FRAME_BYTES_MAX, HeaderFault, LinkEnds, LossReason};
-pub use handshake::{
-    HANDSHAKE_BYTES_MAX, HANDSHAKE_TIME_MAX, HandshakeError, Hello, Identity, PROTOCOL_VERSION,
-    Purpose, Refusal, Welcome,
-};
+pub(crate) use control::{ControlConnection, ControlEvent, ControlLimits, ControlSendError};
+pub(crate) use dial::{DialError, dial};
+pub(crate) use frame::LinkEnds;
+pub(crate) use handshake::{Hello, Identity, Purpose, Refusal, Welcome};
 pub(crate) use held::Budget;
-pub use held::Held;
-pub use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
-pub use listener::{
-    HANDSHAKES_MAX, Inbound, Listener, ListenerLimits, RefusedConnection, RefusedKind,
-};
+pub(crate) use held::Held;
+pub(crate) use link::{Link, LinkCloser, LinkLoss, LinkTraffic};
+pub(crate) use listener::{Inbound, Listener, ListenerLimits, RefusedConnection};
 
-pub use resolve::{Resolved, resolve};
+pub(crate) use resolve::{Resolved, resolve};
 
 #[cfg(test)]
 mod control_tests;

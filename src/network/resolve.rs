@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The result for one address: `None` if the resolver has not answered in time.
-pub type Resolved = Option<io::Result<Vec<SocketAddr>>>;
+pub(crate) type Resolved = Option<io::Result<Vec<SocketAddr>>>;
 
 /// Resolves all `addresses` at once and returns the answers that came within `limit`, in order.
 ///
 /// If the resolver takes longer, a thread for each address outlives the call.
-pub fn resolve(addresses: &[String], limit: Duration) -> Vec<Resolved> {
+pub(crate) fn resolve(addresses: &[String], limit: Duration) -> Vec<Resolved> {
     let (sender, answers) = mpsc::channel();
     for (index, address) in addresses.iter().cloned().enumerate() {
         let sender = sender.clone();

@@ -15,6 +15,7 @@ use timely::communication::{Allocator, Hooks};
 use timely::dataflow::operators::{Exchange, Input, Inspect, Probe};
 use timely::worker::Worker;
 
+use super::frame::LossReason;
 use super::link_tests::socket_pair;
 use super::*;
 

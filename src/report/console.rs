@@ -20,7 +20,7 @@ const ERRORS_TOLD_MAX: usize = 64;
 
 /// Puts events into words. A [`Screen`](super::Screen) shows what it returns.
 #[derive(Clone, Debug)]
-pub struct Console {
+pub(crate) struct Console {
     /// Whether there is a bar, which may move at every event.
     has_bar: bool,
     /// The number of processes that share the input: this one reports its own part.
@@ -38,7 +38,7 @@ pub struct Console {
 impl Console {
     /// A console of one of `parts` processes that each report their own part; `own` is its node, if it is a
     /// node.
-    pub fn new(has_bar: bool, parts: usize, own: Option<NodeId>) -> Self {
+    pub(crate) fn new(has_bar: bool, parts: usize, own: Option<NodeId>) -> Self {
         Console {
             has_bar,
             parts: parts.max(1),
@@ -52,7 +52,7 @@ impl Console {
     }
 
     /// What to show for `event`; `summary` has already folded it, and `alive` is the number of nodes alive.
-    pub fn tell(&mut self, event: &Event, summary: &Summary, alive: usize) -> Vec<Shown> {
+    pub(crate) fn tell(&mut self, event: &Event, summary: &Summary, alive: usize) -> Vec<Shown> {
         let mut shown: Vec<Shown> =
             self.words(event, summary).into_iter().map(Shown::Line).collect();
         let moves = matches!(event.what, What::Progress { .. } | What::Commit { .. });

@@ -85,7 +85,7 @@ impl Event {
 }
 
 /// The milliseconds of Unix time, with fraction.
-pub fn now_ms() -> f64 {
+pub(crate) fn now_ms() -> f64 {
     // This fails only if the clock is before 1970; then 0 is as good an answer as any.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }

@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 
 /// A file to which events are appended.
 #[derive(Debug)]
-pub struct ReportFile {
+pub(crate) struct ReportFile {
     file: File,
     path: PathBuf,
 }
 
 impl ReportFile {
     /// Opens `path` for appending, and creates the file if it is missing.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let cannot = |error: std::io::Error| {
             Error::input(format!("cannot open report file {}", path.display())).because(error)
         };
@@ -41,11 +41,6 @@ impl ReportFile {
         Ok(ReportFile { file, path: path.to_owned() })
     }
 
-    /// Appends `event`. On an error, the line may be missing or torn.
-    pub fn append(&mut self, event: &Event) -> Result<()> {
-        self.append_line(&Self::line(event)?)
-    }
-
     /// The line of `event`, with its end.
     pub(crate) fn line(event: &Event) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(event).map_err(|error| {
@@ -55,8 +50,8 @@ impl ReportFile {
         Ok(line)
     }
 
-    /// Appends a line that [`line`](Self::line) made.
-    pub(crate) fn append_line(&mut self, line: &[u8]) -> Result<()> {
+    /// Appends a line that [`line`](Self::line) made. On an error, it may be missing or torn.
+    pub(crate) fn append(&mut self, line: &[u8]) -> Result<()> {
         self.file.write_all(line).map_err(|error| {
             Error::input(format!("cannot write report file {}", self.path.display())).because(error)
         })
@@ -94,7 +89,8 @@ mod tests {
         let path = dir.path().join("events.jsonl");
         for text in ["one", "two"] {
             let what = What::Message { text: text.to_owned() };
-            ReportFile::open(&path).unwrap().append(&Event::now(Origin::LAUNCHER, what)).unwrap();
+            let line = ReportFile::line(&Event::now(Origin::LAUNCHER, what)).unwrap();
+            ReportFile::open(&path).unwrap().append(&line).unwrap();
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

@@ -1,8 +1,8 @@
 //! Reports of what happened, for programs and for people.
 //!
 //! Nodes and launcher state what happened as [`Event`]s. A single desk writes these events to the
-//! [`ReportFile`], folds them into the [`Summary`] and the [`FailureLedger`], and lets the [`Console`] put
-//! them into words for the [`Screen`]. Nothing here writes to standard output, which belongs to the job.
+//! report file, folds them into the [`Summary`] and the failure ledger, and lets the console put them into
+//! words for the screen. Nothing here writes to standard output, which belongs to the job.
 
 mod console;
 mod desk;
@@ -15,16 +15,18 @@ mod summary;
 mod tally;
 mod timeline;
 
-pub use console::Console;
+pub(crate) use console::Console;
 pub(crate) use desk::{Desk, OnFailure, Outlets};
-pub use event::{Event, Origin, Phases, Takeover, What, now_ms};
+pub(crate) use event::now_ms;
+pub use event::{Event, Origin, Phases, Takeover, What};
 pub use failure::{
     Cause, Certainty, Clue, Component, Consequence, Cost, FailurePlace, FailureReport, Observation,
 };
-pub use file::ReportFile;
+pub(crate) use file::ReportFile;
+#[doc(hidden)]
 pub use ledger::FailureLedger;
-pub use screen::{Screen, Shown, Standing};
+pub(crate) use screen::{Screen, Shown};
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
 pub(crate) use summary::{counted, named_nodes};
-pub use tally::{TALLY_INTERVAL_MS, TOLD_OF_A_KIND_MAX, Tally};
-pub use timeline::Timeline;
+pub(crate) use tally::Tally;
+pub(crate) use timeline::Timeline;

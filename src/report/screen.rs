@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The progress of a run, for human readers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The fraction of the input that has been read, from 0 to 1; `None` if its size is not known.
     pub fraction: Option<f64>,
     /// The rest in words.
@@ -16,7 +16,7 @@ pub struct Standing {
 
 /// One thing to show.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shown {
+pub(crate) enum Shown {
     /// One or more separate lines.
     Line(String),
     /// A line of a node's standard error: any bytes, after a prefix.
@@ -34,7 +34,7 @@ pub enum Shown {
 ///
 /// Clones share the bar. Every call may wait for the reader.
 #[derive(Clone, Debug)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// `None` if standard error is not a terminal.
     bar: Option<ProgressBar>,
     /// Whether standard output is the same terminal, most likely.
@@ -54,7 +54,7 @@ const BAR_STEPS: u64 = 1_000;
 
 impl Screen {
     /// A screen, with a bar if standard error is a terminal.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(BAR_STEPS), ProgressDrawTarget::stderr());
             bar.with_style(style(false))
@@ -64,12 +64,12 @@ impl Screen {
     }
 
     /// Whether there is a bar, which is cheap to move.
-    pub fn has_bar(&self) -> bool {
+    pub(crate) fn has_bar(&self) -> bool {
         self.bar.is_some()
     }
 
     /// Shows one thing.
-    pub fn show(&self, shown: &Shown) {
+    pub(crate) fn show(&self, shown: &Shown) {
         let print = |parts: &[&[u8]]| self.apart(|| write_to(&mut stderr().lock(), parts));
         match (shown, &self.bar) {
             (Shown::Line(text), _) => print(&[without_controls(text).as_bytes(), b"\n"]),
@@ -89,14 +89,14 @@ impl Screen {
     }
 
     /// Prints `line`, which belongs to the job, on standard output after `prefix`.
-    pub fn forward_output(&self, prefix: &str, line: &[u8]) {
+    pub(crate) fn forward_output(&self, prefix: &str, line: &[u8]) {
         let _turn = self.output_turn.lock().unwrap_or_else(PoisonError::into_inner);
         let print = || write_to(&mut stdout().lock(), &[prefix.as_bytes(), line, b"\n"]);
         if self.shares_terminal { self.apart(print) } else { print() }
     }
 
     /// Removes the bar.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

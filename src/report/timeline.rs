@@ -8,7 +8,7 @@ const BAR_CELLS: f64 = 40.0;
 
 /// The chart of one recovery, as its slowest node saw it.
 #[derive(Clone, Copy, Debug)]
-pub struct Timeline<'a>(pub &'a Recovery);
+pub(crate) struct Timeline<'a>(pub &'a Recovery);
 
 impl fmt::Display for Timeline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -37,7 +37,7 @@ const EXIT_WITHOUT_LAUNCHER: i32 = 1;
 /// A message from a node to its launcher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToLauncher {
+pub(crate) enum ToLauncher {
     /// The node listens; it waits for [`ToNode::Start`] now.
     Hello {
         /// Where other nodes reach it.
@@ -50,7 +50,7 @@ pub enum ToLauncher {
 /// A message from a launcher to a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToNode {
+pub(crate) enum ToNode {
     /// All nodes listen: connect and begin.
     Start(Start),
     /// Inject a failure.
@@ -59,7 +59,7 @@ pub enum ToNode {
 
 /// The information that a node needs to begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Start {
+pub(crate) struct Start {
     /// The unique name of this run.
     pub run: String,
     /// The register directory.
@@ -72,7 +72,7 @@ pub struct Start {
 
 /// The argument of a node's callback.
 #[derive(Clone, Debug, PartialEq)]
-pub enum FromLauncher {
+pub(crate) enum FromLauncher {
     /// The launcher has sent a message.
     Message(ToNode),
     /// The launcher is gone; the process ends once the callback returns.
@@ -81,7 +81,7 @@ pub enum FromLauncher {
 
 /// A node's end of the channel. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Supervision {
+pub(crate) struct Supervision {
     node: NodeId,
     stream: Arc<Mutex<UnixStream>>,
 }
@@ -91,7 +91,7 @@ impl Supervision {
     ///
     /// Returns `None` in a process that no launcher started. Must be called at most once. A process that a
     /// launcher started should call it early: from then on the process dies with its launcher.
-    pub fn from_env() -> Result<Option<Self>> {
+    pub(crate) fn from_env() -> Result<Option<Self>> {
         let Ok(node) = std::env::var(NODE_VARIABLE) else { return Ok(None) };
         let node = node.parse().map_err(|_| {
             Error::usage(format!(
@@ -125,23 +125,23 @@ impl Supervision {
     }
 
     /// The node that this process is.
-    pub fn node(&self) -> NodeId {
+    pub(crate) fn node(&self) -> NodeId {
         self.node
     }
 
     /// Tells the launcher where this node listens.
-    pub fn hello(&self, address: impl Into<String>) -> Result<()> {
+    pub(crate) fn hello(&self, address: impl Into<String>) -> Result<()> {
         self.send(&ToLauncher::Hello { address: address.into() })
     }
 
     /// Tells the launcher what happened.
-    pub fn event(&self, event: Event) -> Result<()> {
+    pub(crate) fn event(&self, event: Event) -> Result<()> {
         self.send(&ToLauncher::Event(event))
     }
 
     /// Sends `message`. An error means that the launcher is gone and that this process is about to end; a
     /// caller may ignore it.
-    pub fn send(&self, message: &ToLauncher) -> Result<()> {
+    pub(crate) fn send(&self, message: &ToLauncher) -> Result<()> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         send(&stream, message)
             .map_err(|error| Error::job("the launcher of this node is gone").because(error))
@@ -149,7 +149,7 @@ impl Supervision {
 
     /// Starts the thread that calls `on` with each message, and finally with [`FromLauncher::Gone`]. When
     /// that call returns, the process ends at once.
-    pub fn listen(&self, mut on: impl FnMut(FromLauncher) + Send + 'static) -> Result<()> {
+    pub(crate) fn listen(&self, mut on: impl FnMut(FromLauncher) + Send + 'static) -> Result<()> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
         let stream = stream.map_err(|e| Error::internal("cannot share the channel").because(e))?;
         let listen = move || {

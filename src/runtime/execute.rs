@@ -159,7 +159,7 @@ where
     let (summary, failures) = match config.mode() {
         Mode::Local(_) => {
             let (summary, failures) =
-                launcher::run_and_report(&config, turn.as_ref().map(Turn::name).as_deref())?;
+                launcher::run(&config, turn.as_ref().map(Turn::name).as_deref())?;
             (Some(summary), failures)
         }
         Mode::Single => {

@@ -24,7 +24,7 @@
 //! | `job_hash` | how two processes recognise the same job |
 
 mod advice;
-pub mod channel;
+pub(crate) mod channel;
 mod compactor;
 mod execute;
 mod generation;
@@ -34,7 +34,7 @@ mod host;
 mod injector;
 mod interrupts;
 mod job_hash;
-pub mod launcher;
+pub(crate) mod launcher;
 mod lines;
 mod link_watch;
 mod memory_kills;

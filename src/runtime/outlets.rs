@@ -163,7 +163,7 @@ impl Recorder {
 fn write_all(mut file: ReportFile, lines: &Receiver<Vec<u8>>, waiting: &AtomicUsize) -> Result<()> {
     let mut checked_at = Instant::now();
     for line in lines {
-        let result = file.append_line(&line);
+        let result = file.append(&line);
         waiting.fetch_sub(line.len(), Ordering::Relaxed);
         result?;
         if checked_at.elapsed() >= PLACE_CHECK_INTERVAL {

@@ -43,7 +43,7 @@ const OUTPUT_DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// What the inbox holds; when it is full, nodes wait with their events.
 const INBOX_MAX: usize = 4_096;
 
-/// Runs the nodes of a `--local` configuration and returns a summary of the run.
+/// Runs the nodes of a `--local` configuration and returns a summary of the run, and its failures.
 ///
 /// It succeeds if at least one node finished, and every other node also finished, was ended by a signal, or
 /// was excluded by the others. Otherwise the error names a node, how it ended, and the last thing that it
@@ -52,16 +52,10 @@ const INBOX_MAX: usize = 4_096;
 /// A fresh register directory is used unless the configuration names one; it is removed after a
 /// success, and kept and named after a failure.
 ///
+/// `turn` names the job among those of the program.
+///
 /// Must be called from a thread that outlives the call: nodes die with the thread that started them.
-pub fn run(config: &Config) -> Result<Summary> {
-    run_and_report(config, None).map(|(summary, _failures)| summary)
-}
-
-/// Like [`run`] for the job of this name among those of the program, and returns the failures besides.
-pub(crate) fn run_and_report(
-    config: &Config,
-    turn: Option<&str>,
-) -> Result<(Summary, Vec<FailureReport>)> {
+pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<FailureReport>)> {
     let Mode::Local(nodes) = config.mode() else {
         return Err(Error::internal("the launcher runs where --local is given, and nowhere else"));
     };

@@ -19,6 +19,10 @@ fn behaviour() -> Option<String> {
     std::env::args().find_map(|arg| arg.strip_prefix(BEHAVIOUR).map(str::to_owned))
 }
 
+fn launched(config: &Config) -> Result<Summary> {
+    run(config, None).map(|(summary, _failures)| summary)
+}
+
 /// Not a test but the node of the other tests, which start this very executable again.
 #[test]
 fn a_node() {
@@ -91,7 +95,7 @@ fn a_run_whose_nodes_finish_succeeds_and_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.jsonl");
     let config = config("finish").report(&path).fault("kill:1@90%").unwrap();
-    let summary = run(&config).unwrap();
+    let summary = launched(&config).unwrap();
     assert_eq!((summary.finished().len(), summary.records()), (2, 20));
     assert_eq!(summary.faults_unfired().len(), 1);
     let text = std::fs::read_to_string(path).unwrap();
@@ -103,7 +107,7 @@ fn a_run_whose_nodes_finish_succeeds_and_is_reported() {
 #[test]
 fn a_killed_node_does_not_spoil_the_run() {
     let begin = Instant::now();
-    let summary = run(&config("killed").fault("kill:1@20ms").unwrap()).unwrap();
+    let summary = launched(&config("killed").fault("kill:1@20ms").unwrap()).unwrap();
     assert_eq!(summary.finished(), [NodeId(0)]);
     assert_eq!(summary.faults().len(), 1);
     assert!(begin.elapsed() < Duration::from_secs(30));
@@ -111,13 +115,13 @@ fn a_killed_node_does_not_spoil_the_run() {
 
 #[test]
 fn a_panic_is_passed_on_to_its_node() {
-    let summary = run(&config("panicked").fault("panic:1@50%").unwrap()).unwrap();
+    let summary = launched(&config("panicked").fault("panic:1@50%").unwrap()).unwrap();
     assert_eq!((summary.faults().len(), summary.finished().len()), (1, 2));
 }
 
 #[test]
 fn a_failed_node_is_named_with_its_error_and_the_register_is_kept() {
-    let error = run(&config("fails")).unwrap_err().to_string();
+    let error = launched(&config("fails")).unwrap_err().to_string();
     let expected = "node 1 ended with exit code 1: sink out/totals: disk full";
     assert!(error.starts_with(expected), "{error}");
     let kept = error.split("the register is kept in ").nth(1).unwrap();
@@ -128,31 +132,31 @@ fn a_failed_node_is_named_with_its_error_and_the_register_is_kept() {
 #[test]
 fn a_run_without_a_node_that_finished_has_failed() {
     let config = config("all killed").fault("kill:0@1ms").unwrap();
-    let error = run(&config.fault("kill:1@1ms").unwrap()).unwrap_err().to_string();
+    let error = launched(&config.fault("kill:1@1ms").unwrap()).unwrap_err().to_string();
     assert!(error.contains("no node finished: node 0 was ended by SIGKILL"), "{error}");
 }
 
 #[test]
 fn a_node_that_ends_before_the_start_ends_the_run() {
-    let error = run(&config("early")).unwrap_err().to_string();
+    let error = launched(&config("early")).unwrap_err().to_string();
     assert!(error.contains("node 1 ended with exit code 3: no such file: a.txt"), "{error}");
     assert!(error.contains("before all nodes were up"), "{error}");
     // A program that comes to another job, or to none, ends well.
-    let error = run(&config("elsewhere")).unwrap_err().to_string();
+    let error = launched(&config("elsewhere")).unwrap_err().to_string();
     assert!(error.contains("its arguments must lead it to the same call of execute"), "{error}");
 }
 
 #[test]
 fn a_node_that_dies_before_the_first_view_ends_the_run_at_once() {
     let begin = Instant::now();
-    let error = run(&config("dies early")).unwrap_err().to_string();
+    let error = launched(&config("dies early")).unwrap_err().to_string();
     assert!(error.starts_with("node 1 was ended by SIGKILL before the first view"), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]
 fn nodes_that_never_say_hello_are_named() {
-    let error = run(&config("mute").connect_timeout(Duration::from_millis(500))).unwrap_err();
+    let error = launched(&config("mute").connect_timeout(Duration::from_millis(500))).unwrap_err();
     assert_eq!(error.kind(), Kind::Network);
     assert!(error.to_string().contains("nodes 0, 1"), "{error}");
 }
