@@ -9,7 +9,7 @@
 //! once, whatever failed on the way, which is checked at the end.
 //!
 //! ```text
-//! cargo run --release --features abomonation --example abomonation
+//! cargo run --release --example abomonation
 //! ```
 
 mod support;

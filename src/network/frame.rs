@@ -2,7 +2,7 @@
 //!
 //! A frame is a 48-byte header of six big-endian `u64` and as many bytes as its fifth field says.
 //! A header of zeros ends the stream. INVARIANT: the bytes handed out, taken together, are a
-//! sequence of complete frames whose headers were checked, at every return from [`Frames::read`]
+//! sequence of complete frames whose headers were checked, at every return from [`FrameReader::read`]
 //! except in the middle of a frame that is already here in full.
 
 use std::io::{self, Read};
@@ -168,7 +168,7 @@ enum Next {
 
 /// The reading half of a link: takes bytes from a source, hands out whole frames.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub(crate) struct FrameReader {
     ends: LinkEnds,
     /// Bytes that arrived and are not handed out: `buffer[start..end]`. Never shrinks its length
     /// while it is in use, so that no byte of it is zeroed twice.
@@ -211,9 +211,9 @@ fn scan(bytes: &[u8], ends: &LinkEnds) -> Scan {
     }
 }
 
-impl Frames {
+impl FrameReader {
     pub(crate) fn new(ends: LinkEnds) -> Self {
-        Frames { ends, buffer: Vec::new(), start: 0, end: 0, whole: 0, next: Next::Frames }
+        FrameReader { ends, buffer: Vec::new(), start: 0, end: 0, whole: 0, next: Next::Frames }
     }
 
     /// Whether bytes of whole frames wait here: the next read returns them without its source.

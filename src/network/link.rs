@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ringfence_operators::ids::NodeId;
 use timely::communication::allocator::zero_copy::stream::Stream;
 
-use super::frame::{Frames, HEADER_BYTES, LinkEnds, LossReason};
+use super::frame::{FrameReader, HEADER_BYTES, LinkEnds, LossReason};
 
 /// A link that broke, as its own end saw it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +51,7 @@ enum Reading {
     /// Nothing was read through this handle.
     Unused,
     /// Frames as they arrive.
-    Frames(Frames),
+    Frames(FrameReader),
     /// The clean end that stands in for a loss: this much of its header was handed out.
     Pretence(usize),
 }
@@ -124,7 +124,7 @@ impl<S: Stream> Read for Link<S> {
         if let Reading::Unused = self.reading {
             let taken = self.shared.reader_taken.swap(true, Ordering::SeqCst);
             assert!(!taken, "two handles of the link to node {} read", self.shared.node);
-            self.reading = Reading::Frames(Frames::new(self.ends.clone()));
+            self.reading = Reading::Frames(FrameReader::new(self.ends.clone()));
         }
         if let Reading::Frames(frames) = &mut self.reading {
             // SUBTLE: a close may happen after a part of a large frame was handed out. The rest of it is here

@@ -173,12 +173,12 @@ impl Shared {
 }
 
 /// A place among the handshakes, which is released when dropped, even by a panic.
-struct Place {
+struct Permit {
     shared: Arc<Shared>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.shared.state().handshakes.remove(&self.number);
         self.shared.ended.notify_all();
@@ -317,7 +317,7 @@ fn begin(shared: &Arc<Shared>, stream: TcpStream, peer_addr: SocketAddr) {
             let number = state.next;
             state.next += 1;
             state.handshakes.insert(number, stream.try_clone().ok());
-            Some(Place { shared: Arc::clone(shared), number })
+            Some(Permit { shared: Arc::clone(shared), number })
         }
     };
     let Some(place) = place else {
@@ -332,7 +332,7 @@ fn begin(shared: &Arc<Shared>, stream: TcpStream, peer_addr: SocketAddr) {
     }
 }
 
-fn shake_hands(place: &Place, stream: TcpStream, peer_addr: SocketAddr) {
+fn shake_hands(place: &Permit, stream: TcpStream, peer_addr: SocketAddr) {
     let shared = &place.shared;
     let read = stream.set_nodelay(true).map_err(HandshakeError::from).and_then(|()| {
         let deadline = Instant::now() + shared.limits.hello_time_max;

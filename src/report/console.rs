@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
-use super::screen::{Shown, Standing};
+use super::screen::{Progress, Shown};
 use super::summary::{counted, thousands};
 use super::{Event, Summary, What};
 use crate::chaos::FaultKind;
@@ -58,14 +58,14 @@ impl Console {
         let moves = matches!(event.what, What::Progress { .. } | What::Commit { .. });
         if moves && (self.has_bar || event.at_ms >= self.next_line_ms) {
             self.next_line_ms = event.at_ms + PROGRESS_LINE_INTERVAL_MS;
-            shown.push(Shown::Standing(self.standing(summary, alive)));
+            shown.push(Shown::Progress(self.progress(summary, alive)));
         }
         shown
     }
 
     /// SUBTLE: the fraction never falls. After a failure the nodes begin at the resume epoch again, and
     /// count what a successor has taken over only when it reads; the line of the view says so.
-    fn standing(&mut self, summary: &Summary, alive: usize) -> Standing {
+    fn progress(&mut self, summary: &Summary, alive: usize) -> Progress {
         let fraction = summary.fraction().map(|part| {
             self.fraction_shown = self.fraction_shown.max((part * self.parts as f64).min(1.0));
             self.fraction_shown
@@ -77,7 +77,7 @@ impl Console {
             counted(summary.commits(), "commit"),
             counted(alive as u64, "node"),
         );
-        Standing { fraction, text }
+        Progress { fraction, text }
     }
 
     fn words(&mut self, event: &Event, summary: &Summary) -> Vec<String> {
@@ -202,27 +202,27 @@ mod tests {
         assert!(tell(&mut console, &mut summary, 1, error).is_empty());
     }
 
-    fn standing(console: &mut Console, summary: &mut Summary, what: What) -> Standing {
+    fn shown(console: &mut Console, summary: &mut Summary, what: What) -> Progress {
         summary.fold(&Event::at(0.0, NodeId(0), what));
-        console.standing(summary, 1)
+        console.progress(summary, 1)
     }
 
     #[test]
     fn a_percentage_neither_falls_nor_comes_from_nowhere() {
         let (mut console, mut summary) = (Console::new(false, 1, None), Summary::new());
         let progress = |consumed, total| What::Progress { consumed, total, records: 1 };
-        let unknown = standing(&mut console, &mut summary, progress(700, 0));
+        let unknown = shown(&mut console, &mut summary, progress(700, 0));
         assert_eq!(
             (unknown.fraction, unknown.text.as_str()),
             (None, "1 record, 0/s, 0 commits, 1 node alive")
         );
         let mut fraction =
-            |consumed| standing(&mut console, &mut summary, progress(consumed, 1_000)).fraction;
+            |consumed| shown(&mut console, &mut summary, progress(consumed, 1_000)).fraction;
         assert_eq!(fraction(600), Some(0.6));
         assert_eq!(fraction(0), Some(0.6));
         assert_eq!(fraction(700), Some(0.7));
         // One of three processes by hand sees a third of the input.
         let (mut console, mut summary) = (Console::new(false, 3, None), Summary::new());
-        assert_eq!(standing(&mut console, &mut summary, progress(100, 300)).fraction, Some(1.0));
+        assert_eq!(shown(&mut console, &mut summary, progress(100, 300)).fraction, Some(1.0));
     }
 }

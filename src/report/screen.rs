@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The progress of a run, for human readers.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct Progress {
     /// The fraction of the input that has been read, from 0 to 1; `None` if its size is not known.
     pub fraction: Option<f64>,
     /// The rest in words.
@@ -27,7 +27,7 @@ pub(crate) enum Shown {
         line: Vec<u8>,
     },
     /// The progress of the run.
-    Standing(Standing),
+    Progress(Progress),
 }
 
 /// Standard error, and standard output for the lines of the job itself, coordinated with a bar.
@@ -74,13 +74,13 @@ impl Screen {
         match (shown, &self.bar) {
             (Shown::Line(text), _) => print(&[without_controls(text).as_bytes(), b"\n"]),
             (Shown::Forwarded { prefix, line }, _) => print(&[prefix.as_bytes(), line, b"\n"]),
-            (Shown::Standing(standing), Some(bar)) => {
-                bar.set_style(style(standing.fraction.is_some()));
-                let steps = standing.fraction.unwrap_or(0.0).clamp(0.0, 1.0) * BAR_STEPS as f64;
+            (Shown::Progress(progress), Some(bar)) => {
+                bar.set_style(style(progress.fraction.is_some()));
+                let steps = progress.fraction.unwrap_or(0.0).clamp(0.0, 1.0) * BAR_STEPS as f64;
                 bar.set_position(steps as u64);
-                bar.set_message(standing.text.clone());
+                bar.set_message(progress.text.clone());
             }
-            (Shown::Standing(Standing { fraction, text }), None) => {
+            (Shown::Progress(Progress { fraction, text }), None) => {
                 // Rounded down: 100 means that everything has been read.
                 let percent = fraction.map(|part| format!("{:3.0}%  ", (part * 100.0).floor()));
                 print(&[percent.unwrap_or_default().as_bytes(), text.as_bytes(), b"\n"]);

@@ -23,7 +23,7 @@ pub(super) enum Deed {
 }
 
 /// The state of a run, as far as faults depend on it.
-pub(super) struct Standing {
+pub(super) struct RunState {
     pub(super) now_ms: f64,
     pub(super) first_commit_ms: Option<f64>,
     /// The fraction of the input that has been read.
@@ -107,8 +107,8 @@ impl Injector {
     }
 
     /// Removes and returns the actions that are due now.
-    pub(super) fn due(&mut self, standing: &Standing) -> Vec<Deed> {
-        let Standing { now_ms, first_commit_ms, fraction, nodes, present } = standing;
+    pub(super) fn due(&mut self, standing: &RunState) -> Vec<Deed> {
+        let RunState { now_ms, first_commit_ms, fraction, nodes, present } = standing;
         let ended = self.under_way.extract_if(.., |under_way| under_way.until_ms <= *now_ms);
         let mut deeds: Vec<Deed> = ended.map(|under_way| Deed::End(under_way.fault)).collect();
         let due = self.schedule.due(*now_ms, *first_commit_ms, *fraction);

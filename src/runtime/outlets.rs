@@ -216,7 +216,7 @@ impl Display {
 
     /// Shows `item` soon, or counts it if too much is already waiting.
     pub(super) fn show(&self, item: Shown) {
-        let is_line = !matches!(item, Shown::Standing(_));
+        let is_line = !matches!(item, Shown::Progress(_));
         if self.queue.try_send(item).is_err() && is_line {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }

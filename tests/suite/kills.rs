@@ -2,7 +2,7 @@
 //! What must still be true: every word has each number exactly once, the run ends with success, the
 //! survivors have agreed on a new view and replayed something, and no thread has panicked.
 
-use crate::support::{Place, Ran, of_kind};
+use crate::support::{Place, Ran, Running, events, of_kind};
 
 const BYTES: usize = 500_000;
 const PASSES: u64 = 6;
@@ -42,6 +42,18 @@ fn keys_may_be_hashed_with_sha_1() {
     let events = place.events();
     let mut hashes = of_kind(&events, "started").map(|event| event["key_hash"].as_str());
     assert!(hashes.all(|hash| hash == Some("sha1")));
+}
+
+/// The example checks its own output.
+#[test]
+fn state_may_be_stored_in_its_memory_layout() {
+    let place = tempfile::tempdir().expect("a directory");
+    let report = place.path().join("report.json");
+    let flags = format!("--local 3 --fault kill:1@40% --report {}", report.display());
+    let args = format!("{flags} -- --out={}", place.path().join("out").display());
+    let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+    Running::start("abomonation", &args).wait().assert_success();
+    assert!(of_kind(&events(&report), "recovered").count() > 0);
 }
 
 /// Between two checkpoints many epochs pass, and all of them are undone.

@@ -76,15 +76,18 @@ fn a_node_that_sleeps_for_a_while_is_waited_for() {
     place.assert_exact(PASSES);
 }
 
+/// Nodes that hash keys differently would look for them in different places.
 #[test]
-fn a_node_of_another_job_is_refused() {
-    let mut cluster = Cluster::planned("--connect-timeout-ms 3000", PASSES, 4);
-    cluster.nodes = (0..2).map(|process| cluster.node(process)).collect();
-    let stranger = cluster.node_with(2, PASSES + 1);
-    let (place, ran) = cluster.wait();
-    stranger.wait().assert_failed(1, &["refused", "start the same program everywhere"]);
-    for ran in &ran {
-        ran.assert_failed(1, &["2 did not connect within 3000 ms"]);
+fn a_node_of_another_job_or_another_key_hash_is_refused() {
+    for (flags, passes) in [("", PASSES + 1), ("--key-hash sha1", PASSES)] {
+        let mut cluster = Cluster::planned("--connect-timeout-ms 3000", PASSES, 4);
+        cluster.nodes = (0..2).map(|process| cluster.node(process)).collect();
+        let stranger = cluster.node_with(2, flags, passes);
+        let (place, ran) = cluster.wait();
+        stranger.wait().assert_failed(1, &["refused", "start the same program everywhere"]);
+        for ran in &ran {
+            ran.assert_failed(1, &["2 did not connect within 3000 ms"]);
+        }
+        assert!(!place.out().join("totals").exists());
     }
-    assert!(!place.out().join("totals").exists());
 }

@@ -32,16 +32,16 @@ impl Cluster {
 
     /// Starts one process of it.
     pub fn node(&self, process: usize) -> Running {
-        self.node_with(process, self.passes)
+        self.node_with(process, "", self.passes)
     }
 
-    /// Starts one process that reads the input `passes` times.
-    pub fn node_with(&self, process: usize, passes: u64) -> Running {
+    /// Starts one process with `flags` of its own that reads the input `passes` times.
+    pub fn node_with(&self, process: usize, flags: &str, passes: u64) -> Running {
         let mut args = self.place.args("", passes);
         args.retain(|arg| !arg.starts_with("--report"));
         let hosts = if self.own_hosts { format!("hosts-{process}") } else { "hosts".to_owned() };
         let own = format!(
-            "-n 3 -p {process} -h {} --report {} {}",
+            "-n 3 -p {process} -h {} --report {} {} {flags}",
             self.place.path(&hosts).display(),
             self.report(process).display(),
             self.flags

@@ -24,10 +24,10 @@ use crate::rounds::frames::Frames;
 use crate::rounds::outbox::Outbox;
 use crate::snapshot::{DeltaWriter, Subject};
 use crate::state::{CHUNK_BYTES_MAX, ChunkId, ReplicaBase};
-use crate::vault::Kind;
+use crate::vault::StateKind;
 
 /// A partition's part of a log, without the chunk that is being written.
-struct Slot {
+struct PartitionLog {
     partition: PartitionId,
     /// The epoch of the last delta, which is the predecessor of the next one.
     sealed: Option<Epoch>,
@@ -37,7 +37,7 @@ struct Slot {
     filling: Option<VecDeque<(ChunkId, Arc<ReplicaBase>)>>,
 }
 
-impl Slot {
+impl PartitionLog {
     /// Writes what is new, and as much of what copies lack as the allowance permits.
     fn seal<T: Data + Eq>(
         &mut self,
@@ -88,7 +88,7 @@ pub(super) struct Log<W: Waiting> {
     name: OperatorName,
     id: u64,
     fingerprint: u32,
-    slots: Vec<Slot>,
+    slots: Vec<PartitionLog>,
     /// The chunks that are being written, one for each slot. They are kept separately because each batch uses
     /// all of them, and they should stay in the processor's cache.
     writers: Vec<ChunkWriter<W::Time>>,
@@ -113,13 +113,14 @@ impl<W: Waiting> Log<W> {
         let merger = Arc::new(UpdateMerger::<W::Key, W::Val, W::Time, W::Diff>::new());
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
-            .register(view, name, fingerprint, Kind::Chunks(partition_count, merger))
+            .register(view, name, fingerprint, StateKind::Chunks(partition_count, merger))
             .unwrap_or_else(|error| fence.refused(name, &error));
         let mut places = vec![None; partition_count as usize];
         let (mut slots, mut bases) = (Vec::new(), Vec::new());
         for partition in fence.owned() {
             let is_filling = generation.routes.filling[partition.0 as usize];
-            let mut slot = Slot { partition, sealed: None, written: Vec::new(), filling: None };
+            let mut slot =
+                PartitionLog { partition, sealed: None, written: Vec::new(), filling: None };
             let mut lacking = VecDeque::new();
             if let Some(resume) = generation.resume
                 && !fence.is_void(name)

@@ -38,7 +38,7 @@ impl Epoch {
 /// have recorded.
 #[derive(Default)]
 pub(crate) struct Commit {
-    places: RefCell<Vec<Place>>,
+    places: RefCell<Vec<Part>>,
     recorded: Cell<Option<Epoch>>,
     committed: Cell<Option<Epoch>>,
     on_stored: RefCell<Vec<(usize, Activator)>>,
@@ -47,7 +47,7 @@ pub(crate) struct Commit {
 }
 
 /// One protected operator's part in the commit.
-struct Place {
+struct Part {
     dataflow: usize,
     /// How far every backup has stored it.
     stored: Option<Epoch>,
@@ -66,7 +66,7 @@ impl Commit {
     pub(crate) fn join(&self, dataflow: usize, numbers: Vec<u64>) -> usize {
         let mut places = self.places.borrow_mut();
         let stored = self.recorded.get();
-        places.push(Place { dataflow, stored, numbers, is_dropped: false });
+        places.push(Part { dataflow, stored, numbers, is_dropped: false });
         places.len() - 1
     }
 

@@ -14,7 +14,7 @@ use crate::rounds::frames::Frames;
 use crate::rounds::outbox::Outbox;
 use crate::snapshot::Subject;
 use crate::state::{FILLED, KeyedTable};
-use crate::vault::Kind;
+use crate::vault::StateKind;
 
 /// The keyed state of one protected operator on one worker: a table for each partition that it runs, with
 /// values encoded by `C`.
@@ -64,7 +64,7 @@ impl<K: Data + Eq, V: Plain, C: Codec<V>> Partitions<K, V, C> {
         fence.admit_state(name, &encoding_of::<K, V, Postcard, C>(), partition_count);
         let (vault, view) = (&generation.vault, generation.view);
         let id = vault
-            .register(view, name, fingerprint, Kind::Table(partition_count))
+            .register(view, name, fingerprint, StateKind::Table(partition_count))
             .unwrap_or_else(|error| fence.refused(name, &error));
         let owned = fence.owned();
         let is_filling = |partition: &PartitionId| generation.routes.filling[partition.0 as usize];

@@ -6,7 +6,7 @@
 //!
 //! Operators keep tables or traces. A table's owner leaves its live state here when it stops. The owner of a
 //! trace also sends each delta to its own vault, and opens its state from there in the next view. So an owner
-//! has its own copy of operators [of chunks](Kind::Chunks).
+//! has its own copy of operators [of chunks](StateKind::Chunks).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +35,7 @@ pub struct Role {
 }
 
 /// What an operator keeps in a vault.
-pub enum Kind {
+pub enum StateKind {
     /// Tables, one for each of so many partitions.
     Table(u32),
     /// Logs of chunks, one for each of so many partitions; the merger that came last merges them.
@@ -284,7 +284,7 @@ pub trait Vault: Send + Sync {
         view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
-        kind: Kind,
+        kind: StateKind,
     ) -> Result<u64, VaultError>;
 
     /// Returns the operators that have state here, and that nobody registered in this view.

@@ -192,18 +192,18 @@ struct Named {
     name: String,
     /// The same state twice: once to find it by its type, and once to seal it whatever its type.
     by_type: Rc<dyn Any>,
-    kept: Rc<dyn Kept>,
+    kept: Rc<dyn AnyPartitions>,
 }
 
 /// The operations on a state that do not depend on its types.
-trait Kept {
+trait AnyPartitions {
     fn id(&self) -> u64;
     fn each(&self, seal: &mut dyn FnMut(&mut dyn Seal));
     fn decode_some(&self) -> bool;
     fn deposit(&self);
 }
 
-impl<K, V, C> Kept for RefCell<Partitions<K, V, C>>
+impl<K, V, C> AnyPartitions for RefCell<Partitions<K, V, C>>
 where
     K: Data + Eq,
     V: Plain,
@@ -286,7 +286,8 @@ impl<T: FencedTime> Store<T> {
             made.pretend(partition);
         }
         let made = Rc::new(RefCell::new(made));
-        let (by_type, kept) = (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn Kept>);
+        let (by_type, kept) =
+            (Rc::clone(&made) as Rc<dyn Any>, Rc::clone(&made) as Rc<dyn AnyPartitions>);
         states.push(Named { name: name.to_owned(), by_type, kept });
         made
     }

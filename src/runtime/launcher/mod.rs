@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use ringfence_operators::ids::NodeId;
 
 use super::channel::{self, Start, ToLauncher, ToNode};
-use super::injector::{Deed, Injector, Standing};
+use super::injector::{Deed, Injector, RunState};
 use super::interrupts::Interrupts;
 use super::memory_kills::MemoryKills;
 use super::outlets::ProcessDesk;
@@ -264,7 +264,7 @@ impl Launcher {
     fn inject_due(&mut self) -> Result<()> {
         let members = self.desk.summary().members();
         let lives = |node: &&Node| node.status.is_none() && members.contains(&node.id);
-        let standing = Standing {
+        let standing = RunState {
             now_ms: now_ms(),
             first_commit_ms: self.desk.summary().first_commit_ms(),
             fraction: self.desk.summary().fraction(),

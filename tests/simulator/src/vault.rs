@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use ringfence_operators::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use ringfence_operators::snapshot;
 use ringfence_operators::vault::{
-    Inventory, Journal, Kind, Live, MemoryVault, Opened, Role, Span, Vault, VaultError,
+    Inventory, Journal, Live, MemoryVault, Opened, Role, Span, StateKind, Vault, VaultError,
 };
 
 use super::faults::Fault;
@@ -236,7 +236,7 @@ impl Vault for WatchedVault {
         view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
-        kind: Kind,
+        kind: StateKind,
     ) -> Result<u64, VaultError> {
         let id = self.inner.register(view, operator, fingerprint, kind)?;
         if operator.0.ends_with(VISITS) {

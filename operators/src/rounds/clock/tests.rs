@@ -15,7 +15,7 @@ use crate::prelude::*;
 use crate::snapshot::frames;
 use crate::testing::Interruption::Stop;
 use crate::testing::{Trial, in_time};
-use crate::vault::{Journal, Kind, Live, Opened, Vault, VaultError};
+use crate::vault::{Journal, Live, Opened, StateKind, Vault, VaultError};
 
 /// A vault that notes of which epochs it is sent snapshots, and the observer of the commits.
 struct Spy {
@@ -92,7 +92,7 @@ impl Vault for Spy {
         view: ViewNumber,
         operator: &OperatorName,
         fingerprint: u32,
-        kind: Kind,
+        kind: StateKind,
     ) -> Result<u64, VaultError> {
         self.vault.register(view, operator, fingerprint, kind)
     }

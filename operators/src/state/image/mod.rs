@@ -29,7 +29,7 @@ const DEAD_BYTES_MIN: usize = 4096;
 /// Where an entry stands: 32 bits of its hash, and 1 more than its offset in units.
 /// Zero stands for a free place.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct Bucket {
     bits: u32,
     at: u32,
 }
@@ -45,7 +45,7 @@ pub struct ReplicaBase {
     /// How many units can be addressed: [`UNITS_MAX`], but for tests.
     units_max: u64,
     dead_bytes: usize,
-    index: Vec<Place>,
+    index: Vec<Bucket>,
     len: usize,
     /// 32 minus the base-2 logarithm of the index's capacity.
     shift: u32,
@@ -159,7 +159,7 @@ impl ReplicaBase {
 
     /// Returns about how many bytes it occupies.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.capacity() + self.index.capacity() * mem::size_of::<Place>()
+        self.arena.capacity() + self.index.capacity() * mem::size_of::<Bucket>()
     }
 
     /// Applies one delta's entries, all of them or none, after which the base stands at `epoch`.
@@ -280,7 +280,7 @@ impl ReplicaBase {
         let mask = self.index.len() - 1;
         let mut place = self.bucket(bits);
         loop {
-            let Place { bits: there, at } = self.index[place];
+            let Bucket { bits: there, at } = self.index[place];
             if at == 0 {
                 return None;
             }
@@ -310,7 +310,7 @@ impl ReplicaBase {
             return;
         }
         let at = self.append(key, value);
-        self.insert(Place { bits, at });
+        self.insert(Bucket { bits, at });
     }
 
     fn append(&mut self, key: &[u8], value: &[u8]) -> u32 {
@@ -322,7 +322,7 @@ impl ReplicaBase {
         ((offset >> self.unit_bits) + 1) as u32
     }
 
-    fn insert(&mut self, new: Place) {
+    fn insert(&mut self, new: Bucket) {
         if (self.len + 1) * 4 > self.index.len() * 3 {
             self.resize((self.index.len() * 2).max(CAPACITY_MIN));
         }
@@ -358,7 +358,7 @@ impl ReplicaBase {
 
     fn resize(&mut self, capacity: usize) {
         assert!(capacity.is_power_of_two() && capacity <= 1 << 32, "capacity {capacity}");
-        let index = mem::replace(&mut self.index, vec![Place::default(); capacity]);
+        let index = mem::replace(&mut self.index, vec![Bucket::default(); capacity]);
         self.shift = 32 - capacity.trailing_zeros();
         for place in index.into_iter().filter(|place| place.at != 0) {
             let (free, _) = self.free_place(place.bits);
@@ -387,7 +387,7 @@ impl ReplicaBase {
                 hole = next;
             }
         }
-        self.index[hole] = Place::default();
+        self.index[hole] = Bucket::default();
     }
 
     /// Writes the entries that live anew, in the order of the index.

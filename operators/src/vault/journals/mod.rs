@@ -51,7 +51,7 @@ struct Input {
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct ShareJournal {
     journal: Journal,
     /// What has arrived since the last mark.
     coming: Vec<JournalEntry>,
@@ -65,7 +65,7 @@ struct Kept {
 #[derive(Debug)]
 pub(super) struct Journals {
     inputs: BTreeMap<u64, Input>,
-    kept: BTreeMap<(u64, u32), Kept>,
+    kept: BTreeMap<(u64, u32), ShareJournal>,
     /// The view's partitions of which this node is owner or backup.
     held: Vec<bool>,
     /// Of those, the ones whose journals were complete here when the view began.
@@ -238,7 +238,7 @@ impl Input {
     }
 }
 
-impl Kept {
+impl ShareJournal {
     /// Makes what has arrived count; returns how many bytes of the earlier contents were removed.
     fn mark(&mut self, input: &Input, share: u32, mark: &JournalMark) -> Result<usize, VaultError> {
         let Journal { next: expected, closed, .. } = self.journal;

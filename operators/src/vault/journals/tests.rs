@@ -5,7 +5,7 @@ use super::*;
 use crate::ids::ViewNumber;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::journal::{EntryWriter, write_frame};
-use crate::vault::{Kind, MemoryVault, Role, Span, Vault};
+use crate::vault::{MemoryVault, Role, Span, StateKind, Vault};
 
 const OWNER: Role = Role { owner: true, backup: false };
 const BACKUP: Role = Role { owner: false, backup: true };
@@ -30,7 +30,7 @@ impl Story {
         self.vault.install(ViewNumber(view), resume.map(Epoch), &role).unwrap();
         let name = OperatorName::new("words");
         self.subject.operator =
-            self.vault.register(self.vault.present(), &name, 5, Kind::Journals(2)).unwrap();
+            self.vault.register(self.vault.present(), &name, 5, StateKind::Journals(2)).unwrap();
     }
 
     fn entry(&self, epoch: u64, record: u64) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::holdings::{Completeness, Holding};
-use super::present::View;
+use super::present::Present;
 use super::{Cells, MemoryVault, lock, read};
 use crate::ids::PartitionId;
 use crate::state::Replica;
@@ -66,7 +66,7 @@ impl MemoryVault {
     }
 }
 
-impl View {
+impl Present {
     /// At which epochs the replicas of each of the view's partitions can be opened, where they are complete.
     fn replicas(&self, cells: &Cells) -> Vec<Option<Span>> {
         // SUBTLE: all operators count, registered in this view or not. A generation that was stopped

@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::holdings::Completeness;
-use self::present::View;
+use self::present::Present;
 use super::chunks::Merged;
 use super::identity::Identity;
 use super::journals::{JOURNAL_BYTES_MAX, Journal, Journals};
-use super::{Kind, Live, Opened, Vault, VaultError};
+use super::{Live, Opened, StateKind, Vault, VaultError};
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
 use crate::planted::Planted;
 use crate::snapshot::journal::journal_frames;
@@ -68,7 +68,7 @@ type Cells = BTreeMap<Key, Arc<Mutex<Cell>>>;
 
 /// The vault of a node that keeps everything in memory.
 pub struct MemoryVault {
-    view: RwLock<View>,
+    view: RwLock<Present>,
     cells: RwLock<Cells>,
     /// What installing a view dropped: freed by the compactor, so that no recovery waits for it.
     discarded: Mutex<Vec<Cell>>,
@@ -128,7 +128,7 @@ impl MemoryVault {
     pub fn with_limit(partitions: u32, pending_bytes_max: usize) -> Self {
         assert!(partitions > 0, "a key space needs at least one partition");
         MemoryVault {
-            view: RwLock::new(View::before_any(partitions as usize)),
+            view: RwLock::new(Present::before_any(partitions as usize)),
             cells: RwLock::new(Cells::new()),
             discarded: Mutex::new(Vec::new()),
             next: Mutex::new(None),
@@ -168,15 +168,17 @@ impl Vault for MemoryVault {
         view: ViewNumber,
         name: &OperatorName,
         fingerprint: u32,
-        kind: Kind,
+        kind: StateKind,
     ) -> Result<u64, VaultError> {
         let mut state = write(&self.view);
         state.check(view)?;
         let identity = |partitions| Identity { name: name.clone(), fingerprint, partitions };
         match kind {
-            Kind::Table(partitions) => state.register(identity(partitions), None),
-            Kind::Chunks(partitions, merger) => state.register(identity(partitions), Some(merger)),
-            Kind::Journals(shares) => lock(&self.journals).register(identity(shares)),
+            StateKind::Table(partitions) => state.register(identity(partitions), None),
+            StateKind::Chunks(partitions, merger) => {
+                state.register(identity(partitions), Some(merger))
+            }
+            StateKind::Journals(shares) => lock(&self.journals).register(identity(shares)),
         }
     }
 

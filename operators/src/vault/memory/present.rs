@@ -11,7 +11,7 @@ use crate::state::ChunkMerger;
 use crate::vault::VaultError;
 use crate::vault::identity::Identity;
 
-pub(super) struct View {
+pub(super) struct Present {
     pub(super) number: Option<ViewNumber>,
     /// Whether evidence was given about this view: then its generation cannot change anything any more.
     pub(super) closed: bool,
@@ -23,10 +23,10 @@ pub(super) struct View {
     pub(super) dropped: BTreeSet<u64>,
 }
 
-impl View {
+impl Present {
     /// What a vault of so many partitions begins with: no view is installed.
     pub(super) fn before_any(partitions: usize) -> Self {
-        View {
+        Present {
             number: None,
             closed: false,
             resume: None,
@@ -88,7 +88,7 @@ impl View {
         Ok(())
     }
 
-    /// As [`check`](View::check), but that it lets late calls through where `bug` is at work.
+    /// As [`check`](Present::check), but that it lets late calls through where `bug` is at work.
     pub(super) fn check_unless(&self, bug: Planted, view: ViewNumber) -> Result<(), VaultError> {
         self.check(view).or_else(|error| {
             let is_taken = error.is_late() && planted::is(bug);

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::holdings::Completeness;
-use super::present::View;
+use super::present::Present;
 use super::{MemoryVault, lock};
 use crate::planted::{self, Planted};
 use crate::snapshot::{DeltaRef, Subject};
@@ -14,7 +14,11 @@ use crate::vault::identity::Identity;
 
 impl MemoryVault {
     /// Stores one delta; returns whether this node holds its partition.
-    pub(super) fn store_one(&self, view: &View, delta: &DeltaRef<'_>) -> Result<bool, VaultError> {
+    pub(super) fn store_one(
+        &self,
+        view: &Present,
+        delta: &DeltaRef<'_>,
+    ) -> Result<bool, VaultError> {
         let subject = delta.header().subject;
         let operator = view.operator(subject.operator)?;
         if view.dropped.contains(&subject.operator) {

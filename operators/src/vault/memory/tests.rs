@@ -46,7 +46,7 @@ impl Story {
         self.try_install(view, resume, role).unwrap();
         self.operator = self
             .vault
-            .register(self.vault.present(), &name("counts"), print(), Kind::Table(2))
+            .register(self.vault.present(), &name("counts"), print(), StateKind::Table(2))
             .unwrap();
         self.owner.rewind(resume.map(Epoch)).unwrap();
     }
@@ -105,8 +105,10 @@ fn a_partition_that_never_had_a_delta_is_a_complete_and_empty_copy() {
 #[test]
 fn a_copy_is_complete_through_the_slowest_operator() {
     let mut story = Story::begin(BACKUP);
-    let other =
-        story.vault.register(story.vault.present(), &name("joins"), 5, Kind::Table(2)).unwrap();
+    let other = story
+        .vault
+        .register(story.vault.present(), &name("joins"), 5, StateKind::Table(2))
+        .unwrap();
     assert_eq!(story.store(1, 3, 0..10), 1);
     story.vault.complete(ViewNumber(1), story.operator, Epoch(3)).unwrap();
     assert_eq!(story.replica(), span(None, None));
@@ -259,11 +261,16 @@ fn an_opened_replica_counts_until_something_is_committed_without_it() {
 fn a_closed_replica_is_gone_unless_it_is_fed() {
     for (role, left) in [(OWNER, None), (BOTH, span(Some(1), Some(1)))] {
         let mut story = Story::begin(BACKUP);
-        let other =
-            story.vault.register(story.vault.present(), &name("joins"), 5, Kind::Table(2)).unwrap();
+        let other = story
+            .vault
+            .register(story.vault.present(), &name("joins"), 5, StateKind::Table(2))
+            .unwrap();
         story.store(1, 1, 0..10);
         story.install(2, Some(1), role);
-        story.vault.register(story.vault.present(), &name("joins"), 5, Kind::Table(2)).unwrap();
+        story
+            .vault
+            .register(story.vault.present(), &name("joins"), 5, StateKind::Table(2))
+            .unwrap();
         assert_eq!(story.sum(), Some(10));
         story.vault.close_replica(story.vault.present(), story.operator, P0);
         assert_eq!(story.replica(), left);
@@ -304,9 +311,11 @@ fn a_partition_is_live_only_with_every_operator_and_all_its_partitions() {
     let story = Story::begin(OWNER);
     // Five partitions over the view's two: 0, 2 and 4 belong to the view's partition 0.
     let wide =
-        story.vault.register(story.vault.present(), &name("wide"), 1, Kind::Table(5)).unwrap();
-    let narrow =
-        story.vault.register(story.vault.present(), &name("narrow"), 1, Kind::Table(1)).unwrap();
+        story.vault.register(story.vault.present(), &name("wide"), 1, StateKind::Table(5)).unwrap();
+    let narrow = story
+        .vault
+        .register(story.vault.present(), &name("narrow"), 1, StateKind::Table(1))
+        .unwrap();
     let mut missing = vec![(story.operator, 0), (wide, 0), (wide, 2), (wide, 4), (narrow, 0)];
     while let Some((operator, partition)) = missing.pop() {
         assert!(!story.vault.inventory().partitions[&P0].live);
@@ -319,7 +328,7 @@ fn a_partition_is_live_only_with_every_operator_and_all_its_partitions() {
 fn one_name_has_one_codec_and_a_state_without_its_operator_is_reported() {
     let mut story = Story::begin(BACKUP);
     assert_eq!(
-        story.vault.register(story.vault.present(), &name("counts"), 1, Kind::Table(2)),
+        story.vault.register(story.vault.present(), &name("counts"), 1, StateKind::Table(2)),
         Err(VaultError::Changed {
             operator: name("counts"),
             expected: (print(), 2),
@@ -327,14 +336,20 @@ fn one_name_has_one_codec_and_a_state_without_its_operator_is_reported() {
         })
     );
     assert!(matches!(
-        story.vault.register(story.vault.present(), &name("counts"), print(), Kind::Table(3)),
+        story.vault.register(story.vault.present(), &name("counts"), print(), StateKind::Table(3)),
         Err(VaultError::Changed { .. })
     ));
-    story.vault.register(story.vault.present(), &name("stateless"), 1, Kind::Table(2)).unwrap();
+    story
+        .vault
+        .register(story.vault.present(), &name("stateless"), 1, StateKind::Table(2))
+        .unwrap();
     story.store(1, 1, 0..10);
     story.try_install(2, Some(1), BACKUP).unwrap();
     assert_eq!(story.vault.unclaimed(story.vault.present()).unwrap(), [name("counts")]);
-    story.vault.register(story.vault.present(), &name("counts"), print(), Kind::Table(2)).unwrap();
+    story
+        .vault
+        .register(story.vault.present(), &name("counts"), print(), StateKind::Table(2))
+        .unwrap();
     assert_eq!(story.vault.unclaimed(story.vault.present()).unwrap(), []);
 }
 
@@ -418,8 +433,9 @@ fn a_vault_serves_many_threads() {
     const EPOCHS: u64 = 60;
     let vault = Arc::new(MemoryVault::with_limit(PARTITIONS, 2048));
     vault.install(ViewNumber(1), None, &|_| BOTH).unwrap();
-    let operator =
-        vault.register(vault.present(), &name("counts"), print(), Kind::Table(PARTITIONS)).unwrap();
+    let operator = vault
+        .register(vault.present(), &name("counts"), print(), StateKind::Table(PARTITIONS))
+        .unwrap();
     std::thread::scope(|scope| {
         for partition in (0..PARTITIONS).map(PartitionId) {
             let vault = Arc::clone(&vault);
@@ -449,7 +465,9 @@ fn a_vault_serves_many_threads() {
         }
     });
     vault.install(ViewNumber(2), Some(Epoch(EPOCHS / 2)), &|_| BOTH).unwrap();
-    vault.register(vault.present(), &name("counts"), print(), Kind::Table(PARTITIONS)).unwrap();
+    vault
+        .register(vault.present(), &name("counts"), print(), StateKind::Table(PARTITIONS))
+        .unwrap();
     for partition in (0..PARTITIONS).map(PartitionId) {
         let opened = vault.open_replica(vault.present(), operator, partition).unwrap().unwrap();
         assert_eq!(opened.last, Some(Epoch(EPOCHS / 2)));
@@ -487,8 +505,8 @@ fn a_closed_view_changes_nothing_and_still_takes_live_state() {
     assert_eq!(vault.store_journal(view, &[]), Err(closed.clone()));
     assert_eq!(vault.complete(view, operator, Epoch(2)), Err(closed.clone()));
     assert_eq!(vault.record(view, Epoch(2)), Err(closed.clone()));
-    assert_eq!(vault.register(view, &name("joins"), 5, Kind::Table(2)), Err(closed.clone()));
-    assert_eq!(vault.register(view, &name("fed"), 5, Kind::Journals(2)), Err(closed.clone()));
+    assert_eq!(vault.register(view, &name("joins"), 5, StateKind::Table(2)), Err(closed.clone()));
+    assert_eq!(vault.register(view, &name("fed"), 5, StateKind::Journals(2)), Err(closed.clone()));
     assert_eq!(vault.unclaimed(view), Err(closed.clone()));
     // Whoever builds late takes nothing away from the next generation.
     assert_eq!(vault.take_live(view, operator, P0).err(), Some(closed.clone()));

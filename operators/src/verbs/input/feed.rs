@@ -14,7 +14,7 @@ use crate::snapshot::journal::{
     EntryWriter, JournalMark, JournalPart, JournalSubject, write_frame,
 };
 use crate::time::EpochTime;
-use crate::vault::{JournalEntry, Kind};
+use crate::vault::{JournalEntry, StateKind};
 
 /// An entry of a journal ends once it has this many bytes, and frames are sent in such pieces.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -81,7 +81,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
         fence.admit_state(name, &encoding, share_count);
         let (vault, view) = (&generation.vault, generation.view);
         let operator = vault
-            .register(view, name, fingerprint, Kind::Journals(share_count))
+            .register(view, name, fingerprint, StateKind::Journals(share_count))
             .unwrap_or_else(|error| fence.refused(name, &error));
         let mut feed = Feed {
             shares: Vec::new(),

@@ -31,12 +31,12 @@ const GIVE_MAX: usize = 1024;
 /// What a keyed operator does at its partitions; the frame around it is the same for all.
 pub(super) trait Keyed<T: FencedTime, D, K, R>: Seals + 'static {
     /// Applies a record of `key`.
-    fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>);
+    fn record(&mut self, time: &T, at: Hashed<K>, record: D, out: &mut Give<'_, R>);
     /// Applies a record of `key` to a copy of its state, which counts only if that does not panic.
     fn attempt(
         &mut self,
         time: &T,
-        at: Place<K>,
+        at: Hashed<K>,
         record: D,
         out: &mut Give<'_, R>,
     ) -> Result<(), Panic>;
@@ -51,7 +51,7 @@ pub(super) trait Keyed<T: FencedTime, D, K, R>: Seals + 'static {
 }
 
 /// A key with the hash and partition that go with it.
-pub(super) struct Place<K> {
+pub(super) struct Hashed<K> {
     pub(super) key: K,
     pub(super) hash: u64,
     pub(super) partition: PartitionId,
@@ -230,7 +230,7 @@ where
             let hash = self.route.hash_or_fail(&key, &self.fence, &self.name);
             let partition = partition_of(hash, partitions);
             self.fence.whereabouts().set_partition(partition);
-            let at = Place { key, hash, partition };
+            let at = Hashed { key, hash, partition };
             if self.watched.contains(&partition) {
                 self.apply_with_care(time, at, record);
             } else {
@@ -245,11 +245,11 @@ where
     /// Applies a record that may make its worker panic; where there are dead letters, once more if it does.
     ///
     /// A try that panicked leaves neither state nor results.
-    fn apply_with_care(&mut self, time: &T, at: Place<K>, record: D) {
+    fn apply_with_care(&mut self, time: &T, at: Hashed<K>, record: D) {
         let before = self.results.len();
         let mut tries = if self.letters.is_some() { 2 } else { 1 };
         loop {
-            let again = Place { key: at.key.clone(), ..at };
+            let again = Hashed { key: at.key.clone(), ..at };
             let mut out = Give { results: &mut self.results };
             let tried = self.operator.attempt(time, again, record.clone(), &mut out);
             let Err(panic) = tried else { return };

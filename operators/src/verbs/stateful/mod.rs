@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use timely::dataflow::StreamVec;
 
-use self::keyed::{Keyed, Place, keyed};
+use self::keyed::{Hashed, Keyed, keyed};
 use self::timers::WithTimers;
 use crate::data::{Data, Key};
 use crate::protected::outlet::{Seal, Seals};
@@ -225,7 +225,7 @@ where
     F: FnMut(&mut S, D, &mut Give<'_, R>) + 'static,
 {
     #[inline]
-    fn record(&mut self, _time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>) {
+    fn record(&mut self, _time: &T, at: Hashed<K>, record: D, out: &mut Give<'_, R>) {
         let (init, fold) = (&self.init, &mut self.fold);
         let table = self.states.table(at.partition);
         table.update(at.hash, at.key, || init.clone(), |state| fold(state, record, out));
@@ -234,7 +234,7 @@ where
     fn attempt(
         &mut self,
         _time: &T,
-        at: Place<K>,
+        at: Hashed<K>,
         record: D,
         out: &mut Give<'_, R>,
     ) -> Result<(), Panic> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{At, DECODE_KEYS, Event, Give, Keyed, Place};
+use super::{At, DECODE_KEYS, Event, Give, Hashed, Keyed};
 use crate::data::Data;
 use crate::fence::Fence;
 use crate::ids::{Epoch, OperatorName};
@@ -18,7 +18,7 @@ pub(super) struct WithTimers<K: Data + Eq, S: Data, L> {
     states: Partitions<K, S>,
     timers: Partitions<(u64, K), ()>,
     /// The same timers in the order in which they fire.
-    due: BTreeMap<u64, Vec<Place<K>>>,
+    due: BTreeMap<u64, Vec<Hashed<K>>>,
     logic: L,
 }
 
@@ -27,19 +27,19 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
         let mut states = Partitions::<K, S>::restore(fence, name, &mut |_| {});
         let timers_name = OperatorName::new(&format!("{name}.timers"));
         let mut timers = Partitions::<(u64, K), ()>::restore(fence, &timers_name, &mut |_| {});
-        let mut due = BTreeMap::<u64, Vec<Place<K>>>::new();
+        let mut due = BTreeMap::<u64, Vec<Hashed<K>>>::new();
         for partition in timers.owned().to_vec() {
             let mut found = Vec::new();
             timers.table(partition).for_each(|(epoch, key), ()| found.push((*epoch, key.clone())));
             for (epoch, key) in found {
                 let hash = states.hash(partition, &key);
-                due.entry(epoch).or_default().push(Place { key, hash, partition });
+                due.entry(epoch).or_default().push(Hashed { key, hash, partition });
             }
         }
         WithTimers { fence: fence.clone(), states, timers, due, logic }
     }
 
-    fn call<T, D, R>(&mut self, time: &T, at: Place<K>, event: Event<D>, out: &mut Give<'_, R>)
+    fn call<T, D, R>(&mut self, time: &T, at: Hashed<K>, event: Event<D>, out: &mut Give<'_, R>)
     where
         T: FencedTime,
         L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>),
@@ -58,7 +58,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
     }
 
     /// Does what a call has requested.
-    fn settle<T: FencedTime>(&mut self, at: Place<K>, wake: BTreeSet<T>, remove: bool) {
+    fn settle<T: FencedTime>(&mut self, at: Hashed<K>, wake: BTreeSet<T>, remove: bool) {
         if remove {
             self.states.table(at.partition).remove(at.hash, &at.key);
         }
@@ -69,7 +69,7 @@ impl<K: Data + Eq, S: Data + Default, L> WithTimers<K, S, L> {
             let hash = self.timers.hash(at.partition, &timer);
             let timers = self.timers.table(at.partition);
             if timers.insert(hash, timer, ()).is_none() {
-                let place = Place { key: at.key.clone(), hash: at.hash, partition: at.partition };
+                let place = Hashed { key: at.key.clone(), hash: at.hash, partition: at.partition };
                 self.due.entry(number).or_default().push(place);
             }
         }
@@ -90,14 +90,14 @@ where
     S: Data + Default,
     L: FnMut(&mut At<'_, K, S, T>, Event<D>, &mut Give<'_, R>) + 'static,
 {
-    fn record(&mut self, time: &T, at: Place<K>, record: D, out: &mut Give<'_, R>) {
+    fn record(&mut self, time: &T, at: Hashed<K>, record: D, out: &mut Give<'_, R>) {
         self.call(time, at, Event::Record(record), out);
     }
 
     fn attempt(
         &mut self,
         time: &T,
-        at: Place<K>,
+        at: Hashed<K>,
         record: D,
         out: &mut Give<'_, R>,
     ) -> Result<(), Panic> {

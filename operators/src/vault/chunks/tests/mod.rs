@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ids::{OperatorName, PartitionId, ViewNumber};
 use crate::snapshot::Subject;
-use crate::vault::{Kind, MemoryVault, Role, Span, Vault, VaultError};
+use crate::vault::{MemoryVault, Role, Span, StateKind, Vault, VaultError};
 
 mod cluster;
 
@@ -108,7 +108,12 @@ impl Node {
         self.vault.install(ViewNumber(self.view), resume.map(Epoch), &|_| role).unwrap();
         self.operator = self
             .vault
-            .register(self.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Adder)))
+            .register(
+                self.vault.present(),
+                &name("trace"),
+                PRINT,
+                StateKind::Chunks(1, Arc::new(Adder)),
+            )
             .unwrap();
     }
 
@@ -174,14 +179,15 @@ fn names_are_encoded_in_their_order() {
 #[test]
 fn a_table_is_no_trace_and_a_trace_no_table() {
     let node = Node::begin(OWNER);
-    let refused = node.vault.register(node.vault.present(), &name("trace"), PRINT, Kind::Table(1));
+    let refused =
+        node.vault.register(node.vault.present(), &name("trace"), PRINT, StateKind::Table(1));
     assert_eq!(refused, Err(VaultError::StateChanged { operator: name("trace"), chunks: false }));
-    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1)).unwrap();
     let refused = node.vault.register(
         node.vault.present(),
         &name("table"),
         PRINT,
-        Kind::Chunks(1, Arc::new(Adder)),
+        StateKind::Chunks(1, Arc::new(Adder)),
     );
     assert!(matches!(refused, Err(VaultError::StateChanged { chunks: true, .. })));
 }
@@ -261,7 +267,12 @@ fn bytes_that_cannot_be_merged_stay_and_others_are_merged_all_the_same() {
     let mut node = Node::begin(OWNER);
     let other = node
         .vault
-        .register(node.vault.present(), &name("zebra"), PRINT, Kind::Chunks(1, Arc::new(Adder)))
+        .register(
+            node.vault.present(),
+            &name("zebra"),
+            PRINT,
+            StateKind::Chunks(1, Arc::new(Adder)),
+        )
         .unwrap();
     for epoch in 1..=8 {
         let previous = (epoch > 1).then(|| epoch - 1);
@@ -296,7 +307,12 @@ impl ChunkMerger for Splitter {
 fn a_merger_that_makes_more_of_less_is_an_error() {
     let mut node = Node::begin(OWNER);
     node.vault
-        .register(node.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Splitter)))
+        .register(
+            node.vault.present(),
+            &name("trace"),
+            PRINT,
+            StateKind::Chunks(1, Arc::new(Splitter)),
+        )
         .unwrap();
     (1..=4).for_each(|epoch| node.add(epoch, &[(1, 1)]));
     node.record(4);
@@ -319,7 +335,12 @@ impl ChunkMerger for Idler {
 fn a_merger_that_merges_nothing_does_not_keep_the_compactor_busy() {
     let node = Node::begin(OWNER);
     node.vault
-        .register(node.vault.present(), &name("trace"), PRINT, Kind::Chunks(1, Arc::new(Idler)))
+        .register(
+            node.vault.present(),
+            &name("trace"),
+            PRINT,
+            StateKind::Chunks(1, Arc::new(Idler)),
+        )
         .unwrap();
     for epoch in 1..=4 {
         node.add(epoch, &[(1, 1)]);
@@ -377,11 +398,13 @@ fn the_copy_of_an_owner_goes_on_through_views() {
 fn a_successor_opens_what_it_backed_up_and_goes_on_with_it() {
     let mut node = Node::begin(BACKUP);
     assert!(!node.is_live());
-    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1)).unwrap();
     node.add(1, &[(1, 1)]);
     node.install(Some(1), OWNER);
-    let table =
-        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    let table = node
+        .vault
+        .register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1))
+        .unwrap();
     assert_eq!(node.sum(), Some(Sum::from([(1, 1)])));
     node.vault.close_replica(node.vault.present(), node.operator, P0);
     assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_some());
@@ -431,12 +454,14 @@ fn an_owner_that_becomes_a_backup_is_filled_anew() {
 #[test]
 fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1)).unwrap();
     (1..=2).for_each(|epoch| node.add(epoch, &[(epoch, 1)]));
     node.record(2);
     node.install(Some(2), BOTH);
-    let table =
-        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    let table = node
+        .vault
+        .register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1))
+        .unwrap();
     assert!(node.vault.open_replica(node.vault.present(), table, P0).unwrap().is_none());
     assert_eq!(node.sum(), Some(Sum::from([(1, 1), (2, 1)])));
     let filling = [(id(1, 7), encode(&[(1, 1), (2, 1)])), (id(3, 0), encode(&[(3, 1)]))];
@@ -454,12 +479,14 @@ fn filling_completes_a_copy_that_is_whole_and_changes_nothing_in_it() {
 #[test]
 fn a_filling_that_was_not_complete_leaves_the_owner_its_copy() {
     let mut node = Node::begin(OWNER);
-    node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    node.vault.register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1)).unwrap();
     node.add(1, &[(1, 1)]);
     node.record(1);
     node.install(Some(1), BOTH);
-    let table =
-        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    let table = node
+        .vault
+        .register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1))
+        .unwrap();
     node.store(&delta(node.operator, (Some(1), 2), &[], true)).unwrap();
     node.record(2);
     node.install(Some(2), BOTH);
@@ -532,8 +559,10 @@ fn chunks_are_merged_while_a_worker_stores() {
 #[test]
 fn a_partition_is_live_with_its_tables_and_its_owner() {
     let node = Node::begin(OWNER);
-    let table =
-        node.vault.register(node.vault.present(), &name("table"), PRINT, Kind::Table(1)).unwrap();
+    let table = node
+        .vault
+        .register(node.vault.present(), &name("table"), PRINT, StateKind::Table(1))
+        .unwrap();
     assert!(!node.is_live());
     node.vault.deposit(node.vault.present(), table, P0, Box::new(()));
     assert!(node.is_live());
