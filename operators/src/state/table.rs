@@ -166,7 +166,7 @@ impl<K: Eq, V> Table<K, V> {
         }
     }
 
-    /// Returns the position of a key, be it full or a ghost.
+    /// Returns the position of a key, whether it is full or a ghost.
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &K) -> Option<Position> {
         if self.slots.is_empty() {
@@ -177,8 +177,8 @@ impl<K: Eq, V> Table<K, V> {
         let mut at = self.bucket(bits);
         loop {
             let group = self.group(at);
-            // Bytes equal to the tag but for the dirty bit. One above an equal byte may be set too:
-            // the key decides.
+            // Bytes that equal the tag, apart from the dirty bit. A byte above an equal one may also be
+            // set: the key decides.
             let difference = (group & !(EACH * u64::from(DIRTY))) ^ wanted;
             let mut equal = difference.wrapping_sub(EACH) & !difference & (EACH << 7);
             while equal != 0 {
@@ -419,8 +419,8 @@ impl<K: Eq, V> Table<K, V> {
 
     /// Returns the positions of the entries whose 32 bits of hash are in `from..to`.
     ///
-    /// Which entries these are does not depend on where they stand, so that who goes through all of
-    /// them in steps misses none, though the table may grow and entries move between two steps.
+    /// Which entries these are does not depend on where they stand. So a caller that goes through all of
+    /// them in steps misses none, even if the table grows and entries move between two steps.
     pub(super) fn positions_between(&self, from: u64, to: u64) -> Vec<Position> {
         let mut positions = Vec::new();
         if self.slots.is_empty() || from >= to {
@@ -445,13 +445,13 @@ impl<K: Eq, V> Table<K, V> {
 
     /// Erases the ghosts among ascending positions.
     pub(super) fn erase_ghosts(&mut self, positions: &[Position]) {
-        // Erasing shifts later entries only, so that going down leaves the positions to come valid.
+        // Erasing shifts only later entries, so going down keeps the remaining positions valid.
         for &position in positions.iter().rev() {
             if matches!(self.slots[position], Slot::Ghost { .. }) {
                 self.erase(position);
             }
         }
-        // A cluster that wraps round the end is the exception: look at every slot, then.
+        // A cluster that wraps round the end is the exception: then every slot is checked.
         self.erase_clean_ghosts();
     }
 
@@ -459,8 +459,8 @@ impl<K: Eq, V> Table<K, V> {
     pub(super) fn erase_clean_ghosts(&mut self) {
         let mut position = 0;
         while position < self.slots.len() && self.ghosts > 0 {
-            // An entry that is shifted into this position must be looked at too. One that wraps round
-            // to the end is met there.
+            // An entry that is shifted into this position must be checked too. One that wraps round to
+            // the end is checked there.
             if matches!(self.slots[position], Slot::Ghost { .. }) && !self.is_dirty(position) {
                 self.erase(position);
             } else {
@@ -469,7 +469,7 @@ impl<K: Eq, V> Table<K, V> {
         }
     }
 
-    /// Returns about how many bytes the table occupies, beyond what keys and values own elsewhere.
+    /// Returns roughly how many bytes the table occupies, without what keys and values own elsewhere.
     pub fn memory_bytes(&self) -> usize {
         self.slots.capacity() * mem::size_of::<Slot<K, V>>() + self.control.capacity()
     }

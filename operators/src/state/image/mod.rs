@@ -16,7 +16,7 @@ use crate::snapshot::{BaseRef, BaseWriter, Entry, SnapshotError, Subject, push_b
 const CAPACITY_MIN: usize = 16;
 /// An entry further than this from its bucket makes an index grow that is at least an eighth full.
 const DISPLACEMENT_MAX: usize = 128;
-/// Entries begin at multiples of a unit, so that 32 bits address the arena. It is of so many bits at first,
+/// Entries begin at multiples of a unit, so that 32 bits address the arena. It has this many bits at first,
 /// and grows with the arena.
 const UNIT_BITS: u32 = 2;
 /// How many units 32 bits address.
@@ -27,7 +27,7 @@ pub const REPLICA_KEYS_MAX: u64 = 3 << 30;
 const DEAD_BYTES_MIN: usize = 4096;
 
 /// Where an entry stands: 32 bits of its hash, and 1 more than its offset in units.
-/// Zero stands for a free place.
+/// Zero stands for a free bucket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     bits: u32,
@@ -51,7 +51,7 @@ pub struct ReplicaBase {
     shift: u32,
 }
 
-/// Compares keys; short ones, which most are, without a call.
+/// Compares keys; short ones, the most common, without a call.
 #[inline]
 fn same(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
@@ -132,7 +132,7 @@ impl ReplicaBase {
         Some(value)
     }
 
-    /// Returns encoded keys and values, in no order that means anything to a caller.
+    /// Returns encoded keys and values, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         (0..self.places()).filter_map(|place| self.at(place))
     }
@@ -157,7 +157,7 @@ impl ReplicaBase {
         self.arena.len().saturating_sub(self.dead_bytes)
     }
 
-    /// Returns about how many bytes it occupies.
+    /// Returns roughly how many bytes it occupies.
     pub fn memory_bytes(&self) -> usize {
         self.arena.capacity() + self.index.capacity() * mem::size_of::<Bucket>()
     }
@@ -179,7 +179,7 @@ impl ReplicaBase {
         }
         self.address(bytes as u64, puts as u64)?;
         if puts > self.len {
-            // Entries come in the order of the index, and would crowd in one that is too small.
+            // Entries arrive in the order of the index, and would crowd in one that is too small.
             self.reserve(puts);
         }
         for entry in entries {
@@ -194,9 +194,9 @@ impl ReplicaBase {
         Ok(())
     }
 
-    /// Gives some keys other values, or none, after which the base stands where it stood.
+    /// Gives some keys other values, or none; the epoch stays.
     ///
-    /// For what is another form of the same state. On an error nothing has changed.
+    /// For another form of the same state. On an error nothing has changed.
     pub(super) fn rewrite<'a, I>(&mut self, entries: I) -> Result<(), SnapshotError>
     where
         I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
@@ -210,7 +210,7 @@ impl ReplicaBase {
             }
         }
         self.address(bytes, puts)?;
-        // What goes makes room first, so that old and new are not both in the arena for long.
+        // Removals make room first, so that old and new are not both in the arena for long.
         entries.clone().for_each(|(key, _)| self.remove(key));
         self.compact_if_dead();
         for (key, value) in entries {
@@ -241,7 +241,7 @@ impl ReplicaBase {
             return Ok(());
         }
         let mut unit_bits = self.unit_bits + 1;
-        // Those that are there grow, too. There are fewer entries than units, so that some unit will do.
+        // Existing entries grow as well. There are fewer entries than units, so some unit is large enough.
         while !is_enough(unit_bits, keys) && unit_bits < 30 {
             unit_bits += 1;
         }
@@ -390,12 +390,12 @@ impl ReplicaBase {
         self.index[hole] = Bucket::default();
     }
 
-    /// Writes the entries that live anew, in the order of the index.
+    /// Rewrites the live entries in the order of the index.
     fn compact(&mut self) {
         self.compact_to(self.unit_bits);
     }
 
-    /// Writes the entries that live anew, at multiples of another unit.
+    /// Rewrites the live entries at multiples of another unit.
     fn compact_to(&mut self, unit_bits: u32) {
         let mut arena = Vec::with_capacity(self.arena.len() - self.dead_bytes);
         for place in self.index.iter_mut().filter(|place| place.at != 0) {

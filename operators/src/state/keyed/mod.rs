@@ -8,8 +8,8 @@
 //!   that came from the replica counts as unchanged.
 //!
 //! INVARIANT: a slot is dirty if and only if its key stands once in the open undo list.
-//! INVARIANT: while a replica is attached, a key that is absent though the replica may have it is
-//! a ghost.
+//! INVARIANT: while a replica is attached, a key that is absent but may be in the replica is a
+//! ghost.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -22,7 +22,7 @@ use crate::hash::KeyHasher;
 use crate::ids::Epoch;
 use crate::snapshot::{DeltaWriter, Subject};
 
-/// Where [`KeyedTable::touch_some`] has gone through all keys.
+/// The position that means that [`KeyedTable::touch_some`] has gone through all keys.
 pub const FILLED: u64 = 1 << 32;
 
 /// How many emptied undo lists are kept for the next intervals.
@@ -97,7 +97,7 @@ struct Attached {
 /// # Panics
 ///
 /// Reading a key panics if an attached replica's entry does not decode: its bytes and its types were
-/// checked before, so this is a codec that refuses what it wrote.
+/// checked before, so the codec refuses what it wrote itself.
 #[derive(Debug)]
 pub struct KeyedTable<K, V, C = Postcard, W = C> {
     table: Table<K, V>,
@@ -259,7 +259,7 @@ where
         self.table.replace(position, None)
     }
 
-    /// Removes every key that `keep` does not want. Decodes what an attached replica still holds.
+    /// Removes every key for which `keep` returns false. Decodes what an attached replica still holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         self.decode_some(usize::MAX);
         for position in 0..self.table.capacity() {
@@ -311,7 +311,7 @@ where
         self.last
     }
 
-    /// Returns about how many bytes it occupies, beyond what keys and values own elsewhere.
+    /// Returns roughly how many bytes it occupies, without what keys and values own elsewhere.
     pub fn memory_bytes(&self) -> usize {
         let undo = self.sealed.iter().map(|interval| interval.undo.capacity()).sum::<usize>();
         let spare = self.spare.iter().map(Vec::capacity).sum::<usize>();
@@ -402,8 +402,8 @@ where
     /// Counts about `keys_max` keys as changed, so that the next seal sends them, and returns from
     /// where to go on: 0 to begin with, [`FILLED`] once all keys had their turn.
     ///
-    /// Keys that come meanwhile count as changed anyway, so that none is missed. Of state with an
-    /// attached replica nothing is touched.
+    /// Keys that are added in the meantime count as changed anyway, so none is missed. Nothing is touched
+    /// in state with an attached replica.
     pub fn touch_some(&mut self, from: u64, keys_max: usize) -> u64 {
         if self.attached.is_some() || from >= FILLED {
             return from;
@@ -430,7 +430,7 @@ where
         }
     }
 
-    /// Undoes everything after `to`, what is not sealed included; `None` is before anything.
+    /// Undoes everything after `to`, including what is not sealed; `None` is before anything.
     ///
     /// Afterwards state and last epoch are exactly what they were when `to` had been sealed. If `to`
     /// was pruned nothing changes. After a codec error the state must be discarded.
@@ -478,13 +478,13 @@ where
 
     /// Decodes up to about `keys_max` keys of an attached replica; returns whether none are left.
     ///
-    /// The replica is let go when none are.
+    /// The replica is dropped when none are left.
     pub fn decode_some(&mut self, keys_max: usize) -> bool {
         let Some(mut attached) = self.attached.take() else {
             return true;
         };
         if attached.decoded == 0 {
-            // Keys come in the order of the table, and would crowd in one that is too small.
+            // Keys arrive in the order of the table, and would crowd in one that is too small.
             self.table.reserve(attached.base.len());
         }
         let mut keys = 0;
@@ -508,7 +508,7 @@ where
         true
     }
 
-    /// Sees to it that an occupied slot is marked and what it was before is kept.
+    /// Marks an occupied slot and keeps what it was before, unless that is done already.
     #[inline]
     fn touched(&mut self, position: Position) -> Position {
         if !self.table.is_dirty(position) {
