@@ -5,12 +5,15 @@
 //!
 //! Work is timed in slices of about a millisecond, of bare and tracked tables in turn, and each figure
 //! is the lower quartile of its slices: on a shared machine, that of the slices nobody interrupted.
-//! Run with `cargo bench -p ringfence-operators --bench state`.
+//! Then: what the two key hashes cost, and what the codecs cost for a value of a few plain numbers.
+//! Run with `cargo bench -p ringfence-operators --features abomonation --bench state`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use ringfence_operators::codec::{Postcard, fingerprint};
+#[cfg(feature = "abomonation")]
+use ringfence_operators::codec::abomonation::Abomonation;
+use ringfence_operators::codec::{Codec, Postcard, fingerprint};
 use ringfence_operators::hash::{KeyHasher, partition_of};
 use ringfence_operators::ids::{Epoch, PartitionId};
 use ringfence_operators::snapshot::{Subject, frames};
@@ -93,6 +96,55 @@ fn draw_records(keys: u64) -> (Vec<Record>, Vec<Record>, Times) {
     (once, uniform, hashing)
 }
 
+fn key_hash(hasher: KeyHasher, keys: &[Record]) -> Times {
+    let (mut times, mut scratch) = (Times::default(), Vec::new());
+    let mut hash = |key: &u64| hash_key::<u64, Postcard>(hasher, key, &mut scratch).unwrap_or(0);
+    for slice in keys.chunks(SLICE) {
+        times.slice(slice.len(), || slice.iter().fold(0, |sum, (key, ..)| sum ^ hash(key)));
+    }
+    times
+}
+
+/// Encodes values made of each key, and decodes them again.
+fn code<V, C: Codec<V>>(what: &str, keys: &[Record], value: impl Fn(u64) -> V) {
+    let [mut encoding, mut decoding] = <[Times; 2]>::default();
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    for slice in keys.chunks(SLICE) {
+        let values: Vec<V> = slice.iter().map(|(key, ..)| value(*key)).collect();
+        bytes.clear();
+        ends.clear();
+        encoding.slice(slice.len(), || {
+            for value in &values {
+                C::encode(value, &mut bytes).expect("encoded");
+                ends.push(bytes.len());
+            }
+        });
+        decoding.slice(slice.len(), || {
+            let mut start = 0;
+            for end in &ends {
+                black_box(C::decode(&bytes[start..*end]).expect("decoded"));
+                start = *end;
+            }
+        });
+    }
+    encoding.print(&format!("encode {what} with {}", C::FORMAT));
+    decoding.print(&format!("decode {what} with {}", C::FORMAT));
+}
+
+fn hashes_and_codecs(keys: &[Record]) {
+    key_hash(KeyHasher::Rapid, keys).print("hash a key with rapidhash");
+    key_hash(KeyHasher::Sha1, keys).print("hash a key with SHA-1");
+    let three = |key: u64| (key, key << 20, key << 40);
+    let sixteen = |key: u64| [key << 20; 16];
+    code::<_, Postcard>("three numbers", keys, three);
+    code::<_, Postcard>("sixteen numbers", keys, sixteen);
+    #[cfg(feature = "abomonation")]
+    {
+        code::<_, Abomonation>("three numbers", keys, three);
+        code::<_, Abomonation>("sixteen numbers", keys, sixteen);
+    }
+}
+
 fn main() {
     // `cargo test` starts benches too, without this flag; there it is enough that they start.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -103,6 +155,7 @@ fn main() {
     let records = keys as usize;
 
     let (once, uniform, hashing) = draw_records(keys);
+    hashes_and_codecs(&uniform);
     let mut bare: Vec<Table<u64, u64>> = (0..PARTITIONS).map(|_| Table::new()).collect();
     let mut live: Vec<Live> = (0..PARTITIONS).map(|_| Live::new(KeyHasher::Rapid)).collect();
     let mut replicas: Vec<Replica> =
