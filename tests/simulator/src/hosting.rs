@@ -397,6 +397,7 @@ impl World {
         for notice in running.notices.take() {
             match notice {
                 Notice::Committed { epoch } => {
+                    self.events_at_commit = self.events;
                     self.tell_commit(id, view);
                     self.note(Some(id.node), "commit", epoch.0, |_| {
                         format!("epoch {epoch} is committed in view {view}")

@@ -35,9 +35,9 @@ use ringfence::internals::witness::FailureAccount;
 /// The id of every simulated run.
 pub(super) const RUN: &str = "simulated";
 
-/// More events than this in one run mean that somebody is busy without end. A long story with all scenes takes
-/// some 400,000.
-const EVENTS_MAX: u64 = 1_000_000;
+/// More events than this without a commit mean that somebody is busy without end. How many a whole run may take
+/// depends on its job: a long one with all scenes takes some 400,000, the longest more than a million.
+const EVENTS_WITHOUT_COMMIT_MAX: u64 = 1_000_000;
 
 /// How long the job may take to finish once nothing fails any more.
 const LIVENESS_US: u64 = 300_000_000;
@@ -109,6 +109,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) broken: Option<String>,
     pub(super) events: u64,
+    /// How many there had been when somebody last learned of a commit.
+    pub(super) events_at_commit: u64,
     /// Views that a planted bug has put in the place of others.
     pub(super) reused: BTreeMap<ViewNumber, View>,
     /// The ends of processes that were started again.
@@ -165,6 +167,7 @@ impl World {
             trace: Trace::new(traced),
             broken: None,
             events: 0,
+            events_at_commit: 0,
             reused: BTreeMap::new(),
             former: Vec::new(),
             reports: Reports::new(seed.is_multiple_of(2)),
@@ -210,7 +213,7 @@ impl World {
             self.now_us = at_us;
             self.clock.store(at_us, Ordering::Relaxed);
             self.events += 1;
-            if self.events > EVENTS_MAX {
+            if self.events - self.events_at_commit > EVENTS_WITHOUT_COMMIT_MAX {
                 self.violate("liveness: somebody is busy without end".to_owned());
             }
             let Some(process) = self.alive(id) else { continue };
