@@ -37,6 +37,7 @@ pub use ringfence_operators as operators;
 
 pub mod chaos;
 pub mod config;
+mod durable;
 pub mod error;
 mod network;
 pub mod prelude;

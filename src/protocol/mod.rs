@@ -14,6 +14,7 @@
 //! | [`message`] | what goes into and comes out of a member |
 //! | [`member`] | the state machine of one node |
 //! | [`present`] | a node's part in its present view: connections, workers, evidence |
+//! | [`durability`] | how the members of a view make a committed epoch durable |
 //! | [`planted`] | bugs put in on purpose |
 //! | [`invariants`] | what must hold between any view and its successor |
 
@@ -21,6 +22,7 @@
 
 pub mod assignment;
 pub mod detector;
+pub mod durability;
 pub mod invariants;
 pub mod member;
 pub mod message;

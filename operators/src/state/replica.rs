@@ -19,7 +19,7 @@ pub const PENDING_WHILE_SHARED_BYTES_MIN: usize = 1 << 20;
 #[derive(Debug)]
 struct Pending {
     header: DeltaHeader,
-    frame: Box<[u8]>,
+    frame: Arc<[u8]>,
 }
 
 impl Pending {
@@ -79,11 +79,11 @@ impl Replica {
         self.base.memory_bytes()
     }
 
-    /// Adds a delta, of which it keeps a copy.
+    /// Adds a delta, of which it keeps a copy, and returns that copy.
     ///
     /// The delta's checksum was verified when it was parsed. It must be of the same operator, codec,
     /// types and partition, and follow the last one; otherwise nothing changes.
-    pub fn push(&mut self, delta: &DeltaRef<'_>) -> Result<(), SnapshotError> {
+    pub fn push(&mut self, delta: &DeltaRef<'_>) -> Result<Arc<[u8]>, SnapshotError> {
         let header = *delta.header();
         if header.subject != self.subject() {
             return Err(SnapshotError::Subject {
@@ -96,10 +96,10 @@ impl Replica {
             let (epoch, actual) = (header.epoch, header.previous);
             return Err(SnapshotError::Chain { epoch, expected: last, actual });
         }
-        let frame: Box<[u8]> = delta.frame().into();
+        let frame: Arc<[u8]> = delta.frame().into();
         self.pending_bytes += frame.len();
-        self.pending.push_back(Pending { header, frame });
-        Ok(())
+        self.pending.push_back(Pending { header, frame: Arc::clone(&frame) });
+        Ok(frame)
     }
 
     /// Folds pending deltas at or below `up_to` into the base until `budget_bytes` of them are folded,
@@ -186,6 +186,16 @@ impl Replica {
             self.fold_now(resume, usize::MAX)?;
         }
         Ok(Arc::clone(&self.base))
+    }
+
+    /// Returns the base, to be read elsewhere, and the frames of the deltas behind it up to `up_to`; `None` if
+    /// more is folded than that.
+    pub(crate) fn state_at(&self, up_to: Epoch) -> Option<(Arc<ReplicaBase>, Vec<Arc<[u8]>>)> {
+        if self.base.epoch() > Some(up_to) {
+            return None;
+        }
+        let behind = self.pending.iter().take_while(|delta| delta.header.epoch <= up_to);
+        Some((Arc::clone(&self.base), behind.map(|delta| Arc::clone(&delta.frame)).collect()))
     }
 
     /// Folds up to `at` and appends all entries as a base; returns its digest.

@@ -23,7 +23,7 @@ mod journals;
 mod memory;
 
 pub use journals::{JOURNAL_BYTES_MAX, Journal, JournalEntry};
-pub use memory::{MemoryVault, PENDING_BYTES_MAX};
+pub use memory::{MemoryVault, OperatorRecord, PENDING_BYTES_MAX, UnsavedState};
 
 /// The role of a node for a partition in one view. It is both if a node has to be its own backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -45,10 +45,15 @@ impl MemoryVault {
             if folded >= budget_bytes {
                 break;
             }
-            folded += lock(&cell).count(&self.pending_bytes, |replica| match replica {
+            let mut held = lock(&cell);
+            if held.unsaved.as_ref().is_some_and(|unsaved| unsaved.wants_base) {
+                continue;
+            }
+            folded += held.count(&self.pending_bytes, |replica| match replica {
                 Some(replica) => replica.fold(recorded, budget_bytes - folded),
                 None => Ok(0),
             })?;
+            drop(held);
             if let Some(merger) = mergers.get(&key.0) {
                 // At least one step, or folding might leave no room for any.
                 let room = budget_bytes.saturating_sub(folded).max(1);

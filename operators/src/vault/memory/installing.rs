@@ -107,6 +107,10 @@ impl Cell {
         if self.replica.is_none() || holding.completeness == Completeness::Filling {
             self.filled = None;
         }
+        match &mut self.unsaved {
+            Some(unsaved) if self.replica.is_some() => unsaved.cut_above(resume),
+            unsaved => *unsaved = None,
+        }
         if self.replica.is_none() {
             self.merged = Merged::default();
         }

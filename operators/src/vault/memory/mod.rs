@@ -34,6 +34,10 @@ mod installing;
 mod inventory;
 mod present;
 mod storing;
+mod unsaved;
+
+use unsaved::Unsaved;
+pub use unsaved::{OperatorRecord, UnsavedState};
 
 /// The default for the bytes of pending deltas above which storing folds some itself.
 pub const PENDING_BYTES_MAX: usize = 256 << 20;
@@ -61,6 +65,8 @@ struct Cell {
     /// How far its chunks are merged, if it has any.
     merged: Merged,
     live: Option<Deposit>,
+    /// What a durable tier does not have of a complete copy yet.
+    unsaved: Option<Unsaved>,
 }
 
 type Key = (u64, PartitionId);
@@ -78,6 +84,8 @@ pub struct MemoryVault {
     pending_bytes_max: usize,
     dropped_frames: AtomicU64,
     journals: Mutex<Journals>,
+    /// Whether there is a durable tier.
+    keeps_unsaved: bool,
 }
 
 // A panic while a lock is held leaves what it guards consistent: every change is checked before it is made.
@@ -136,6 +144,7 @@ impl MemoryVault {
             pending_bytes_max,
             dropped_frames: AtomicU64::new(0),
             journals: Mutex::new(Journals::new(partitions as usize, JOURNAL_BYTES_MAX)),
+            keeps_unsaved: false,
         }
     }
 

@@ -8,8 +8,8 @@ use super::{Cells, Operator, lock};
 use crate::ids::{Epoch, PartitionId, ViewNumber};
 use crate::planted::{self, Planted};
 use crate::state::ChunkMerger;
-use crate::vault::VaultError;
 use crate::vault::identity::Identity;
+use crate::vault::{Role, VaultError};
 
 pub(super) struct Present {
     pub(super) number: Option<ViewNumber>,
@@ -52,6 +52,18 @@ impl Present {
         for operator in self.operators.values_mut() {
             operator.registered = false;
             operator.through = None;
+        }
+    }
+
+    /// Begins with complete copies, at `resume`, of the partitions in which this node has a role.
+    pub(super) fn hold_all(&mut self, resume: Epoch, role: &dyn Fn(PartitionId) -> Role) {
+        self.resume = Some(resume);
+        self.recorded = Some(resume);
+        for (holding, partition) in self.holdings.iter_mut().zip((0_u32..).map(PartitionId)) {
+            let Role { owner, backup } = role(partition);
+            if owner || backup {
+                holding.completeness = Completeness::Fed;
+            }
         }
     }
 

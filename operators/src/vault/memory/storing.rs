@@ -55,7 +55,9 @@ impl MemoryVault {
         let delta = rewritten.as_ref().map_or(delta, |(delta, _)| delta);
         let cell = self.cell_or_new(subject.operator, subject.partition);
         let mut cell = lock(&cell);
-        cell.count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
+        let frame = cell
+            .count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
+        self.keep_unsaved(&mut cell, delta.header(), frame, is_fed);
         // An owner's own copy of chunks is complete, but the filling ends only when that of each operator
         // does.
         if delta.header().completes && is_filling {

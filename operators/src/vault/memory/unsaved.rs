@@ -1,0 +1,249 @@
+//! What a durable tier does not have yet: the deltas since the last durable epoch, and what is written next.
+//!
+//! Each complete copy keeps the deltas that came since the last durable epoch, so that whichever node writes a
+//! partition next can go on where the last one stopped. Where a node's deltas do not reach back that far (it
+//! became a backup later, or there were too many), it writes a base instead. A base is of the epoch up to
+//! which the copy happens to be folded. If that is beyond the epoch to be written, folding waits until the
+//! next time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Cell, MemoryVault, Operator, lock, read, write};
+use crate::codec::CodecError;
+use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
+use crate::snapshot::{DeltaHeader, SnapshotError, Subject};
+use crate::state::{ChunkMerger, Replica, ReplicaBase};
+use crate::vault::identity::Identity;
+use crate::vault::{Role, VaultError};
+
+/// Deltas of at most so many bytes are kept even where the base is smaller.
+const UNSAVED_BYTES_MIN: usize = 64 << 10;
+
+/// The deltas of one copy since the last durable epoch.
+#[derive(Default)]
+pub(super) struct Unsaved {
+    /// Every delta after this epoch is here.
+    start: Option<Epoch>,
+    deltas: VecDeque<(Epoch, Arc<[u8]>)>,
+    bytes: usize,
+    /// How many bytes of deltas were written since the last base.
+    written_bytes: usize,
+    /// Whether a base is to be written next, and folding waits for that.
+    pub(super) wants_base: bool,
+}
+
+impl Unsaved {
+    /// Keeps a delta of a complete copy. Of too many only a base is written.
+    pub(super) fn keep(&mut self, header: &DeltaHeader, frame: Arc<[u8]>, base_bytes: usize) {
+        if self.deltas.is_empty() {
+            self.start = self.start.max(header.previous);
+        }
+        self.bytes += frame.len();
+        self.deltas.push_back((header.epoch, frame));
+        if self.bytes > UNSAVED_BYTES_MIN.max(base_bytes) {
+            self.forget(Some(header.epoch));
+            self.wants_base = true;
+        }
+    }
+
+    /// Forgets deltas through an epoch.
+    pub(super) fn forget(&mut self, through: Option<Epoch>) {
+        while self.deltas.front().is_some_and(|(epoch, _)| Some(*epoch) <= through) {
+            self.bytes -= self.deltas.pop_front().map_or(0, |(_, frame)| frame.len());
+        }
+        self.start = self.start.max(through);
+    }
+
+    /// Forgets deltas above the epoch from which the next view resumes.
+    pub(super) fn cut_above(&mut self, resume: Option<Epoch>) {
+        while self.deltas.back().is_some_and(|(epoch, _)| Some(*epoch) > resume) {
+            self.bytes -= self.deltas.pop_back().map_or(0, |(_, frame)| frame.len());
+        }
+        self.start = self.start.min(resume);
+    }
+}
+
+/// An operator with state, as a durable tier records it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorRecord {
+    /// Its name.
+    pub name: OperatorName,
+    /// The fingerprint of its codec and types.
+    pub fingerprint: u32,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Whether its state is a log of chunks.
+    pub chunks: bool,
+}
+
+/// What is to be written of one partition of one operator.
+pub struct UnsavedState {
+    /// What it is of.
+    pub subject: Subject,
+    /// If what is durable cannot be continued: all entries.
+    pub base: Option<Arc<ReplicaBase>>,
+    /// The deltas behind the base, or behind what is durable, each in its frame.
+    pub deltas: Vec<Arc<[u8]>>,
+}
+
+/// Merges nothing: for the chunks of an operator that no worker has built yet.
+struct Unmerged;
+
+impl ChunkMerger for Unmerged {
+    fn merge(&self, chunks: &[&[u8]], _since: Epoch) -> Result<Vec<Vec<u8>>, CodecError> {
+        Ok(chunks.iter().map(|chunk| chunk.to_vec()).collect())
+    }
+}
+
+impl Cell {
+    /// Returns what is to be written at `epoch` where everything through `durable` is durable. `Ok(None)`
+    /// means nothing; an error, that a base is wanted and folded too far.
+    fn unsaved(
+        &mut self,
+        durable: Option<Epoch>,
+        epoch: Epoch,
+    ) -> Result<Option<UnsavedState>, ()> {
+        let (Some(replica), Some(unsaved)) = (&self.replica, &mut self.unsaved) else {
+            return Ok(None);
+        };
+        let subject = replica.subject();
+        let is_continued =
+            unsaved.start <= durable && replica.through().min(unsaved.start) <= durable;
+        if is_continued && !unsaved.wants_base {
+            let after = unsaved.deltas.iter().filter(|(at, _)| Some(*at) > durable);
+            let deltas: Vec<_> = after
+                .take_while(|(at, _)| *at <= epoch)
+                .map(|(_, frame)| Arc::clone(frame))
+                .collect();
+            unsaved.written_bytes += deltas.iter().map(|frame| frame.len()).sum::<usize>();
+            // From time to time a base, so that what came before it can be deleted.
+            let base_bytes = replica.base_bytes();
+            unsaved.wants_base |= unsaved.written_bytes > UNSAVED_BYTES_MIN.max(base_bytes);
+            return Ok((!deltas.is_empty()).then_some(UnsavedState {
+                subject,
+                base: None,
+                deltas,
+            }));
+        }
+        unsaved.wants_base = true;
+        let (base, deltas) = replica.state_at(epoch).ok_or(())?;
+        unsaved.wants_base = false;
+        unsaved.written_bytes = 0;
+        Ok(Some(UnsavedState { subject, base: Some(base), deltas }))
+    }
+}
+
+impl MemoryVault {
+    /// Makes an empty vault that keeps what a durable tier does not have yet.
+    pub fn durable(partitions: u32) -> Self {
+        MemoryVault { keeps_unsaved: true, ..MemoryVault::new(partitions) }
+    }
+
+    /// Keeps a delta that was stored, for a durable tier.
+    pub(super) fn keep_unsaved(
+        &self,
+        cell: &mut Cell,
+        header: &DeltaHeader,
+        frame: Arc<[u8]>,
+        is_complete: bool,
+    ) {
+        if !self.keeps_unsaved {
+            return;
+        }
+        let base_bytes = cell.replica.as_ref().map_or(0, Replica::base_bytes);
+        let unsaved = cell.unsaved.get_or_insert_default();
+        if is_complete {
+            unsaved.keep(header, frame, base_bytes);
+        } else {
+            unsaved.forget(Some(header.epoch));
+        }
+    }
+
+    /// Returns what is to be written of the partitions that this node writes, where everything through
+    /// `durable` is durable, so that everything through `epoch` is.
+    ///
+    /// `None` if something is folded too far to be written at `epoch`. Folding of that waits, and the call
+    /// succeeds with a later epoch.
+    pub fn unsaved(
+        &self,
+        view: ViewNumber,
+        durable: Option<Epoch>,
+        epoch: Epoch,
+        writes: &dyn Fn(PartitionId) -> bool,
+    ) -> Result<Option<Vec<UnsavedState>>, VaultError> {
+        let state = read(&self.view);
+        state.check(view)?;
+        let cells = read(&self.cells);
+        let (mut found, mut is_whole) = (Vec::new(), true);
+        for (&(operator, partition), cell) in cells.iter() {
+            let index = PartitionId(state.index(partition) as u32);
+            if !writes(index) || state.dropped.contains(&operator) {
+                continue;
+            }
+            match lock(cell).unsaved(durable, epoch) {
+                Ok(unsaved) => found.extend(unsaved),
+                Err(()) => is_whole = false,
+            }
+        }
+        Ok(is_whole.then_some(found))
+    }
+
+    /// Notes that everything through `epoch` is durable.
+    pub fn saved(&self, epoch: Epoch) {
+        for cell in read(&self.cells).values() {
+            if let Some(unsaved) = &mut lock(cell).unsaved {
+                unsaved.forget(Some(epoch));
+            }
+        }
+    }
+
+    /// Returns the operators with state.
+    pub fn operator_records(&self) -> Vec<OperatorRecord> {
+        let state = read(&self.view);
+        let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
+        let record = |(_, operator): (&u64, &Operator)| OperatorRecord {
+            name: operator.identity.name.clone(),
+            fingerprint: operator.identity.fingerprint,
+            partitions: operator.identity.partitions,
+            chunks: operator.merger.is_some(),
+        };
+        kept.map(record).collect()
+    }
+
+    /// Begins with what a durable tier has at `resume`, before any view is installed.
+    ///
+    /// `role` is this node's in the first view; `replicas` are those of the partitions in which it has one, in
+    /// which a partition without entries may be missing.
+    pub fn preload(
+        &self,
+        resume: Epoch,
+        operators: Vec<OperatorRecord>,
+        replicas: Vec<Replica>,
+        role: &dyn Fn(PartitionId) -> Role,
+    ) -> Result<(), VaultError> {
+        let mut state = write(&self.view);
+        for record in operators {
+            let OperatorRecord { name, fingerprint, partitions, chunks } = record;
+            let merger = chunks.then(|| Arc::new(Unmerged) as Arc<dyn ChunkMerger>);
+            state.register(Identity { name, fingerprint, partitions }, merger)?;
+        }
+        state.hold_all(resume, role);
+        let mut cells = write(&self.cells);
+        for replica in replicas {
+            let subject = replica.subject();
+            let known = state.operator(subject.operator)?;
+            let expected = Subject { fingerprint: known.identity.fingerprint, ..subject };
+            if expected != subject {
+                return Err(SnapshotError::Subject { expected, actual: subject }.into());
+            }
+            let unsaved = Unsaved { start: Some(resume), ..Unsaved::default() };
+            let cell = cells.entry((subject.operator, subject.partition)).or_default();
+            let mut cell = lock(cell);
+            cell.count(&self.pending_bytes, |held| *held = Some(replica));
+            cell.unsaved = self.keeps_unsaved.then_some(unsaved);
+        }
+        Ok(())
+    }
+}
