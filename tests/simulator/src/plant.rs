@@ -110,7 +110,7 @@ plants! {
     /// Nobody is told that the state of a busy worker may still come.
     AwaitingUnsaid, "awaiting-unsaid", 80, false;
     /// That nothing is awaited any more is said before the evidence that has what came.
-    AwaitingFirst, "awaiting-first", 400, false;
+    AwaitingFirst, "awaiting-first", 2_000, false;
     /// A vault stores what comes after its view was closed.
     StoreAfterClose, "store-after-close", 250, true;
     /// A worker runs before all of its data connections stand.

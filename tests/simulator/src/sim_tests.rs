@@ -68,11 +68,13 @@ fn catch_all(chosen: impl Fn(usize, u64) -> bool) {
 const SOON: u64 = 80;
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes a minute without optimisation")]
 fn every_second_planted_bug_that_shows_soon_is_caught() {
     catch_all(|index, seeds| index % 2 == 0 && seeds <= SOON);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes a minute without optimisation")]
 fn every_other_planted_bug_that_shows_soon_is_caught() {
     catch_all(|index, seeds| index % 2 == 1 && seeds <= SOON);
 }
