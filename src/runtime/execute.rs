@@ -226,6 +226,7 @@ fn setup(
 ) -> Result<NodeSetup> {
     Ok(NodeSetup {
         node,
+        is_restart: false,
         nodes,
         listener: None,
         job_hash: this_job(config)?,

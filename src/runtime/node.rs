@@ -7,11 +7,12 @@ mod agreement;
 mod closing;
 mod connections;
 mod dropping;
+mod joining;
 mod protocol;
 mod telling;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,6 +83,8 @@ pub(crate) enum RunSource {
 /// Everything that a node is started with.
 pub(crate) struct NodeSetup {
     pub(crate) node: NodeId,
+    /// Whether this process was started in the place of one that has ended.
+    pub(crate) is_restart: bool,
     /// All nodes, this one included, and where they listen.
     pub(crate) nodes: BTreeMap<NodeId, String>,
     /// Where this one listens; `None` if it has no peers.
@@ -143,6 +146,8 @@ pub(crate) struct Node {
     events: Events,
     inbox: Receiver<NodeEvent>,
     listener: Option<Listener>,
+    /// The nodes to which control connections are being made.
+    dialling: BTreeSet<NodeId>,
     /// Connections that are being made now.
     dials: Arc<AtomicUsize>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
@@ -206,6 +211,7 @@ impl Node {
             events,
             inbox,
             listener: None,
+            dialling: BTreeSet::new(),
             dials: Arc::default(),
             controls: BTreeMap::new(),
             run: None,

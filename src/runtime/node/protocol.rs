@@ -30,6 +30,7 @@ impl Node {
             incarnation: self.incarnation,
             address,
             nodes: self.setup.nodes.keys().copied().collect(),
+            is_restart: self.setup.is_restart,
             workers_per_node: self.setup.config.workers as u32,
             partitions: self.setup.config.partitions,
             backups: self.setup.config.backup_count() as u32,
@@ -88,6 +89,9 @@ impl Node {
                     registrar.ask(output);
                 }
             }
+            Output::Connect { node, incarnation, address } => {
+                self.connect_to(node, incarnation, address);
+            }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
             Output::Report(decision) => self.on_decision(decision),
@@ -121,6 +125,14 @@ impl Node {
                 let seen = witness::of_suspicion(here, view, &what, is_refused, &workers);
                 let told = self.failures.suspect(here, &what, seen);
                 told.into_iter().for_each(|what| self.tell(what));
+            }
+            Decision::Planned { view, why } => {
+                self.failures.explain();
+                self.tell(What::Message { text: format!("view {view} ends on purpose: {why}") });
+            }
+            Decision::Joining { view } => {
+                let text = format!("the run has view {view} already: asking to be taken in");
+                self.tell(What::Message { text });
             }
             Decision::Silent { node, silent_ms } => {
                 self.tell(What::Suspicion { suspect: node, silent_ms });
