@@ -48,7 +48,7 @@ pub mod runtime;
 /// What the project's simulator drives. It may change in any release.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::runtime::{holdings, witness};
+    pub use crate::runtime::{catch_up, holdings, witness};
     pub use crate::{protocol, register};
 }
 

@@ -67,6 +67,14 @@ pub enum Violation {
     },
     #[error("node {node} takes back evidence of partition {partition:?}, as of {recorded:?}")]
     EvidenceTakenBack { node: NodeId, partition: Option<PartitionId>, recorded: Option<Epoch> },
+    #[error(
+        "view {number} takes in node {node}, incarnation {incarnation}, which was a member before"
+    )]
+    TakenInAgain { number: ViewNumber, node: NodeId, incarnation: Incarnation },
+    #[error(
+        "node {node}, incarnation {incarnation}, gives evidence of view {view} and is not in it"
+    )]
+    EvidenceOfStranger { view: ViewNumber, node: NodeId, incarnation: Incarnation },
     #[error("the view is damaged: {0}")]
     Damaged(ViewError),
 }

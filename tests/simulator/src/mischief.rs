@@ -8,7 +8,20 @@ use super::plant::Plant;
 use super::process::{End, ProcessId};
 use super::witness::Armed;
 use super::world::{Happening, World};
-use ringfence::internals::protocol::message::Input;
+use ringfence::internals::protocol::message::{Input, ProtocolError};
+
+/// Whether somebody would start a process again that has ended like this.
+fn may_come_back(end: &End) -> bool {
+    use ProtocolError::{CutOff, Excluded, NobodyReached, StopLimit};
+    match end {
+        End::Crashed => true,
+        End::Finished => false,
+        End::Failed(error) => matches!(
+            error,
+            CutOff { .. } | Excluded { .. } | NobodyReached { .. } | StopLimit { .. }
+        ),
+    }
+}
 
 impl World {
     /// Injects a fault if it is time for one; in a recovery it is so more often.
@@ -155,17 +168,25 @@ impl World {
         let crashed: Vec<ProcessId> = self
             .processes
             .values()
-            .filter(|process| matches!(process.end, Some(End::Crashed)))
+            .filter(|process| process.end.as_ref().is_some_and(may_come_back))
             .map(|process| process.id)
             .collect();
         let Some(&id) = self.chance.pick(&crashed) else { return false };
+        self.restart(id);
+        // At times all come at once.
+        if self.chance.one_in(3) {
+            crashed.into_iter().filter(|other| *other != id).for_each(|id| self.restart(id));
+        }
+        true
+    }
+
+    fn restart(&mut self, id: ProcessId) {
         let next = match self.plant {
             Some(Plant::SameIncarnation) => id.incarnation,
             _ => Incarnation(id.incarnation.0 + 1),
         };
         self.fired(Fault::Restart, Some(id.node), String::new);
         self.start(id.node, next);
-        true
     }
 
     fn lose_link(&mut self, id: ProcessId) -> bool {
