@@ -346,6 +346,17 @@ pub enum Suspicion {
     Planned { why: String },
 }
 
+impl Suspicion {
+    /// Whether it follows from the end of data connections alone.
+    pub(super) fn is_of_links(&self) -> bool {
+        match self {
+            Suspicion::LinkLost { .. } | Suspicion::ConnectFailed { .. } => true,
+            Suspicion::Stopped { reason, .. } => reason.lost_link.is_some(),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

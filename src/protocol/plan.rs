@@ -183,6 +183,9 @@ fn next_table(current: &View, next: &View, copies: &[Copies]) -> Result<Takeover
     }
     let lean = lean_nodes(table, &ring);
     let mut takeover = table.next(&ring, copies, current.backups, &lean)?;
+    if lean_nodes(&takeover.assignment, &ring).is_empty() {
+        return Ok(takeover);
+    }
     let mut wanted = copies.to_vec();
     wanted.iter_mut().for_each(|copies| copies.replicas.extend(&lean));
     let goal = table.next(&ring, &wanted, current.backups, &lean)?.assignment;

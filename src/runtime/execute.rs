@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::{WorkerEnd, run_worker};
 use timely::worker::Worker;
 
-use super::channel::{FromLauncher, Start, Supervision, ToNode};
+use super::channel::{ADDRESS_VARIABLE, FromLauncher, Start, Supervision, ToNode};
 use super::generation::Job;
 use super::host::Host;
 use super::interrupts::Interrupts;
 use super::job_hash::job_hash;
 use super::launcher;
-use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events};
+use super::node::{Events, Node, NodeEvent, NodeSetup, OpenRegister, Run, RunSource, events};
 use super::strangers::Strangers;
 use super::turns::{Turn, next_round};
 use super::wording::register_failed;
@@ -296,23 +297,9 @@ fn run_member(
             })?;
             let run = open_directory(config, directory.path(), &new_run_id(node))?;
             fresh = Some(directory);
-            RunSource::Known(run)
+            RunSource::Fresh(run, open_told(config))
         }
-        None => {
-            let config = config.clone();
-            RunSource::Told(Box::new(move |location| {
-                if !Path::new(location).is_dir() {
-                    return Err(Error::new(
-                        Kind::Register,
-                        format!(
-                            "cannot reach the register {location} of node 0: give all nodes a \
-                             directory that they share, with --register"
-                        ),
-                    ));
-                }
-                open_directory(&config, Path::new(location), "")
-            }))
-        }
+        None => RunSource::Told(open_told(config)),
     };
     let nodes = addresses
         .iter()
@@ -334,6 +321,23 @@ fn run_member(
         }
         (result, _) => result.map(|()| failures),
     }
+}
+
+/// Opens the register of which another node has told.
+fn open_told(config: &Config) -> OpenRegister {
+    let config = config.clone();
+    Box::new(move |location| {
+        if !Path::new(location).is_dir() {
+            return Err(Error::new(
+                Kind::Register,
+                format!(
+                    "cannot reach the register {location} of the other nodes: give all nodes a directory that \
+                     they share, with --register"
+                ),
+            ));
+        }
+        open_directory(&config, Path::new(location), "")
+    })
 }
 
 /// How long to wait for the resolver before the nodes look for each other anyway.
@@ -359,13 +363,13 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
         return Err(Error::internal("this process is not a node of a launcher"));
     };
     let node = supervision.node();
-    let listener = TcpListener::bind(("127.0.0.1", 0));
-    let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (address, listener) = bound.map_err(|error| {
-        Error::new(Kind::Network, "cannot listen on a port of 127.0.0.1").because(error)
-    })?;
+    let (address, listener) = listen_as_before()?;
     let (sender, inbox) = events();
     let start = wait_for_start(&supervision, sender.clone(), &address.to_string())?;
+    if start.is_restart && is_done(&start.register)? {
+        // What this process was started again for is complete.
+        return Ok(());
+    }
     let run = open_directory(config, &start.register, &start.run)?;
     let telling = supervision.clone();
     // If the launcher is gone the process ends by itself.
@@ -373,8 +377,40 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     let nodes = start.peers.into_iter().collect();
     let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
     setup.listener = Some(listener);
+    setup.is_restart = start.is_restart;
     let _interrupts = interrupt(sender.clone(), TERMINAL_GRACE)?;
     Node::new(setup, sender, inbox).run()
+}
+
+/// Listens on a port of this machine: where this node has listened before, if it is started again.
+fn listen_as_before() -> Result<(SocketAddr, TcpListener)> {
+    let before = std::env::var(ADDRESS_VARIABLE).ok();
+    let address = before.as_deref().unwrap_or("127.0.0.1:0");
+    let until = Instant::now() + LISTEN_LIMIT;
+    loop {
+        let listener = TcpListener::bind(address);
+        match listener.and_then(|listener| Ok((listener.local_addr()?, listener))) {
+            Ok(bound) => return Ok(bound),
+            // Somebody who looked for it there may be connected to itself for a moment.
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(LISTEN_PAUSE);
+            }
+            Err(error) => {
+                let text = format!("cannot listen at {address}");
+                return Err(Error::new(Kind::Network, text).because(error));
+            }
+        }
+    }
+}
+
+/// How long a node that is started again tries to listen where it did before.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// The time between two attempts.
+const LISTEN_PAUSE: Duration = Duration::from_millis(10);
+
+fn is_done(register: &Path) -> Result<bool> {
+    DirectoryRegister::open(register).and_then(|register| register.done()).map_err(register_failed)
 }
 
 /// How long a node of a launcher waits, after a SIGINT, for the launcher to end it: a terminal also sends

@@ -400,6 +400,8 @@ impl Machine {
         }
         let reason = StopReason::from(&what);
         self.progress.ends_because(view, &reason.why);
+        // Who stops closes its links, for whatever reason it does.
+        let is_of_links = reason.lost_link.is_some() || what.is_of_links();
         let event = match what {
             _ if reason.planned => Event::Planned { view, why: reason.why.clone() },
             what => Event::Suspicion { view, what },
@@ -407,7 +409,10 @@ impl Machine {
         match self.phase {
             Phase::Installing | Phase::Running => {}
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
-                return self.outputs.push(Output::Report(event));
+                if !(is_of_links && self.is_ended_by_plan()) {
+                    self.outputs.push(Output::Report(event));
+                }
+                return;
             }
             Phase::Forming
             | Phase::Joining

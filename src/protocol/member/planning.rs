@@ -42,10 +42,8 @@ impl Machine {
         // What one plan could not change, the next cannot either.
         let is_in_vain =
             view.planned && previous.is_some_and(|before| before.assignment == view.assignment);
-        self.planning.lean = match is_in_vain {
-            true => BTreeSet::new(),
-            false => lean_nodes(&view.assignment, &view.ring()),
-        };
+        self.planning.lean =
+            if is_in_vain { BTreeSet::new() } else { lean_nodes(&view.assignment, &view.ring()) };
         self.planning.wanted_since_ms = None;
     }
 
@@ -140,10 +138,14 @@ impl Machine {
         self.planning.ended = Some(view);
     }
 
+    pub(super) fn is_ended_by_plan(&self) -> bool {
+        self.planning.ended == Some(self.number())
+    }
+
     /// Whether the present view was ended on purpose, and nothing has failed since.
     pub(super) fn is_planned(&self) -> bool {
         let members = self.view.as_ref().map_or(0, |view| view.members.len());
-        self.planning.ended == Some(self.number()) && self.givers().count() == members
+        self.is_ended_by_plan() && self.givers().count() == members
     }
 }
 

@@ -35,6 +35,7 @@ fn a_share_of_seeds_breaks_nothing_and_most_faults_fire() {
     let totals = sweep(SHARE).run();
     assert_eq!(totals.violations, []);
     assert!(totals.endings[0] > SHARE.end / 2, "most jobs finish: {:?}", totals.endings);
+    assert!(totals.comebacks.iter().all(|count| *count > 0), "{:?}", totals.comebacks);
     assert!(totals.recoveries > SHARE.end && totals.repeated_releases > 0);
     let silent: Vec<Fault> = FAULTS
         .iter()

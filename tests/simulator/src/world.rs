@@ -328,6 +328,23 @@ impl World {
         })
     }
 
+    /// How many processes were taken in.
+    pub(super) fn joined(&self) -> u64 {
+        let newcomers = |view: &View| {
+            view.members.iter().filter(|member| view.is_newcomer(member.node)).count() as u64
+        };
+        self.views.values().map(newcomers).sum()
+    }
+
+    /// How many planned views moved partitions.
+    pub(super) fn moved(&self) -> u64 {
+        let pairs = self.views.values().zip(self.views.values().skip(1));
+        let has_moved = |(before, after): &(&View, &View)| {
+            after.planned && !before.assignment.moved(&after.assignment).is_empty()
+        };
+        pairs.filter(has_moved).count() as u64
+    }
+
     // Time.
 
     pub(super) fn at(&mut self, at_us: u64, id: ProcessId, happening: Happening) {
