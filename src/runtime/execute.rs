@@ -275,9 +275,7 @@ fn run_member(
     let address = &addresses[process];
     let resolved = resolve(addresses, RESOLVE_LIMIT);
     check_distinct(addresses, &resolved)?;
-    let listener = TcpListener::bind(address).map_err(|error| {
-        Error::new(Kind::Network, format!("cannot listen on {address}")).because(error)
-    })?;
+    let (_, listener) = listen(address)?;
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, addresses.len(), sender.clone())?);
     for (node, (address, found)) in addresses.iter().zip(&resolved).enumerate() {
@@ -363,7 +361,9 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
         return Err(Error::internal("this process is not a node of a launcher"));
     };
     let node = supervision.node();
-    let (address, listener) = listen_as_before()?;
+    // Where it has listened before, if it is started again.
+    let before = std::env::var(ADDRESS_VARIABLE).ok();
+    let (address, listener) = listen(before.as_deref().unwrap_or("127.0.0.1:0"))?;
     let (sender, inbox) = events();
     let start = wait_for_start(&supervision, sender.clone(), &address.to_string())?;
     if start.is_restart && is_done(&start.register)? {
@@ -382,28 +382,26 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     Node::new(setup, sender, inbox).run()
 }
 
-/// Listens on a port of this machine: where this node has listened before, if it is started again.
-fn listen_as_before() -> Result<(SocketAddr, TcpListener)> {
-    let before = std::env::var(ADDRESS_VARIABLE).ok();
-    let address = before.as_deref().unwrap_or("127.0.0.1:0");
+/// Listens at `address`, and waits for it if it is taken: the process that had it before may not be gone yet, and
+/// one that looks for this node on loopback may be connected to itself for a moment.
+fn listen(address: &str) -> Result<(SocketAddr, TcpListener)> {
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
         let listener = TcpListener::bind(address);
         match listener.and_then(|listener| Ok((listener.local_addr()?, listener))) {
             Ok(bound) => return Ok(bound),
-            // Somebody who looked for it there may be connected to itself for a moment.
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
                 std::thread::sleep(LISTEN_PAUSE);
             }
             Err(error) => {
-                let text = format!("cannot listen at {address}");
+                let text = format!("cannot listen on {address}");
                 return Err(Error::new(Kind::Network, text).because(error));
             }
         }
     }
 }
 
-/// How long a node that is started again tries to listen where it did before.
+/// How long an address that is taken is waited for.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// The time between two attempts.

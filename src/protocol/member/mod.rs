@@ -409,7 +409,8 @@ impl Machine {
         match self.phase {
             Phase::Installing | Phase::Running => {}
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
-                if !(is_of_links && self.is_ended_by_plan()) {
+                let is_known = self.is_ended_by_plan() && (is_of_links || reason.planned);
+                if !is_known {
                     self.outputs.push(Output::Report(event));
                 }
                 return;

@@ -640,6 +640,7 @@ impl World {
         self.note(Some(id.node), "END", 0, |_| words);
         self.judge_end(id, &end);
         self.tell_end(id, &end);
+        self.be_absent(id, &end);
         let Some(process) = self.alive(id) else { return };
         let controls: Vec<ProcessId> = process.controls.iter().copied().collect();
         self.close_links(id);

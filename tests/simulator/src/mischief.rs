@@ -10,6 +10,9 @@ use super::witness::Armed;
 use super::world::{Happening, World};
 use ringfence::internals::protocol::message::{Input, ProtocolError};
 
+/// How often a node is started again, at most: a run must come to an end.
+const COMEBACKS_MAX: u64 = 5;
+
 /// Whether somebody would start a process again that has ended like this.
 fn may_come_back(end: &End) -> bool {
     use ProtocolError::{CutOff, Excluded, NobodyReached, StopLimit};
@@ -161,7 +164,11 @@ impl World {
     fn may_crash(&mut self) -> bool {
         let crashed = self.processes.values().filter(|process| !process.is_alive()).count() as u64;
         let survivable = u64::from(self.shape.backups);
-        crashed + 1 < self.shape.nodes && (crashed < survivable || self.chance.one_in(6))
+        // Who has come back holds nothing yet.
+        let alive = self.processes.values().filter(|process| process.is_alive());
+        let is_whole = alive.into_iter().all(|process| process.vault.filling() == 0);
+        crashed + 1 < self.shape.nodes
+            && ((crashed < survivable && is_whole) || self.chance.one_in(6))
     }
 
     fn restart_one(&mut self) -> bool {
@@ -178,6 +185,28 @@ impl World {
             crashed.into_iter().filter(|other| *other != id).for_each(|id| self.restart(id));
         }
         true
+    }
+
+    /// Notes that a process has ended, if it is to be started again.
+    pub(super) fn be_absent(&mut self, id: ProcessId, end: &End) {
+        let Some(absence_us) = self.shape.absence_us.filter(|_| may_come_back(end)) else { return };
+        if id.incarnation.0 <= COMEBACKS_MAX {
+            let at_us = self.now_us + self.chance.below(absence_us);
+            self.absent.insert((at_us, id));
+        }
+    }
+
+    /// Starts again whose time has come.
+    pub(super) fn bring_back(&mut self) {
+        while let Some(&(at_us, id)) = self.absent.first()
+            && at_us <= self.now_us
+        {
+            self.absent.pop_first();
+            // A fault may have done it before.
+            if self.processes.get(&id.node).is_some_and(|process| process.id == id) {
+                self.restart(id);
+            }
+        }
     }
 
     fn restart(&mut self, id: ProcessId) {

@@ -113,6 +113,8 @@ pub(super) struct World {
     pub(super) events: u64,
     /// Views that a planted bug has put in the place of others.
     pub(super) reused: BTreeMap<ViewNumber, View>,
+    /// Who is to be started again, and when.
+    pub(super) absent: BTreeSet<(u64, ProcessId)>,
     /// The ends of processes that were started again.
     pub(super) former: Vec<(ProcessId, End)>,
     pub(super) reports: Reports,
@@ -169,6 +171,7 @@ impl World {
             broken: None,
             events: 0,
             reused: BTreeMap::new(),
+            absent: BTreeSet::new(),
             former: Vec::new(),
             reports: Reports::new(seed.is_multiple_of(2)),
             chance,
@@ -213,6 +216,7 @@ impl World {
             self.now_us = at_us;
             self.clock.store(at_us, Ordering::Relaxed);
             self.events += 1;
+            self.bring_back();
             if self.events > EVENTS_MAX {
                 self.violate("liveness: somebody is busy without end".to_owned());
             }
