@@ -51,7 +51,7 @@ mod runtime;
 /// What the project's simulator drives. Like everything hidden, it may change in any release.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::runtime::{holdings, witness};
+    pub use crate::runtime::{catch_up, holdings, witness};
     pub use crate::{protocol, register};
 }
 

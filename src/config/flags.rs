@@ -100,6 +100,7 @@ pub(super) fn command(program: &str) -> Command {
         .arg(path("quarantine", "DIR", "Write records whose processing panics every time to files in DIR, and continue"))
         .arg(Arg::new("views-without-commit").long("views-without-commit").value_name("NUM").value_parser(value_parser!(u32)).help("End the job after more than NUM consecutive views without a commit\n[default: 10]"))
         .arg(Arg::new("restarts").long("restarts").value_name("NUM/SECONDS").help("End the job after panics have ended more than NUM views within SECONDS\n[default: 10/60]"))
+        .arg(Arg::new("node-restarts").long("node-restarts").value_name("NUM[/SECONDS]").help("Start at most NUM node processes again within SECONDS, with --local; 0 for none\n[default: 10/60]"))
         .arg(millis("connect-timeout-ms", "Time for the nodes to find each other [default: 30000]"))
         .arg(millis("suspect-ms", "Silence after which a node counts as failed [default: 500]"))
         .arg(millis("hang-ms", "Time without an answer after which a worker counts as failed [default: 30000]"))
@@ -147,6 +148,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
     }
     if let Some(budget) = matches.get_one::<String>("restarts") {
         config.restarts = parse_restarts(budget)?;
+    }
+    if let Some(budget) = matches.get_one::<String>("node-restarts") {
+        config.node_restarts = parse_node_restarts(budget, config.node_restarts.1)?;
     }
     if let Some(mode) = matches.get_one::<String>("progress-mode") {
         config.progress_mode = mode.parse().map_err(Error::usage)?;
@@ -208,6 +212,18 @@ fn parse_restarts(budget: &str) -> Result<(u32, Duration)> {
     });
     numbers.ok_or_else(|| {
         Error::usage(format!("--restarts {budget:?}: expected NUM/SECONDS, as in 10/60"))
+    })
+}
+
+/// As [`parse_restarts`], and the window may be left out.
+fn parse_node_restarts(budget: &str, window: Duration) -> Result<(u32, Duration)> {
+    if let Ok(processes) = budget.parse() {
+        return Ok((processes, window));
+    }
+    parse_restarts(budget).map_err(|_| {
+        Error::usage(format!(
+            "--node-restarts {budget:?}: expected NUM or NUM/SECONDS, as in 10/60"
+        ))
     })
 }
 

@@ -47,6 +47,9 @@ const BYTES_PER_MB: u64 = 1_000_000;
 /// The shortest silence after which a node may count as failed: on a loaded machine, threads wait that long.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(50);
 
+/// The least time for which a planned change of views waits for a commit.
+const PLAN_WAIT_MIN: Duration = Duration::from_secs(1);
+
 /// What this process is in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -117,6 +120,8 @@ pub struct Config {
     pub(crate) random_faults: Option<RandomSpec>,
     /// How many views panics may end, and within which time.
     pub(crate) restarts: (u32, Duration),
+    /// How many processes a launcher starts again, and within which time.
+    pub(crate) node_restarts: (u32, Duration),
     /// How many views may follow each other without a commit in between.
     pub(crate) views_without_commit_max: u32,
     /// The directory for records that cannot be processed.
@@ -148,6 +153,7 @@ impl Config {
             faults: Vec::new(),
             random_faults: None,
             restarts: (10, Duration::from_secs(60)),
+            node_restarts: (10, Duration::from_secs(60)),
             views_without_commit_max: VIEWS_WITHOUT_COMMIT_MAX,
             quarantine: None,
             on_failure: None,
@@ -284,6 +290,23 @@ impl Config {
         self
     }
 
+    /// Starts at most `processes` node processes again within `window`, if this process is their launcher.
+    ///
+    /// A node that has died, or that the others went on without, is started again and taken in again. The default
+    /// is 10 within 60 s; with 0 the others go on without it, as they do once the number is used up.
+    ///
+    /// ```
+    /// use ringfence::Config;
+    /// use std::time::Duration;
+    ///
+    /// let config = Config::local(3).node_restarts(2, Duration::from_secs(10));
+    /// # config.validate().unwrap();
+    /// ```
+    pub fn node_restarts(mut self, processes: u32, window: Duration) -> Self {
+        self.node_restarts = (processes, window);
+        self
+    }
+
     /// Ends the job once more than `views` views have followed each other without a commit in between. The
     /// default is 10.
     ///
@@ -395,6 +418,12 @@ impl Config {
     /// explicitly.
     pub(crate) fn backup_count(&self) -> usize {
         self.backups.unwrap_or_else(|| self.backups_max().min(1))
+    }
+
+    /// How long a planned change of views waits for a commit: some intervals between two, and a second at least.
+    pub(crate) fn plan_wait(&self) -> Duration {
+        let interval = self.checkpoint_interval.unwrap_or(self.epoch_interval);
+        PLAN_WAIT_MIN.max(4 * interval)
     }
 
     /// Timely's configuration of a worker.

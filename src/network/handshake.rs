@@ -28,6 +28,8 @@ const PREFIX_BYTES: usize = 16;
 pub(crate) enum Purpose {
     /// Messages between two nodes, for the lifetime of both processes.
     Control,
+    /// Nothing but the answer: it says which run the acceptor is in.
+    Find,
     /// Frames of one generation.
     Data {
         /// The view that the generation is built for.
@@ -147,11 +149,8 @@ pub(crate) enum Refusal {
         /// The dialer.
         node: NodeId,
     },
-    /// Another process has this node number, or had it before it died.
-    #[error(
-        "another process is or was node {node} there, and a restarted process cannot rejoin a run yet: the \
-         job continues without it"
-    )]
+    /// A later start of the dialer is here.
+    #[error("a later start of node {node} is connected there: this process has been replaced")]
     Restarted {
         /// The dialer.
         node: NodeId,
@@ -185,9 +184,7 @@ impl Refusal {
             Refusal::OtherDigest { .. } => "the dialer has another view of this number",
             Refusal::NotAMember { .. } => "the dialer is no member",
             Refusal::AlreadyConnected { .. } => "the dialer is connected already",
-            Refusal::Restarted { .. } => {
-                "the dialer is another start of a node that was here before"
-            }
+            Refusal::Restarted { .. } => "the dialer is an earlier start of a node that is here",
             Refusal::Stopping => "this node is stopping",
             Refusal::Malformed => "the hello makes no sense",
         }
@@ -226,6 +223,7 @@ impl Identity {
         // While a cluster forms, a side that does not know the run yet learns it from the other.
         let may_learn =
             hello.purpose == Purpose::Control && (hello.run.is_empty() || self.run.is_empty());
+        let may_learn = may_learn || hello.purpose == Purpose::Find;
         if hello.run != self.run && !may_learn {
             // Frames never flow before the run is known here, which may be a moment late.
             return Err(if self.run.is_empty() { Refusal::NotYet } else { Refusal::OtherRun });

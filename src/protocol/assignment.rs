@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringfence_operators::ids::{NodeId, PartitionId, WorkerId};
 use serde::{Deserialize, Serialize};
 
+use super::balance::{move_backups, move_owners};
 use super::ranges::{Ranges, list};
 use super::ring::Ring;
 
@@ -161,16 +162,21 @@ impl Assignment {
     /// nodes counts as under-replicated, and the next nodes clockwise that have room are filled to
     /// become its backups; where there is no other node, the owner's own.
     ///
+    /// Where `lean` nodes hold replicas, they are given their share, which is the only reason for which a
+    /// partition of a survivor moves.
+    ///
     /// Fails, and names the partitions, if nobody holds a copy of some.
     pub fn next(
         &self,
         ring: &Ring,
         copies: &[Copies],
         backups: u32,
+        lean: &BTreeSet<NodeId>,
     ) -> Result<Takeover, LostPartitions> {
         assert_eq!(copies.len(), self.places.len(), "one entry of copies for each partition");
         self.check_lost(copies)?;
-        let owners = self.next_owners(ring, copies);
+        let mut owners = self.next_owners(ring, copies);
+        move_owners(&mut owners, ring, copies, lean);
         let mut takeover = Takeover {
             assignment: Assignment::default(),
             moved: Vec::new(),
@@ -211,6 +217,7 @@ impl Assignment {
             }
             takeover.assignment.places.push(Place { owner, backups: chosen, filling: Vec::new() });
         }
+        move_backups(&mut takeover.assignment, ring, copies, lean);
         fill(ring, &mut takeover.assignment, backups);
         Ok(takeover)
     }
@@ -352,15 +359,19 @@ fn fill(ring: &Ring, assignment: &mut Assignment, backups: u32) {
 
 /// How many partitions each worker has been given so far.
 #[derive(Default)]
-struct Load(BTreeMap<WorkerId, usize>);
+pub(super) struct Load(BTreeMap<WorkerId, usize>);
 
 impl Load {
-    fn of(&self, worker: WorkerId) -> usize {
+    pub(super) fn of(&self, worker: WorkerId) -> usize {
         self.0.get(&worker).copied().unwrap_or_default()
     }
 
-    fn add(&mut self, worker: WorkerId) {
+    pub(super) fn add(&mut self, worker: WorkerId) {
         *self.0.entry(worker).or_default() += 1;
+    }
+
+    pub(super) fn remove(&mut self, worker: WorkerId) {
+        *self.0.entry(worker).or_default() -= 1;
     }
 
     /// The first of the least loaded.

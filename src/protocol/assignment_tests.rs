@@ -56,7 +56,7 @@ fn backups_clip_to_the_cluster() {
 #[test]
 fn a_death_burdens_the_others_alike() {
     let table = Assignment::first(&ring(0..3, 2), 256, 1);
-    let took = table.next(&ring([0, 2], 2), &copies(&table, &[0, 2]), 1).unwrap();
+    let took = table.next(&ring([0, 2], 2), &copies(&table, &[0, 2]), 1, &BTreeSet::new()).unwrap();
     let loads = loads(&took.assignment, &ring([0, 2], 2));
     assert!(loads.iter().all(|load| (62..=66).contains(load)), "{loads:?}");
     assert_eq!(took.moved.len(), 86);
@@ -65,7 +65,7 @@ fn a_death_burdens_the_others_alike() {
 #[test]
 fn a_lost_partition_is_named() {
     let table = Assignment::first(&ring(0..3, 1), 12, 1);
-    let error = table.next(&ring([1], 1), &copies(&table, &[1]), 1).unwrap_err();
+    let error = table.next(&ring([1], 1), &copies(&table, &[1]), 1, &BTreeSet::new()).unwrap_err();
     assert!(!error.partitions.is_empty());
     assert_eq!(error.holders, [NodeId(0), NodeId(2)]);
     assert!(error.to_string().starts_with("no surviving copy of partitions "), "{error}");
@@ -76,7 +76,7 @@ fn a_lost_partition_is_named() {
 #[test]
 fn the_last_node_is_its_own_backup() {
     let table = Assignment::first(&ring(0..2, 1), 8, 1);
-    let took = table.next(&ring([1], 1), &copies(&table, &[1]), 1).unwrap();
+    let took = table.next(&ring([1], 1), &copies(&table, &[1]), 1, &BTreeSet::new()).unwrap();
     for (partition, place) in took.assignment.iter() {
         let moved = took.moved.contains(&partition);
         assert_eq!(
@@ -110,7 +110,7 @@ fn lost_backups_are_filled_on_the_next_nodes() {
             replicas: place.backups.iter().map(|b| b.node).filter(|n| *n != NodeId(1)).collect(),
         })
         .collect();
-    let took = table.next(&survivors, &copies, 1).unwrap();
+    let took = table.next(&survivors, &copies, 1, &BTreeSet::new()).unwrap();
     let mut filled = [0; 4];
     for (partition, place) in took.assignment.iter() {
         let lacks = took.under_replicated.contains(&partition);
@@ -141,7 +141,7 @@ fn the_last_node_fills_a_copy_of_its_own() {
             replicas: place.backups.iter().map(|b| b.node).filter(|n| *n == NodeId(0)).collect(),
         })
         .collect();
-    let took = table.next(&ring([0], 2), &copies, 1).unwrap();
+    let took = table.next(&ring([0], 2), &copies, 1, &BTreeSet::new()).unwrap();
     for place in &took.assignment.places {
         let guards: Vec<WorkerId> = place.fed().collect();
         assert_eq!(guards.len(), 1, "{place:?}");
@@ -186,8 +186,8 @@ proptest! {
             copies.live &= Some(place.owner.node.0) != panicked || place.owner.worker > 0;
         }
         let after = ring(alive.iter().copied(), workers);
-        let next = table.next(&after, &copies, backups);
-        prop_assert_eq!(&next, &table.next(&after, &copies, backups));
+        let next = table.next(&after, &copies, backups, &BTreeSet::new());
+        prop_assert_eq!(&next, &table.next(&after, &copies, backups, &BTreeSet::new()));
         let lost = copies.iter().filter(|copies| !copies.live && copies.replicas.is_empty()).count();
         let next = match next {
             Ok(next) => next,
@@ -224,7 +224,7 @@ proptest! {
         let table = Assignment::first(&ring(0..nodes, workers), partitions, nodes as u32 - 1);
         let alive: Vec<u64> = (0..nodes).filter(|node| *node != dead).collect();
         let after = ring(alive.iter().copied(), workers);
-        let next = table.next(&after, &copies(&table, &alive), nodes as u32 - 1).unwrap();
+        let next = table.next(&after, &copies(&table, &alive), nodes as u32 - 1, &BTreeSet::new()).unwrap();
         let most = loads(&next.assignment, &after).into_iter().max().unwrap();
         prop_assert!(most <= (partitions as usize).div_ceil(after.len()));
     }

@@ -25,6 +25,8 @@ pub enum Violation {
         "view {number} admits node {node}, incarnation {incarnation}, which its predecessor does not have"
     )]
     Stranger { number: ViewNumber, node: NodeId, incarnation: Incarnation },
+    #[error("view {number} is planned, and node {node} is not in it")]
+    LeftByPlan { number: ViewNumber, node: NodeId },
     #[error("view {number} resumes at {found:?}, its predecessor at {previous:?}")]
     ResumeFell { number: ViewNumber, previous: Option<Epoch>, found: Option<Epoch> },
     #[error("view {number} resumes at {found:?}, but its evidence says {expected:?}")]
@@ -65,6 +67,14 @@ pub enum Violation {
     },
     #[error("node {node} takes back evidence of partition {partition:?}, as of {recorded:?}")]
     EvidenceTakenBack { node: NodeId, partition: Option<PartitionId>, recorded: Option<Epoch> },
+    #[error(
+        "view {number} takes in node {node}, incarnation {incarnation}, which was a member before"
+    )]
+    TakenInAgain { number: ViewNumber, node: NodeId, incarnation: Incarnation },
+    #[error(
+        "node {node}, incarnation {incarnation}, gives evidence of view {view} and is not in it"
+    )]
+    EvidenceOfStranger { view: ViewNumber, node: NodeId, incarnation: Incarnation },
     #[error("the view is damaged: {0}")]
     Damaged(ViewError),
 }
@@ -104,7 +114,7 @@ pub fn successor(previous: &View, next: &View) -> Result<(), Violation> {
     numbers_have_no_gaps(previous, next)?;
     lineage_is_named(previous, next)?;
     shape_stays(previous, next)?;
-    members_only_leave(previous, next)?;
+    newcomers_are_new(previous, next)?;
     resume_never_falls(previous, next)?;
     resume_is_founded(previous, next)?;
     owners_hold_copies(previous, next)?;
@@ -132,18 +142,26 @@ pub fn shape_stays(previous: &View, next: &View) -> Result<(), Violation> {
     ensure(shape(previous) == shape(next), || Violation::Shape { number: next.number })
 }
 
-/// Every member was a member before, with the same incarnation.
-pub fn members_only_leave(previous: &View, next: &View) -> Result<(), Violation> {
+/// Every member was a member before, with the same incarnation, or is taken in by a planned view, in which nobody
+/// leaves: a node that was not in the one before.
+pub fn newcomers_are_new(previous: &View, next: &View) -> Result<(), Violation> {
+    let number = next.number;
     for member in &next.members {
         let before =
             previous.member(member.node).map(|member| (member.incarnation, &member.address));
-        ensure(before == Some((member.incarnation, &member.address)), || Violation::Stranger {
-            number: next.number,
+        let stays = before == Some((member.incarnation, &member.address));
+        let is_taken_in = next.is_newcomer(member.node) && next.planned && before.is_none();
+        ensure(stays != is_taken_in, || Violation::Stranger {
+            number,
             node: member.node,
             incarnation: member.incarnation,
         })?;
     }
-    Ok(())
+    let left = previous.members.iter().find(|member| next.member(member.node).is_none());
+    match left.filter(|_| next.planned) {
+        Some(member) => Err(Violation::LeftByPlan { number, node: member.node }),
+        None => Ok(()),
+    }
 }
 
 /// The resume epoch never falls.
@@ -208,26 +226,30 @@ pub fn backups_lie_apart(previous: &View, next: &View) -> Result<(), Violation> 
 }
 
 /// As many nodes other than the owner's hold or are being filled to hold each partition as are asked
-/// for, or as there are; and a node that is alone is at least its own backup.
+/// for, or as there are; and a node that is alone is at least its own backup. Only a planned view fills more.
 pub fn lost_backups_are_filled(next: &View) -> Result<(), Violation> {
     let others = next.members.len().saturating_sub(1);
     let wanted = others.min(next.backups as usize);
     for (partition, place) in next.assignment.iter() {
         let apart = place.fed().filter(|worker| worker.node != place.owner.node).count();
         let guarded = next.backups == 0 || place.fed().next().is_some();
-        ensure(apart == wanted && guarded, || Violation::NotFilled {
-            number: next.number,
-            partition,
-        })?;
+        let is_filled = apart == wanted || (apart > wanted && next.planned);
+        ensure(is_filled && guarded, || Violation::NotFilled { number: next.number, partition })?;
     }
     Ok(())
 }
 
-/// A partition whose owner survives with live state stays where it is.
+/// A partition whose owner survives with live state stays where it is, unless a planned view takes it from a worker
+/// that keeps its share.
 pub fn nothing_moves_needlessly(previous: &View, next: &View) -> Result<(), Violation> {
+    let share = next.partitions as usize / next.workers().count().max(1);
     for ((partition, before), place) in previous.assignment.iter().zip(&next.assignment.places) {
-        let needless = before.owner != place.owner && is_live(next, partition, before.owner.node);
-        ensure(!needless, || Violation::MovedNeedlessly { number: next.number, partition })?;
+        let moved = before.owner != place.owner && is_live(next, partition, before.owner.node);
+        let is_spared = || next.planned && next.assignment.owned_by(before.owner).count() >= share;
+        ensure(!moved || is_spared(), || Violation::MovedNeedlessly {
+            number: next.number,
+            partition,
+        })?;
     }
     Ok(())
 }

@@ -74,6 +74,18 @@ pub enum Message {
         /// The dataflow, as timely counts them.
         dataflow: u64,
     },
+    /// The sender is in no view and asks to be taken in, with nothing.
+    Join,
+    /// The generation of the sender is built, and has read again what had been read before.
+    CaughtUp {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// The sender has all copies for which it was filled in this view.
+    Refilled {
+        /// The view.
+        view: ViewNumber,
+    },
     /// The job is complete, and the register says so.
     Done,
     /// The job cannot go on, on any node.
@@ -94,6 +106,9 @@ pub struct StopReason {
     /// The member to which it has lost its data connection, where that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_link: Option<NodeId>,
+    /// Whether nothing is wrong: the view ends so that the next can have other members, or another table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub planned: bool,
 }
 
 impl From<&Suspicion> for StopReason {
@@ -102,6 +117,11 @@ impl From<&Suspicion> for StopReason {
         match what {
             Suspicion::WorkerPanicked { panic } => reason.panic = Some(Box::new(panic.clone())),
             Suspicion::LinkLost { node, .. } => reason.lost_link = Some(*node),
+            Suspicion::Planned { .. } => reason.planned = true,
+            // Whoever hears it first may pass it on before the planner is heard.
+            Suspicion::Stopped { reason: StopReason { why, planned: true, .. }, .. } => {
+                reason = StopReason { why: why.clone(), planned: true, ..StopReason::default() };
+            }
             _ => {}
         }
         reason
@@ -200,6 +220,21 @@ pub enum Input {
         /// The partitions whose live state may still come, ascending.
         awaited: Vec<PartitionId>,
     },
+    /// The generation of `view` is built, and its sources have read again what had been read before.
+    CaughtUp {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// An epoch was committed just now.
+    Committed {
+        /// The view.
+        view: ViewNumber,
+    },
+    /// This node has all copies for which it was filled.
+    Refilled {
+        /// The view.
+        view: ViewNumber,
+    },
     /// Every dataflow is complete, and so is every release of every shard on every node.
     GenerationFinished {
         /// The view.
@@ -257,6 +292,15 @@ pub enum RegisterReply {
 pub enum Output {
     /// Send a message to a peer; drop it if the connection is gone.
     Send(NodeId, Message),
+    /// Make a control connection to a member, if there is none and none is being made.
+    Connect {
+        /// The member.
+        node: NodeId,
+        /// The start of it.
+        incarnation: Incarnation,
+        /// Where it listens.
+        address: String,
+    },
     /// Create the view in the register.
     Propose(View),
     /// Read a view from the register, and then whether the run is done.
@@ -298,6 +342,19 @@ pub enum Suspicion {
     Stopped { node: NodeId, reason: StopReason },
     /// A member of a new view had gone before the view was known here.
     Gone { node: NodeId },
+    /// It is no suspicion at all: the view ends on purpose.
+    Planned { why: String },
+}
+
+impl Suspicion {
+    /// Whether it follows from the end of data connections alone.
+    pub(super) fn is_of_links(&self) -> bool {
+        match self {
+            Suspicion::LinkLost { .. } | Suspicion::ConnectFailed { .. } => true,
+            Suspicion::Stopped { reason, .. } => reason.lost_link.is_some(),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Suspicion {
@@ -324,6 +381,7 @@ impl fmt::Display for Suspicion {
             }
             Suspicion::Stopped { node, reason } => write!(f, "node {node} stops: {}", reason.why),
             Suspicion::Gone { node } => write!(f, "node {node} is gone"),
+            Suspicion::Planned { why } => f.write_str(why),
         }
     }
 }
@@ -337,6 +395,18 @@ pub enum Event {
         view: ViewNumber,
         /// What was seen.
         what: Suspicion,
+    },
+    /// A view ends on purpose.
+    Planned {
+        /// The current view.
+        view: ViewNumber,
+        /// What for, in words.
+        why: String,
+    },
+    /// The run has a view in which this process is not, so it asks to be taken in.
+    Joining {
+        /// The view.
+        view: ViewNumber,
     },
     /// A member has been silent for longer than usual; the others are asked.
     Silent {
@@ -385,6 +455,8 @@ pub enum Event {
         members: Vec<NodeId>,
         /// The members of the view before that are not in it.
         left: Vec<NodeId>,
+        /// The members that it has taken in.
+        joined: Vec<NodeId>,
         /// The partitions whose owner changed.
         moved: Vec<PartitionId>,
         /// The partitions with fewer backups on other nodes than asked for.
@@ -423,10 +495,18 @@ pub enum ProtocolError {
     )]
     CutOff { number: ViewNumber, node: NodeId, other: NodeId },
     #[error(
-        "the run has view {number} already, in which this process is not: a restarted process cannot \
-         rejoin yet; the job goes on without it, or start it anew on a fresh register"
+        "view {number} of the run has {}, and this process has {}; start it with the flags of the others, or \
+         start the job anew on a fresh register",
+        shape(expected),
+        shape(found)
     )]
-    RunStarted { number: ViewNumber },
+    OtherShape { number: ViewNumber, expected: [u32; 3], found: [u32; 3] },
+    #[error(
+        "nodes {} of view {number} could not be reached within {limit_ms} ms, so this process cannot be taken in; \
+         if all members have ended, what they held is lost: start the job anew on a fresh register",
+        list(.nodes)
+    )]
+    NobodyReached { number: ViewNumber, limit_ms: u64, nodes: Vec<NodeId> },
     #[error("the run is done already; start the job on a fresh register")]
     RunDone,
     #[error(
@@ -465,4 +545,9 @@ pub enum ProtocolError {
     Local { message: String },
     #[error("the register cannot be used: {message}")]
     Register { message: String },
+}
+
+/// What all members of a run have in common, in words.
+fn shape([partitions, workers, backups]: &[u32; 3]) -> String {
+    format!("{partitions} partitions, {workers} workers in each process and {backups} backups")
 }

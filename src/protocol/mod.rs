@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`ring`] | the SHA-1 positions of workers and partitions |
 //! | [`assignment`] | the table of owners and backups |
+//! | [`balance`] | how a member that owns far less than its share comes to own it |
 //! | [`view`] | an agreed membership, as it stands in the register |
 //! | [`plan`] | the next view, computed from evidence |
 //! | [`detector`] | who has been silent for too long |
@@ -21,6 +22,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod assignment;
+pub mod balance;
 pub mod detector;
 pub mod durability;
 pub mod invariants;

@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, OperatorName, PartitionId, ViewNumber};
 
-use super::assignment::{Assignment, Copies, Takeover};
+use super::assignment::{Assignment, Copies, LostPartitions, Takeover};
+use super::balance::{fill_towards, lean_nodes};
+use super::planted::{self, Planted};
 use super::ranges::{Ranges, list};
 use super::view::{Evidence, EvidenceError, Member, View};
 
@@ -105,21 +107,44 @@ pub fn next_view(
     current: &View,
     evidence: &BTreeMap<NodeId, (Incarnation, Evidence)>,
 ) -> Result<Plan, PlanError> {
+    follow(current, evidence, None)
+}
+
+/// Returns the view to follow `current` where nothing failed: all its members stay, `newcomers` are taken in, and
+/// who owns far less than its share is given it, or filled for it.
+///
+/// A newcomer gives no evidence, since it was no member, and so holds nothing.
+pub fn planned_view(
+    current: &View,
+    evidence: &BTreeMap<NodeId, (Incarnation, Evidence)>,
+    newcomers: Vec<Member>,
+) -> Result<Plan, PlanError> {
+    follow(current, evidence, Some(newcomers))
+}
+
+fn follow(
+    current: &View,
+    evidence: &BTreeMap<NodeId, (Incarnation, Evidence)>,
+    newcomers: Option<Vec<Member>>,
+) -> Result<Plan, PlanError> {
     check(current, evidence)?;
-    let members: Vec<Member> = current
+    let stays = current
         .members
         .iter()
         .filter_map(|member| Some((member, evidence.get(&member.node)?)))
         .map(|(member, (_, evidence))| Member {
             evidence: Some(evidence.clone()),
             ..member.clone()
-        })
-        .collect();
+        });
+    let planned = newcomers.is_some();
+    let mut members: Vec<Member> = stays.chain(newcomers.into_iter().flatten()).collect();
+    members.sort_by_key(|member| member.node);
     let resume = resume_epoch(current, &members);
     let mut view = View {
         run: current.run.clone(),
         number: ViewNumber(current.number.0 + 1),
         previous: Some(current.digest()),
+        planned,
         resume,
         members,
         workers_per_node: current.workers_per_node,
@@ -134,7 +159,7 @@ pub fn next_view(
         .map(|member| member.node)
         .filter(|node| !evidence.contains_key(node));
     let left: Vec<NodeId> = left.collect();
-    let takeover = current.assignment.next(&view.ring(), &copies, current.backups);
+    let takeover = next_table(current, &view, &copies);
     let Takeover { assignment, moved, under_replicated } = takeover.map_err(|lost| {
         let operators: BTreeSet<_> =
             evidence.values().flat_map(|(_, evidence)| &evidence.operators).collect();
@@ -148,6 +173,24 @@ pub fn next_view(
     view.assignment = assignment;
     debug_assert_eq!(super::invariants::successor(current, &view), Ok(()));
     Ok(Plan { view, moved, under_replicated, left })
+}
+
+/// The table of `next`, which is all but complete, given who holds what.
+fn next_table(current: &View, next: &View, copies: &[Copies]) -> Result<Takeover, LostPartitions> {
+    let (table, ring) = (&current.assignment, next.ring());
+    if !next.planned {
+        return table.next(&ring, copies, current.backups, &BTreeSet::new());
+    }
+    let lean = lean_nodes(table, &ring);
+    let mut takeover = table.next(&ring, copies, current.backups, &lean)?;
+    if lean_nodes(&takeover.assignment, &ring).is_empty() {
+        return Ok(takeover);
+    }
+    let mut wanted = copies.to_vec();
+    wanted.iter_mut().for_each(|copies| copies.replicas.extend(&lean));
+    let goal = table.next(&ring, &wanted, current.backups, &lean)?.assignment;
+    fill_towards(&mut takeover.assignment, &goal, copies, &lean);
+    Ok(takeover)
 }
 
 /// Returns R(n+1): the greater of R(n) and of what the members recorded in generation n.
@@ -172,6 +215,9 @@ pub fn copies(current: &View, members: &[Member], resume: Option<Epoch>) -> Vec<
             ) else {
                 continue;
             };
+            if planted::is(Planted::FillingCounted) && place.feeds(member.node) {
+                known.replicas.insert(member.node);
+            }
             known.live |= copy.live && place.owner.node == member.node;
             let Some(span) = copy.replica else { continue };
             let through =

@@ -14,6 +14,12 @@ pub enum Planted {
     WaitingUnbounded,
     /// The end of a worker of a view that is over is taken for one of the present view.
     LateEndCounted,
+    /// A copy that is being filled counts as a whole one.
+    FillingCounted,
+    /// Who asks to be taken in gives evidence of the view that it is not in.
+    JoinerTestifies,
+    /// Who asks may be an incarnation that the others went on without.
+    EndedTakenIn,
 }
 
 #[cfg(feature = "planted")]

@@ -35,6 +35,10 @@ pub struct View {
     pub number: ViewNumber,
     /// The digest of the view before; `None` in the first.
     pub previous: Option<ViewDigest>,
+    /// Whether the view before was ended on purpose, and by nothing that failed: to take members in, or to even
+    /// out who owns what.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub planned: bool,
     /// The epoch from which the members resume; `None` before the first commit.
     pub resume: Option<Epoch>,
     /// The members, ascending by node. The position of a member is its index as timely's process.
@@ -59,7 +63,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// Where the member listens for the others.
     pub address: String,
-    /// What the member held when the view before ended; `None` in the first view.
+    /// What the member held when the view before ended; `None` in the first view, and of a newcomer, which was in
+    /// no view before and holds nothing.
     pub evidence: Option<Evidence>,
 }
 
@@ -138,6 +143,7 @@ impl View {
             run: run.to_owned(),
             number: ViewNumber(1),
             previous: None,
+            planned: false,
             resume: None,
             workers_per_node: shape.workers_per_node,
             partitions: shape.partitions,
@@ -158,6 +164,12 @@ impl View {
     /// Returns the member that `node` is, if it is one.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.process_index(node).map(|index| &self.members[index])
+    }
+
+    /// Returns whether `node` was taken in by this view.
+    pub fn is_newcomer(&self, node: NodeId) -> bool {
+        let is_new = |member: &Member| member.evidence.is_none();
+        self.number > ViewNumber(1) && self.member(node).is_some_and(is_new)
     }
 
     /// Returns the index of `node` as one of timely's processes.
@@ -230,7 +242,12 @@ impl View {
 
     fn validate_lineage(&self) -> Result<(), ViewError> {
         let is_first = self.number == ViewNumber(1);
-        if is_first != self.previous.is_none() || (is_first && self.resume.is_some()) {
+        let nobody_stays = self.members.iter().all(|member| member.evidence.is_none());
+        let has_past = self.resume.is_some() || self.planned;
+        if is_first != self.previous.is_none()
+            || (is_first && has_past)
+            || (self.planned && nobody_stays)
+        {
             return Err(ViewError::Lineage { number: self.number });
         }
         if let Some(digest) = self.previous.as_ref().filter(|digest| !digest.is_well_formed()) {
@@ -239,7 +256,8 @@ impl View {
         for member in &self.members {
             let quoted = member.evidence.as_ref().map(|evidence| evidence.view);
             let expected = (!is_first).then(|| ViewNumber(self.number.0 - 1));
-            if quoted != expected {
+            let is_newcomer = self.planned && quoted.is_none();
+            if quoted != expected && !is_newcomer {
                 return Err(ViewError::EvidenceView { node: member.node, expected, found: quoted });
             }
             let recorded = member.evidence.as_ref().and_then(|evidence| evidence.recorded);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::screen::{Progress, Shown};
-use super::summary::{counted, thousands};
+use super::summary::{counted, named_nodes, thousands};
 use super::{Event, Summary, What};
 use crate::chaos::FaultKind;
 
@@ -102,9 +102,19 @@ impl Console {
                 let suspect = suspect.map_or(String::new(), |node| format!(" (node {node})"));
                 vec![format!("{} noticed: {what}{suspect}: {evidence}", who())]
             }
-            What::View { number, members, resume, moved_partitions, under_replicated, .. }
-                if self.view_told.is_none_or(|told| told < *number) =>
-            {
+            What::Restarted { target, restarts, .. } => {
+                let restarts = counted(u64::from(*restarts), "restart");
+                vec![format!("starting node {target} again ({restarts} lately)")]
+            }
+            What::View {
+                number,
+                members,
+                resume,
+                moved_partitions,
+                under_replicated,
+                joined,
+                ..
+            } if self.view_told.is_none_or(|told| told < *number) => {
                 self.view_told = Some(*number);
                 let members: Vec<String> = members.iter().map(ToString::to_string).collect();
                 let mut text = format!("view {number}: nodes {}", members.join(", "));
@@ -112,6 +122,9 @@ impl Console {
                     let resume = resume.map_or("the beginning".into(), |e| format!("epoch {e}"));
                     let moved = counted(u64::from(*moved_partitions), "partition");
                     text += &format!("; {moved} moved; resuming after {resume}");
+                }
+                if !joined.is_empty() {
+                    text += &format!("; {} taken in", named_nodes(joined));
                 }
                 if *under_replicated > 0 {
                     let few = counted(u64::from(*under_replicated), "partition");
@@ -177,6 +190,7 @@ mod tests {
             moved_partitions: 85,
             under_replicated: 0,
             takeovers: Vec::new(),
+            joined: Vec::new(),
         };
         let told = tell(&mut console, &mut summary, 0, view.clone());
         assert_eq!(told, ["view 2: nodes 0, 2; 85 partitions moved; resuming after epoch 31"]);

@@ -174,6 +174,18 @@ pub enum What {
         /// The nodes that own partitions which had another owner before, and how many.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         takeovers: Vec<Takeover>,
+        /// The nodes that it has taken in: they came, or came back, while the run was under way.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        joined: Vec<NodeId>,
+    },
+    /// The launcher has started the process of a node again.
+    Restarted {
+        /// The node.
+        target: NodeId,
+        /// Its operating system's process number.
+        process_id: u32,
+        /// How many processes were started again within the window, this one included.
+        restarts: u32,
     },
     /// The node holds complete copies of all partitions for which the view made it a new backup.
     Refilled {
@@ -360,6 +372,17 @@ mod tests {
                 moved_partitions: 85,
                 under_replicated: 0,
                 takeovers: vec![Takeover { node: NodeId(2), partitions: 85 }],
+                joined: vec![NodeId(1)],
+            },
+            What::Restarted { target: NodeId(1), process_id: 8, restarts: 1 },
+            What::View {
+                number: ViewNumber(3),
+                members: vec![NodeId(0)],
+                resume: None,
+                moved_partitions: 0,
+                under_replicated: 0,
+                takeovers: Vec::new(),
+                joined: Vec::new(),
             },
             What::Recovered {
                 view: ViewNumber(2),

@@ -217,6 +217,8 @@ impl FailureLedger {
                 _ => Vec::new(),
             };
             all_left.extend(&left);
+            // Some may have come back since.
+            all_left.retain(|node| !members.contains(node));
             open.followed_by = Some(*number);
             open.report.consequence = Consequence::Recovered {
                 view: *number,
@@ -226,6 +228,8 @@ impl FailureLedger {
                 takeovers: takeovers.clone(),
             };
         }
+        // Whoever is new has not said anything yet, whatever an earlier start of it has.
+        self.erred.retain(|node| !members.contains(node) || self.members.contains(node));
         self.view = *number;
         self.members.clone_from(members);
         let cost = Cost { partitions_moved: u64::from(*moved_partitions), ..Cost::default() };

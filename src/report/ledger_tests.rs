@@ -62,6 +62,7 @@ fn view(number: u64, members: &[u64]) -> What {
         moved_partitions: 85,
         under_replicated: 0,
         takeovers: vec![Takeover { node: NodeId(members[0]), partitions: 85 }],
+        joined: Vec::new(),
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Summary {
     recoveries: BTreeMap<ViewNumber, Recovery>,
     /// Records that all nodes had reported as read when a view was agreed.
     records_before: BTreeMap<ViewNumber, u64>,
+    /// How often processes were started again.
+    restarts: u64,
     last_error: Option<(Option<NodeId>, String)>,
 }
 
@@ -177,6 +179,7 @@ impl Summary {
                 self.fold_progress(event, *consumed, *records);
                 self.finished.extend(event.node.node());
             }
+            What::Restarted { .. } => self.restarts += 1,
             What::Refused { more, .. } => self.refused += (*more).max(1),
             What::Error { message, .. } => {
                 self.last_error = Some((event.node.node(), message.clone()));
@@ -289,6 +292,11 @@ impl Summary {
         &self.finished
     }
 
+    /// How often the launcher has started processes again.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
     /// The failures, each once.
     pub fn failures(&self) -> &[FailureRecord] {
         &self.failures
@@ -344,6 +352,9 @@ impl fmt::Display for Summary {
         line("injected faults", if faults.is_empty() { "none".into() } else { faults.join(", ") })?;
         for fault in &self.faults_unfired {
             line("fault NOT fired", format!("{fault}: the run ended before its moment"))?;
+        }
+        if self.restarts > 0 {
+            line("nodes started again", thousands(self.restarts))?;
         }
         line("partitions restored", thousands(self.partitions_restored()))?;
         line("records replayed", thousands(self.records_replayed()))?;
@@ -411,6 +422,7 @@ mod tests {
             moved_partitions: 0,
             under_replicated: 0,
             takeovers: Vec::new(),
+            joined: Vec::new(),
         }
     }
 

@@ -31,6 +31,9 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// The first length to which the texts of a message are cut that does not fit.
 const TEXT_BYTES: usize = 16 << 10;
 
+/// The environment variable by which a launcher tells a node that it starts again where it listened before.
+pub(super) const ADDRESS_VARIABLE: &str = "RINGFENCE_ADDRESS";
+
 /// The exit code of a node whose launcher is gone.
 const EXIT_WITHOUT_LAUNCHER: i32 = 1;
 
@@ -68,6 +71,9 @@ pub(crate) struct Start {
     pub peers: Vec<(NodeId, String)>,
     /// The process number of the launcher.
     pub launcher_process_id: u32,
+    /// Whether the receiver was started in the place of a process that has ended.
+    #[serde(default)]
+    pub is_restart: bool,
 }
 
 /// The argument of a node's callback.

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ringfence_operators::ids::{NodeId, ViewNumber};
 use ringfence_operators::worker::{WorkerEnd, run_worker};
 use timely::worker::Worker;
 
-use super::channel::{FromLauncher, Start, Supervision, ToNode};
+use super::channel::{ADDRESS_VARIABLE, FromLauncher, Start, Supervision, ToNode};
 use super::generation::Job;
 use super::host::Host;
 use super::interrupts::Interrupts;
 use super::job_hash::job_hash;
 use super::launcher;
-use super::node::{Events, Node, NodeEvent, NodeSetup, Run, RunSource, events};
+use super::node::{Events, Node, NodeEvent, NodeSetup, OpenRegister, Run, RunSource, events};
 use super::strangers::Strangers;
 use super::turns::{Turn, next_round};
 use super::wording::register_failed;
@@ -226,6 +227,7 @@ fn setup(
 ) -> Result<NodeSetup> {
     Ok(NodeSetup {
         node,
+        is_restart: false,
         nodes,
         listener: None,
         job_hash: this_job(config)?,
@@ -273,9 +275,7 @@ fn run_member(
     let address = &addresses[process];
     let resolved = resolve(addresses, RESOLVE_LIMIT);
     check_distinct(addresses, &resolved)?;
-    let listener = TcpListener::bind(address).map_err(|error| {
-        Error::new(Kind::Network, format!("cannot listen on {address}")).because(error)
-    })?;
+    let (_, listener) = listen(address)?;
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, addresses.len(), sender.clone())?);
     for (node, (address, found)) in addresses.iter().zip(&resolved).enumerate() {
@@ -295,23 +295,9 @@ fn run_member(
             })?;
             let run = open_directory(config, directory.path(), &new_run_id(node))?;
             fresh = Some(directory);
-            RunSource::Known(run)
+            RunSource::Fresh(run, open_told(config))
         }
-        None => {
-            let config = config.clone();
-            RunSource::Told(Box::new(move |location| {
-                if !Path::new(location).is_dir() {
-                    return Err(Error::new(
-                        Kind::Register,
-                        format!(
-                            "cannot reach the register {location} of node 0: give all nodes a \
-                             directory that they share, with --register"
-                        ),
-                    ));
-                }
-                open_directory(&config, Path::new(location), "")
-            }))
-        }
+        None => RunSource::Told(open_told(config)),
     };
     let nodes = addresses
         .iter()
@@ -333,6 +319,23 @@ fn run_member(
         }
         (result, _) => result.map(|()| failures),
     }
+}
+
+/// Opens the register of which another node has told.
+fn open_told(config: &Config) -> OpenRegister {
+    let config = config.clone();
+    Box::new(move |location| {
+        if !Path::new(location).is_dir() {
+            return Err(Error::new(
+                Kind::Register,
+                format!(
+                    "cannot reach the register {location} of the other nodes: give all nodes a directory that \
+                     they share, with --register"
+                ),
+            ));
+        }
+        open_directory(&config, Path::new(location), "")
+    })
 }
 
 /// How long to wait for the resolver before the nodes look for each other anyway.
@@ -358,13 +361,15 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
         return Err(Error::internal("this process is not a node of a launcher"));
     };
     let node = supervision.node();
-    let listener = TcpListener::bind(("127.0.0.1", 0));
-    let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (address, listener) = bound.map_err(|error| {
-        Error::new(Kind::Network, "cannot listen on a port of 127.0.0.1").because(error)
-    })?;
+    // Where it has listened before, if it is started again.
+    let before = std::env::var(ADDRESS_VARIABLE).ok();
+    let (address, listener) = listen(before.as_deref().unwrap_or("127.0.0.1:0"))?;
     let (sender, inbox) = events();
     let start = wait_for_start(&supervision, sender.clone(), &address.to_string())?;
+    if start.is_restart && is_done(&start.register)? {
+        // What this process was started again for is complete.
+        return Ok(());
+    }
     let run = open_directory(config, &start.register, &start.run)?;
     let telling = supervision.clone();
     // If the launcher is gone the process ends by itself.
@@ -372,8 +377,38 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     let nodes = start.peers.into_iter().collect();
     let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
     setup.listener = Some(listener);
+    setup.is_restart = start.is_restart;
     let _interrupts = interrupt(sender.clone(), TERMINAL_GRACE)?;
     Node::new(setup, sender, inbox).run()
+}
+
+/// Listens at `address`, and waits for it if it is taken: the process that had it before may not be gone yet, and
+/// one that looks for this node on loopback may be connected to itself for a moment.
+fn listen(address: &str) -> Result<(SocketAddr, TcpListener)> {
+    let until = Instant::now() + LISTEN_LIMIT;
+    loop {
+        let listener = TcpListener::bind(address);
+        match listener.and_then(|listener| Ok((listener.local_addr()?, listener))) {
+            Ok(bound) => return Ok(bound),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(LISTEN_PAUSE);
+            }
+            Err(error) => {
+                let text = format!("cannot listen on {address}");
+                return Err(Error::new(Kind::Network, text).because(error));
+            }
+        }
+    }
+}
+
+/// How long an address that is taken is waited for.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// The time between two attempts.
+const LISTEN_PAUSE: Duration = Duration::from_millis(10);
+
+fn is_done(register: &Path) -> Result<bool> {
+    DirectoryRegister::open(register).and_then(|register| register.done()).map_err(register_failed)
 }
 
 /// How long a node of a launcher waits, after a SIGINT, for the launcher to end it: a terminal also sends

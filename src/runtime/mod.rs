@@ -24,6 +24,7 @@
 //! | `job_hash` | how two processes recognise the same job |
 
 mod advice;
+pub mod catch_up;
 pub(crate) mod channel;
 mod compactor;
 mod execute;

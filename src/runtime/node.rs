@@ -7,11 +7,12 @@ mod agreement;
 mod closing;
 mod connections;
 mod dropping;
+mod joining;
 mod protocol;
 mod telling;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +26,7 @@ use ringfence_operators::vault::MemoryVault;
 
 use self::agreement::{Agreement, AllTold};
 use self::dropping::Dropping;
+use super::catch_up::CatchUp;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
 use super::recovery::RecoveryLog;
@@ -75,6 +77,8 @@ pub(crate) type OpenRegister = Box<dyn Fn(&str) -> Result<Run> + Send>;
 pub(crate) enum RunSource {
     /// The run is known.
     Known(Run),
+    /// This node has made it, unless the others turn out to be in one.
+    Fresh(Run, OpenRegister),
     /// The lowest node tells it when dialled.
     Told(OpenRegister),
 }
@@ -82,6 +86,8 @@ pub(crate) enum RunSource {
 /// Everything that a node is started with.
 pub(crate) struct NodeSetup {
     pub(crate) node: NodeId,
+    /// Whether this process was started in the place of one that has ended.
+    pub(crate) is_restart: bool,
     /// All nodes, this one included, and where they listen.
     pub(crate) nodes: BTreeMap<NodeId, String>,
     /// Where this one listens; `None` if it has no peers.
@@ -110,7 +116,9 @@ pub(crate) enum NodeEvent {
     /// A data connection was dialled.
     Linked { view: ViewNumber, node: NodeId, result: Result<(TcpStream, Welcome), DialError> },
     /// A peer has sent a message, or is gone.
-    Control { node: NodeId, event: ControlEvent<Message> },
+    Control { node: NodeId, incarnation: Incarnation, event: ControlEvent<Message> },
+    /// A peer was asked which run it is in.
+    Found { result: Result<(TcpStream, Welcome), DialError> },
     /// A data connection broke.
     LinkLost { view: ViewNumber, loss: LinkLoss },
     /// Something happened in a worker.
@@ -143,6 +151,8 @@ pub(crate) struct Node {
     events: Events,
     inbox: Receiver<NodeEvent>,
     listener: Option<Listener>,
+    /// The nodes to which control connections are being made.
+    dialling: BTreeSet<NodeId>,
     /// Connections that are being made now.
     dials: Arc<AtomicUsize>,
     controls: BTreeMap<NodeId, (Incarnation, ControlConnection<Message>)>,
@@ -179,6 +189,7 @@ pub(crate) struct Node {
 
 /// What this node knows about the current view in addition to its own part in it.
 struct Current {
+    catch_up: CatchUp,
     committed: Option<Epoch>,
     watches: Watches,
     agreement: Agreement,
@@ -206,6 +217,7 @@ impl Node {
             events,
             inbox,
             listener: None,
+            dialling: BTreeSet::new(),
             dials: Arc::default(),
             controls: BTreeMap::new(),
             run: None,
@@ -283,6 +295,10 @@ impl Node {
         self.start_listening()?;
         match std::mem::replace(&mut self.setup.run, RunSource::Told(Box::new(no_register))) {
             RunSource::Known(run) => self.join_run(run)?,
+            RunSource::Fresh(run, open) => {
+                self.setup.run = RunSource::Told(open);
+                self.join_run(run)?;
+            }
             told => self.setup.run = told,
         }
         let lower: Vec<(NodeId, String)> = self
@@ -291,9 +307,11 @@ impl Node {
             .range(..self.setup.node)
             .map(|(&node, address)| (node, address.clone()))
             .collect();
+        self.find_run();
         for (node, address) in lower {
             let hello = self.hello(Purpose::Control, node, None);
             let deadline = self.started + self.setup.config.connect_limit;
+            self.dialling.insert(node);
             self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Dialled {
                 node,
                 result,
@@ -353,7 +371,7 @@ impl Node {
             }
             self.close_if_due()?;
             let forming_until = self.started + self.setup.config.connect_limit;
-            if self.current.is_none() && now >= forming_until {
+            if self.current.is_none() && !self.is_joining() && now >= forming_until {
                 return Err(self.not_formed());
             }
             let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
@@ -378,10 +396,8 @@ impl Node {
                 self.tell(What::Refused { peer, reason, more: 0 });
                 Ok(())
             }
-            NodeEvent::Dialled { node, result } => match result {
-                Ok((stream, welcome)) => self.on_welcome(node, stream, welcome),
-                Err(error) => Err(self.dial_failed(node, error)),
-            },
+            NodeEvent::Dialled { node, result } => self.on_dialled(node, result),
+            NodeEvent::Found { result } => self.on_found(result),
             NodeEvent::Linked { view, node, result } => match result {
                 Ok((stream, _welcome)) => self.on_link(view, node, stream),
                 Err(error) => {
@@ -391,7 +407,13 @@ impl Node {
                     self.step(Input::ConnectFailed { view, node, why: error.to_string() })
                 }
             },
-            NodeEvent::Control { node, event: ControlEvent::Message(message, _held) } => {
+            // An earlier start may still have something on its way.
+            NodeEvent::Control { node, incarnation, .. }
+                if self.controls.get(&node).is_none_or(|(known, _)| *known != incarnation) =>
+            {
+                Ok(())
+            }
+            NodeEvent::Control { node, event: ControlEvent::Message(message, _held), .. } => {
                 if let Message::Received { view, bytes } = &message
                     && let Some(current) = self.current.as_mut().filter(|_| self.present.is(*view))
                 {
@@ -401,12 +423,9 @@ impl Node {
                 self.on_dropped_there(node, &message);
                 self.step(Input::Message { from: node, message })
             }
-            NodeEvent::Control { node, event: ControlEvent::Lost(why) } => {
-                // No other connection to this node is accepted before this one has reported its end.
-                let Some((incarnation, _)) = self.controls.get(&node) else { return Ok(()) };
-                let incarnation = *incarnation;
-                // Before there is a view, a node that has ended may be started again.
-                if self.current.is_none() {
+            NodeEvent::Control { node, incarnation, event: ControlEvent::Lost(why) } => {
+                // Those who are not in a view together may connect anew.
+                if !self.is_member(node, incarnation) {
                     self.controls.remove(&node);
                     self.tell_gone_early(node);
                 }

@@ -47,6 +47,11 @@ impl FailureAccount {
         }
     }
 
+    /// The view ends on purpose, which explains whatever links are lost by it.
+    pub fn explain(&mut self) {
+        self.is_told = true;
+    }
+
     /// Returns what is left to report when the next view is agreed.
     pub fn agree(&mut self) -> Vec<What> {
         let lost_link = std::mem::take(&mut self.lost_link);
@@ -101,6 +106,7 @@ pub fn of_suspicion(
             Some(of_hung_worker(here, view, place, *busy_ms))
         }
         Suspicion::WorkerPanicked { panic } => Some(of_panic(here, view, panic)),
+        Suspicion::Planned { .. } => None,
         Suspicion::Stopped { node, reason } => {
             reason.panic.as_ref().map(|panic| of_panic(*node, view, panic))
         }
@@ -116,7 +122,7 @@ fn conclusion(what: &Suspicion, seen: &Observation) -> Option<What> {
         Suspicion::Silent { .. } => "node silent",
         Suspicion::WorkerPanicked { .. } => "worker panicked",
         Suspicion::WorkerHung { .. } => "worker hung",
-        Suspicion::Stopped { .. } => return None,
+        Suspicion::Stopped { .. } | Suspicion::Planned { .. } => return None,
     };
     Some(What::Failure {
         view: seen.view,

@@ -24,7 +24,7 @@ pub(super) fn protocol_failed(error: ProtocolError) -> Error {
     let kind = match &error {
         ProtocolError::Excluded { .. } | ProtocolError::CutOff { .. } => Kind::Excluded,
         ProtocolError::Plan(PlanError::Lost { .. }) => Kind::Lost,
-        ProtocolError::RunStarted { .. }
+        ProtocolError::OtherShape { .. }
         | ProtocolError::RunDone
         | ProtocolError::OtherRun { .. }
         | ProtocolError::BadView { .. }

@@ -7,6 +7,7 @@ mod bad_input;
 mod by_hand;
 mod changed_lines;
 mod classic_jobs;
+mod comebacks;
 mod cuts;
 mod differential_jobs;
 mod example_support;

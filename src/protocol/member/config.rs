@@ -19,6 +19,8 @@ pub struct MemberConfig {
     pub address: String,
     /// All nodes of the first view, this one among them.
     pub nodes: BTreeSet<NodeId>,
+    /// Whether this process was started in the place of one that has ended.
+    pub is_restart: bool,
     /// The number of worker threads of every node.
     pub workers_per_node: u32,
     /// The number of partitions.
@@ -50,6 +52,10 @@ pub struct MemberLimits {
     pub done_wait_ms: u64,
     /// How often the register is asked again: for the first view, and after it failed to answer.
     pub register_retry_ms: u64,
+    /// How long a process that is in no view looks for the members of the newest one.
+    pub reach_limit_ms: u64,
+    /// How long a planned change waits for a commit.
+    pub plan_wait_ms: u64,
     /// How many views may be ended by panics of workers within the window; one more ends the job.
     pub restarts_max: u32,
     /// The length of that window.
@@ -75,6 +81,8 @@ impl MemberLimits {
             stop_limit_ms: 5_000,
             done_wait_ms: 2_000,
             register_retry_ms: 500,
+            reach_limit_ms: 30_000,
+            plan_wait_ms: 1_000,
             // What is too much is for the user to say.
             restarts_max: u32::MAX,
             restarts_window_ms: 60_000,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ringfence_operators::ids::{NodeId, PartitionId};
 
 use super::super::message::{Event, Output};
-use super::super::plan::{PlanError, next_view};
+use super::super::plan::{PlanError, next_view, planned_view};
 use super::super::view::Evidence;
 use super::{Machine, Phase};
 
@@ -100,7 +100,11 @@ impl Machine {
             _ if gathering.short => gathering.since_ms + limits.holder_wait_ms,
             _ => gathering.since_ms + self.missing().map(wait_ms).sum::<u64>(),
         };
-        (turn_ms + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
+        // Nothing is the matter, so what busy workers have is rather waited for than taken over by others.
+        let is_busy =
+            self.is_planned() && self.givers().any(|(n, _)| !self.awaited_of(n).is_empty());
+        let busy_ms = if is_busy { gathering.since_ms + limits.evidence_wait_ms } else { 0 };
+        (turn_ms.max(busy_ms) + rank * limits.propose_stagger_ms).max(gathering.not_before_ms)
     }
 
     pub(super) fn propose(&mut self) {
@@ -112,7 +116,11 @@ impl Machine {
             })
             .collect();
         let missing: Vec<NodeId> = self.missing().collect();
-        let plan = next_view(current, &evidence);
+        let plan = if self.is_planned() {
+            planned_view(current, &evidence, self.askers().collect())
+        } else {
+            next_view(current, &evidence)
+        };
         let awaited: BTreeMap<NodeId, Vec<PartitionId>> =
             evidence.keys().map(|node| (*node, self.awaited_of(*node).to_vec())).collect();
         let awaited_at = |partitions: &[PartitionId]| -> Vec<NodeId> {

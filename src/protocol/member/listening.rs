@@ -40,7 +40,7 @@ impl Machine {
     /// Watches the members that are connected; a node that is not can be heard by nobody.
     pub(super) fn watch(&mut self) {
         let members: Vec<_> = match self.phase {
-            Phase::Forming if self.view.is_none() => Vec::new(),
+            Phase::Forming | Phase::Joining => Vec::new(),
             _ => self.connected_members().collect(),
         };
         self.detector.watch(self.now_ms, members);

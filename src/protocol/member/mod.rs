@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Forming -> Installing -> Running -> Stopping -> Gathering -> Proposing
-//!                ^                                    |            |
-//!                +------------------------------------+------------+
+//!    |           ^                                    |            |
+//! Joining -------+------------------------------------+------------+
 //! Finishing -> Finished, from any of them; Failed, from any of them
 //! ```
 //!
@@ -25,6 +25,9 @@ use super::detector::Detector;
 use super::message::{Event, Input, Message, Output, ProtocolError, StopReason, Suspicion};
 use super::view::{ClusterShape, Evidence, Member, View};
 use asking::Asking;
+use joining::Joining;
+use others::Peer;
+use planning::Planning;
 use progress::Progress;
 use restarts::Restarts;
 
@@ -32,7 +35,10 @@ mod asking;
 mod config;
 mod gathering;
 mod installing;
+mod joining;
 mod listening;
+mod others;
+mod planning;
 mod progress;
 mod restarts;
 
@@ -45,6 +51,8 @@ pub use progress::VIEWS_WITHOUT_COMMIT_MAX;
 pub enum Phase {
     /// Waits for the first view.
     Forming,
+    /// Is in no view, and asks the members of the newest to be taken in.
+    Joining,
     /// Has a view and builds its generation.
     Installing,
     /// The generation runs.
@@ -93,21 +101,11 @@ pub struct Machine {
     register: Asking,
     restarts: Restarts,
     progress: Progress,
+    /// The latest start of each node that was ever a member.
+    met: BTreeMap<NodeId, Incarnation>,
+    joining: Joining,
+    planning: Planning,
     outputs: Vec<Output>,
-}
-
-/// What is known of another node's present incarnation.
-#[derive(Clone, Debug)]
-struct Peer {
-    incarnation: Incarnation,
-    address: String,
-    up: bool,
-    done: bool,
-    /// The latest stop and the latest evidence; newer ones replace older ones.
-    stop: Option<(ViewNumber, StopReason)>,
-    evidence: Option<Evidence>,
-    /// Of which view and which partitions its workers may still bring live state.
-    awaiting: Option<(ViewNumber, Vec<PartitionId>)>,
 }
 
 impl Machine {
@@ -138,6 +136,9 @@ impl Machine {
             register: Asking::default(),
             restarts: Restarts::default(),
             progress: Progress::default(),
+            met: BTreeMap::new(),
+            joining: Joining::default(),
+            planning: Planning::default(),
             outputs: Vec::new(),
         }
     }
@@ -162,8 +163,10 @@ impl Machine {
         let limits = &self.config.limits;
         let own = match &self.phase {
             Phase::Forming => self.started.then_some(self.poll_at_ms),
+            Phase::Joining => Some(self.joining_deadline()),
             Phase::Installing | Phase::Running => {
-                self.done_seen_ms.map(|seen| seen + limits.done_wait_ms)
+                let done = self.done_seen_ms.map(|seen| seen + limits.done_wait_ms);
+                done.or_else(|| self.planning_deadline())
             }
             Phase::Stopping { since_ms } => Some(since_ms + limits.stop_limit_ms),
             Phase::Gathering(gathering) => {
@@ -183,7 +186,7 @@ impl Machine {
         &self.phase
     }
 
-    /// Returns the latest view that the node knows and is a member of.
+    /// Returns the latest view that the node knows; it is a member of it, unless it asks to be taken in.
     pub fn view(&self) -> Option<&View> {
         self.view.as_ref()
     }
@@ -223,6 +226,9 @@ impl Machine {
             Input::EvidenceGrown { view, evidence, awaited } => {
                 self.on_evidence_grown(view, evidence, awaited);
             }
+            Input::CaughtUp { view } => self.on_caught_up(self.config.node, view),
+            Input::Committed { view } => self.on_committed(view),
+            Input::Refilled { view } => self.on_refilled(self.config.node, view),
             Input::GenerationFinished { view } => self.on_finished(view),
             Input::FatalError { message } => self.fail_all(ProtocolError::Local { message }),
             Input::Register(reply) => self.on_reply(reply),
@@ -242,8 +248,10 @@ impl Machine {
                 self.ask_to_read();
             }
         }
+        self.plan();
         let limits = &self.config.limits;
         match &self.phase {
+            Phase::Joining => self.advance_joining(),
             Phase::Forming if self.started && self.poll_at_ms <= self.now_ms => self.try_to_form(),
             Phase::Installing | Phase::Running
                 if self
@@ -263,8 +271,7 @@ impl Machine {
             let all_know =
                 self.other_members().all(|node| self.is_gone(node) || self.has_finished(node));
             if all_know || until_ms <= self.now_ms {
-                self.phase = Phase::Finished;
-                self.outputs.push(Output::Finish);
+                self.finish();
             }
         }
     }
@@ -272,7 +279,10 @@ impl Machine {
     // Forming.
 
     fn on_started(&mut self, done: bool) {
-        if done {
+        if done && self.config.is_restart {
+            // What it was started again for is complete.
+            self.finish();
+        } else if done {
             self.fail(ProtocolError::RunDone);
         } else {
             // SUBTLE: a view that exists already may be the first of this very process: it is proposed
@@ -287,23 +297,16 @@ impl Machine {
         if !self.config.nodes.contains(&node) || node == self.config.node {
             return;
         }
-        // A connection that ended stays ended, except before there is a view.
-        if known == Some(incarnation) && self.phase != Phase::Forming {
+        // A connection that ended stays ended, except between those who are not in a view together.
+        let is_again = known == Some(incarnation) && !self.is_outside() && self.is_member(node);
+        if is_again || known > Some(incarnation) {
             return;
         }
-        let peer = Peer {
-            incarnation,
-            address,
-            up: true,
-            done: false,
-            stop: None,
-            evidence: None,
-            awaiting: None,
-        };
-        self.peers.insert(node, peer);
+        self.peers.insert(node, Peer::new(incarnation, address));
         self.watch();
-        if self.phase == Phase::Forming {
+        if self.is_outside() {
             self.poll_at_ms = self.now_ms;
+            self.ask_anew();
         } else if self.is_up(node) && self.is_member(node) {
             self.greet(node);
         } else if self.is_member(node) {
@@ -328,6 +331,7 @@ impl Machine {
             _ => {}
         }
         missed.extend(self.testimony());
+        missed.extend(self.known_of_own(node));
         self.outputs.extend(missed.into_iter().map(|message| Output::Send(node, message)));
     }
 
@@ -371,7 +375,10 @@ impl Machine {
         let had_finished = peer.done;
         self.watch();
         match &mut self.phase {
-            Phase::Forming => self.poll_at_ms = self.now_ms,
+            Phase::Forming | Phase::Joining => {
+                self.poll_at_ms = self.now_ms;
+                self.ask_anew();
+            }
             Phase::Gathering(gathering) => gathering.reconsider(),
             _ => {}
         }
@@ -393,17 +400,34 @@ impl Machine {
         }
         let reason = StopReason::from(&what);
         self.progress.ends_because(view, &reason.why);
+        // Who stops closes its links, for whatever reason it does.
+        let is_of_links = reason.lost_link.is_some() || what.is_of_links();
+        let event = match what {
+            _ if reason.planned => Event::Planned { view, why: reason.why.clone() },
+            what => Event::Suspicion { view, what },
+        };
         match self.phase {
             Phase::Installing | Phase::Running => {}
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => {
-                return self.outputs.push(Output::Report(Event::Suspicion { view, what }));
+                let is_known = self.is_ended_by_plan() && (is_of_links || reason.planned);
+                if !is_known {
+                    self.outputs.push(Output::Report(event));
+                }
+                return;
             }
-            Phase::Forming | Phase::Finishing { .. } | Phase::Finished | Phase::Failed => return,
+            Phase::Forming
+            | Phase::Joining
+            | Phase::Finishing { .. }
+            | Phase::Finished
+            | Phase::Failed => return,
+        }
+        if reason.planned {
+            self.ends_by_plan(view);
         }
         self.phase = Phase::Stopping { since_ms: self.now_ms };
         self.outputs.push(Output::StopGeneration { view });
         self.broadcast(&Message::Stop { view, reason });
-        self.outputs.push(Output::Report(Event::Suspicion { view, what }));
+        self.outputs.push(Output::Report(event));
         // It may be no failure at all: the others may be done, or have gone on long ago.
         self.ask_to_read();
     }
@@ -446,6 +470,9 @@ impl Machine {
                 self.reconsider();
             }
             Message::ViewCreated { number } => self.look_for(number),
+            Message::Join => self.on_join(from),
+            Message::CaughtUp { view } => self.on_caught_up(from, view),
+            Message::Refilled { view } => self.on_refilled(from, view),
             // That it came says that the sender lives; what it says is for the connections' owner.
             Message::Beat { .. }
             | Message::Received { .. }
@@ -579,6 +606,7 @@ impl Machine {
             }
             Phase::Stopping { .. } | Phase::Gathering(_) | Phase::Proposing => self.finish_marked(),
             Phase::Forming => self.fail(ProtocolError::RunDone),
+            Phase::Joining => self.finish(),
             Phase::Finishing { until_ms: None } => self.finish_marked(),
             Phase::Finishing { .. } | Phase::Finished | Phase::Failed => {}
         }
@@ -590,72 +618,9 @@ impl Machine {
         self.broadcast(&Message::Done);
     }
 
-    // What is known of the others.
-
-    fn number(&self) -> ViewNumber {
-        self.view.as_ref().map_or(ViewNumber(0), |view| view.number)
-    }
-
-    fn next_number(&self) -> ViewNumber {
-        ViewNumber(self.number().0 + 1)
-    }
-
-    fn partitions(&self) -> u32 {
-        self.view.as_ref().map_or(self.config.partitions, |view| view.partitions)
-    }
-
-    /// Whether this incarnation of this node is a member of `view`.
-    fn is_in(&self, view: &View) -> bool {
-        view.member(self.config.node)
-            .is_some_and(|member| member.incarnation == self.config.incarnation)
-    }
-
-    fn is_member(&self, node: NodeId) -> bool {
-        self.view.as_ref().is_some_and(|view| view.member(node).is_some())
-    }
-
-    /// Whether the connection to the incarnation of `node` that is in the current view stands.
-    fn is_up(&self, node: NodeId) -> bool {
-        let member = self.view.as_ref().and_then(|view| view.member(node));
-        let Some(peer) = self.peers.get(&node) else { return false };
-        peer.up && member.is_none_or(|member| member.incarnation == peer.incarnation)
-    }
-
-    /// Whether the incarnation of `node` that is in the current view is known to have ended.
-    ///
-    /// One that was never connected is not gone: it may be about to connect.
-    fn is_gone(&self, node: NodeId) -> bool {
-        let member = self.view.as_ref().and_then(|view| view.member(node));
-        let Some(peer) = self.peers.get(&node) else { return false };
-        // The end of an earlier start says nothing of the one that is in the view.
-        let is_earlier = member.is_some_and(|member| peer.incarnation < member.incarnation);
-        !is_earlier && !self.is_up(node)
-    }
-
-    /// Whether nothing can be heard of `node`: its connection has ended, or carries nothing.
-    fn is_unheard(&self, node: NodeId) -> bool {
-        self.is_gone(node) || self.detector.is_silent(node)
-    }
-
-    fn has_finished(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.done)
-    }
-
-    fn other_members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let members = self.view.iter().flat_map(|view| &view.members);
-        members.map(|member| member.node).filter(|node| *node != self.config.node)
-    }
-
-    fn connected_members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.other_members().filter(|node| self.is_up(*node))
-    }
-
-    fn broadcast(&mut self, message: &Message) {
-        let nodes: Vec<NodeId> = match &self.view {
-            Some(_) => self.connected_members().collect(),
-            None => self.peers.iter().filter(|(_, peer)| peer.up).map(|(node, _)| *node).collect(),
-        };
-        self.outputs.extend(nodes.into_iter().map(|node| Output::Send(node, message.clone())));
+    fn finish(&mut self) {
+        self.phase = Phase::Finished;
+        self.outputs.push(Output::Finish);
     }
 
     fn fail(&mut self, error: ProtocolError) {

@@ -34,6 +34,10 @@ impl Progress {
         next: &View,
         views_max: u32,
     ) -> Option<ProtocolError> {
+        // What was ended on purpose was not in vain, and has not come to anything either.
+        if next.planned {
+            return None;
+        }
         // A view resumes from the last commit: the same epoch again means that there was none.
         self.fruitless = if next.resume == previous.resume { self.fruitless + 1 } else { 0 };
         if self.fruitless <= views_max {

@@ -7,6 +7,7 @@
 //! One loop owns the processes and decides; threads only read and put what they read into its inbox.
 //! Since only the loop reaps processes, a signal can never hit another process with a reused number.
 
+mod comebacks;
 mod outputs;
 mod process;
 mod register;
@@ -31,6 +32,7 @@ use crate::report::{
     Cause, Clue, Component, Event, FailurePlace, FailureReport, Observation, Origin, Summary, What,
     named_nodes, now_ms,
 };
+use comebacks::Comebacks;
 use process::Node;
 use register::RegisterDirectory;
 
@@ -67,15 +69,20 @@ pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<F
         let _ = interrupted.send(Inbox::Interrupted(signal));
     })?;
     let mut launcher = Launcher {
+        config,
+        turn,
+        register: &register,
+        sender,
+        run_id: None,
+        comebacks: Comebacks::new(config.node_restarts),
         nodes: Vec::with_capacity(nodes),
         inbox,
         injector: Injector::new(config),
         desk,
         memory_kills: MemoryKills::watch(),
-        started: false,
         reaped_at: Instant::now(),
     };
-    let result = launcher.run(config, turn, nodes, &register, sender);
+    let result = launcher.run(nodes);
     launcher.nodes.iter_mut().for_each(Node::end);
     let told = launcher.desk.end(&result, launcher.injector.waiting());
     drop(interrupts);
@@ -96,36 +103,40 @@ enum Inbox {
     Interrupted(Signal),
 }
 
-struct Launcher {
+struct Launcher<'a> {
+    config: &'a Config,
+    /// The job of the program that is run.
+    turn: Option<&'a str>,
+    register: &'a RegisterDirectory,
+    /// For those who read what nodes say.
+    sender: Sender<Inbox>,
+    /// The run, once all nodes were let to begin.
+    run_id: Option<String>,
+    comebacks: Comebacks,
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
     injector: Injector,
     desk: ProcessDesk,
     memory_kills: MemoryKills,
-    started: bool,
     reaped_at: Instant,
 }
 
-impl Launcher {
-    fn run(
-        &mut self,
-        config: &Config,
-        turn: Option<&str>,
-        nodes: usize,
-        register: &RegisterDirectory,
-        sender: Sender<Inbox>,
-    ) -> Result<()> {
+impl Launcher<'_> {
+    fn run(&mut self, nodes: usize) -> Result<()> {
         for index in 0..nodes {
             let (id, display) = (NodeId(index as u64), &self.desk.outlets().display);
-            self.nodes.push(Node::spawn(config, turn, id, display, &sender)?);
+            let node = Node::spawn(self.config, self.turn, id, None, display, &self.sender)?;
+            self.nodes.push(node);
         }
-        let deadline = Instant::now() + config.connect_limit;
+        let deadline = Instant::now() + self.config.connect_limit;
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
-            if !self.started {
-                self.try_start(register, deadline, config.connect_limit)?;
+            if self.run_id.is_none() {
+                self.try_start(deadline)?;
             } else if !self.has_formed() {
                 self.check_all_there()?;
+            } else {
+                self.bring_back()?;
             }
         }
         self.drain_outputs(|_| true)?;
@@ -180,6 +191,7 @@ impl Launcher {
         match item {
             Inbox::Message(id, ToLauncher::Hello { address }, _held) => {
                 self.node(id).address = Some(address);
+                self.welcome_back(id);
                 Ok(())
             }
             Inbox::Message(id, ToLauncher::Event(event), _held) => {
@@ -219,12 +231,7 @@ impl Launcher {
     }
 
     /// Lets all nodes begin as soon as the last one listens.
-    fn try_start(
-        &mut self,
-        register: &RegisterDirectory,
-        deadline: Instant,
-        limit: Duration,
-    ) -> Result<()> {
+    fn try_start(&mut self, deadline: Instant) -> Result<()> {
         if let Some(index) = self.nodes.iter().position(|node| node.status.is_some()) {
             self.drain_outputs(|node| node.status.is_some())?;
             let ended = &self.nodes[index];
@@ -243,19 +250,15 @@ impl Launcher {
             self.injector.stand_between(&addresses)?;
             let run = format!("{:x}-{:x}", now_ms() as u64, std::process::id());
             for node in &self.nodes {
-                let start = ToNode::Start(Start {
-                    run: run.clone(),
-                    register: register.path(),
-                    peers: self.injector.addresses_for(node.id, &addresses),
-                    launcher_process_id: std::process::id(),
-                });
+                let start = self.start_of(node.id, &run, false);
                 // A node that is gone already is noticed by the next look at it.
                 let _ = channel::send(&node.channel, &start);
             }
-            self.started = true;
+            self.run_id = Some(run);
         } else if Instant::now() > deadline {
             let missing: Vec<NodeId> = missing.iter().map(|node| node.id).collect();
-            let (names, limit_ms) = (named_nodes(&missing), limit.as_millis());
+            let limit_ms = self.config.connect_limit.as_millis();
+            let names = named_nodes(&missing);
             return Err(Error::new(Kind::Network, format!("not up after {limit_ms} ms: {names}")));
         }
         Ok(())
@@ -399,7 +402,7 @@ impl Launcher {
             |node: &Node| node.excluded || (!members.is_empty() && !members.contains(&node.id));
         let failed = |node: &&Node| {
             let has_failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
-            !is_left(node) && node.status.is_some_and(has_failed)
+            !is_left(node) && !node.was_in_vain && node.status.is_some_and(has_failed)
         };
         // The node that ended the job says why; the others say that and which node it was, which is longer.
         let said = |node: &&Node| node.last_error.as_ref().map_or(usize::MAX, String::len);

@@ -16,6 +16,7 @@ use super::outputs::{Output, start_readers};
 use crate::config::{Config, NODE_VARIABLE};
 use crate::error::{Error, Result};
 use crate::report::{Cause, Clue, Component, FailurePlace, Observation};
+use crate::runtime::channel::ADDRESS_VARIABLE;
 use crate::runtime::memory_kills::MemoryKills;
 use crate::runtime::outlets::Display;
 use crate::runtime::turns::TURN_VARIABLE;
@@ -41,14 +42,20 @@ pub(super) struct Node {
     /// Whether all that it had to tell is told.
     pub(super) channel_ended: bool,
     pub(super) end_told: bool,
+    /// Whether it will not be started again.
+    pub(super) is_given_up: bool,
+    /// Whether it was ended because there was nobody to take it in.
+    pub(super) was_in_vain: bool,
 }
 
 impl Node {
-    /// Starts node `id` of the job of this name among those of the program.
+    /// Starts node `id` of the job of this name among those of the program. It listens at `address`, if it has
+    /// listened there before.
     pub(super) fn spawn(
         config: &Config,
         turn: Option<&str>,
         id: NodeId,
+        address: Option<&str>,
         display: &Display,
         sender: &Sender<Inbox>,
     ) -> Result<Self> {
@@ -63,6 +70,9 @@ impl Node {
         };
         if let Some(turn) = turn {
             command.env(TURN_VARIABLE, turn);
+        }
+        if let Some(address) = address {
+            command.env(ADDRESS_VARIABLE, address);
         }
         let mut child = command
             .env(NODE_VARIABLE, id.to_string())
@@ -87,6 +97,8 @@ impl Node {
             outputs_open: 3,
             channel_ended: false,
             end_told: false,
+            is_given_up: false,
+            was_in_vain: false,
         };
         let forward = (stdout.map(Output::Standard), stderr.map(Output::Error));
         start_readers(&node, forward, display, sender).map(|()| node).map_err(cannot)
@@ -179,6 +191,13 @@ impl Node {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
         // The name before it stands in parentheses and may hold anything, parentheses too.
         text.rsplit_once(") ")?.1.chars().next()
+    }
+
+    /// Ends the process because nobody is left to take it in.
+    pub(super) fn end_in_vain(&mut self) {
+        self.was_in_vain = true;
+        // It is reaped like any other; this fails only where it is gone already.
+        let _ = self.child.kill();
     }
 
     /// Ends the process, if it has not ended.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ringfence_operators::ids::{Incarnation, NodeId};
 
-use super::{Node, NodeEvent, RunSource};
+use super::{Node, NodeEvent};
 use crate::config::PROCESSES_MAX;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
@@ -91,22 +91,31 @@ impl Node {
         }
         match inbound.hello.purpose.clone() {
             Purpose::Control => self.on_inbound_control(inbound),
+            // The answer is all that it wants.
+            Purpose::Find => {
+                drop(inbound.accept(self.welcome()));
+                Ok(())
+            }
             Purpose::Data { view, digest } => self.on_inbound_data(inbound, view, &digest),
         }
     }
 
     pub(super) fn on_inbound_control(&mut self, inbound: Inbound) -> Result<()> {
         let node = inbound.hello.node;
-        if node <= self.setup.node || !self.setup.nodes.contains_key(&node) {
+        // The higher one of two calls, except that who joins calls all whom it knows from the newest view.
+        let may_call = node > self.setup.node || inbound.hello.to_incarnation.is_some();
+        if !may_call || node == self.setup.node || !self.setup.nodes.contains_key(&node) {
             return self.refuse(inbound, Refusal::NotAMember { node });
         }
-        if let Some((known, _)) = self.controls.get(&node) {
-            let reason = if *known == inbound.hello.incarnation {
-                Refusal::AlreadyConnected { node }
-            } else {
-                Refusal::Restarted { node }
-            };
-            return self.refuse(inbound, reason);
+        match self.controls.get(&node).map(|(known, _)| *known) {
+            Some(known) if known == inbound.hello.incarnation => {
+                return self.refuse(inbound, Refusal::AlreadyConnected { node });
+            }
+            Some(known) if known > inbound.hello.incarnation => {
+                return self.refuse(inbound, Refusal::Restarted { node });
+            }
+            Some(_) => self.forget(node)?,
+            None => {}
         }
         // The lowest node tells the others which run it is: it must know first.
         let (incarnation, address) = (inbound.hello.incarnation, inbound.hello.address.clone());
@@ -123,22 +132,12 @@ impl Node {
         stream: TcpStream,
         welcome: Welcome,
     ) -> Result<()> {
-        if self.run.is_none()
-            && let RunSource::Told(open) = &self.setup.run
-            && let Some(location) = &welcome.register
-        {
-            let run = open(location)?;
-            if run.id != welcome.run {
-                return Err(Error::new(
-                    Kind::Register,
-                    format!(
-                        "register {location} holds run {}, but node {node} is in run {}: the \
-                         directory must be the same one for all nodes (see --register)",
-                        run.id, welcome.run
-                    ),
-                ));
-            }
-            self.join_run(run)?;
+        if self.run.is_none() {
+            self.learn_run(&welcome)?;
+        }
+        // Both may have called.
+        if self.controls.get(&node).is_some_and(|(known, _)| *known >= welcome.incarnation) {
+            return Ok(());
         }
         let address = self.setup.nodes.get(&node).cloned().unwrap_or_default();
         self.connect_control(node, welcome.incarnation, address, stream)
@@ -152,7 +151,8 @@ impl Node {
         stream: TcpStream,
     ) -> Result<()> {
         let events = self.events.clone();
-        let on_event = move |event| drop(events.send(NodeEvent::Control { node, event }));
+        let on_event =
+            move |event| drop(events.send(NodeEvent::Control { node, incarnation, event }));
         let connection = ControlConnection::start(stream, node, ControlLimits::default(), on_event);
         let connection = connection.map_err(|error| {
             Error::new(Kind::Network, format!("cannot talk to node {node}")).because(error)
@@ -188,6 +188,9 @@ impl Node {
 
     /// Tells that a node which was there has ended before the first view.
     pub(super) fn tell_gone_early(&self, node: NodeId) {
+        if self.current.is_some() || self.is_joining() {
+            return;
+        }
         let left = self.setup.config.connect_limit.saturating_sub(self.started.elapsed());
         let text = format!(
             "node {node} has ended before the first view: it may be started again within {} s",

@@ -30,10 +30,13 @@ impl Node {
             incarnation: self.incarnation,
             address,
             nodes: self.setup.nodes.keys().copied().collect(),
+            is_restart: self.setup.is_restart,
             workers_per_node: self.setup.config.workers as u32,
             partitions: self.setup.config.partitions,
             backups: self.setup.config.backup_count() as u32,
             limits: MemberLimits {
+                reach_limit_ms: self.setup.config.connect_limit.as_millis() as u64,
+                plan_wait_ms: self.setup.config.plan_wait().as_millis() as u64,
                 stop_limit_ms: self.setup.config.hang_limit.as_millis() as u64,
                 views_without_commit_max: self.setup.config.views_without_commit_max,
                 restarts_max: self.setup.config.restarts.0,
@@ -88,6 +91,9 @@ impl Node {
                     registrar.ask(output);
                 }
             }
+            Output::Connect { node, incarnation, address } => {
+                self.connect_to(node, incarnation, address);
+            }
             Output::Install(view) => self.install(view)?,
             Output::StopGeneration { view } => return Ok(self.stop_generation(view)),
             Output::Report(decision) => self.on_decision(decision),
@@ -122,6 +128,19 @@ impl Node {
                 let told = self.failures.suspect(here, &what, seen);
                 told.into_iter().for_each(|what| self.tell(what));
             }
+            Decision::Planned { view, why } => {
+                self.failures.explain();
+                let members = self.present.view().map(|view| &view.members);
+                let planner = members.and_then(|members| members.first());
+                if planner.is_some_and(|planner| planner.node == self.setup.node) {
+                    let text = format!("view {view} ends on purpose: {why}");
+                    self.tell(What::Message { text });
+                }
+            }
+            Decision::Joining { view } => {
+                let text = format!("the run has view {view} already: asking to be taken in");
+                self.tell(What::Message { text });
+            }
             Decision::Silent { node, silent_ms } => {
                 self.tell(What::Suspicion { suspect: node, silent_ms });
             }
@@ -129,7 +148,15 @@ impl Node {
                 self.tell(What::Cleared { suspect: node, silent_ms });
             }
             Decision::Stopped { .. } => self.recovery.stopped(now),
-            Decision::ViewAgreed { number, resume, members, moved, under_replicated, .. } => {
+            Decision::ViewAgreed {
+                number,
+                resume,
+                members,
+                joined,
+                moved,
+                under_replicated,
+                ..
+            } => {
                 self.recovery.agreed(now);
                 self.failures.agree().into_iter().for_each(|what| self.tell(what));
                 let takeovers = self.takeovers(&moved);
@@ -139,6 +166,7 @@ impl Node {
                     resume,
                     moved_partitions: moved.len() as u32,
                     under_replicated: under_replicated.len() as u32,
+                    joined,
                     takeovers,
                 });
             }

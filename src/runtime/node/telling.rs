@@ -10,6 +10,7 @@ use ringfence_operators::verbs::sink::RELEASE_LIMIT;
 
 use super::Node;
 use crate::error::Result;
+use crate::protocol::message::Input;
 use crate::report::What;
 use crate::runtime::witness;
 
@@ -22,12 +23,15 @@ impl Node {
         let Some(current) = self.current.as_mut().filter(|_| self.present.is(view)) else {
             return Ok(());
         };
+        let has_caught_up = current.catch_up.note(&notice);
+        let mut has_committed = false;
         if let Notice::Committed { epoch } = notice
             && Some(epoch) > current.committed
         {
             current.committed = Some(epoch);
             // The end of everything is not an epoch that anybody would know.
             if epoch != Epoch::END {
+                has_committed = true;
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
@@ -75,7 +79,10 @@ impl Node {
         if let Some(recovered) = self.recovery.note(view, &notice, now) {
             self.tell(recovered);
         }
-        Ok(())
+        if has_caught_up {
+            self.step(Input::CaughtUp { view })?;
+        }
+        if has_committed { self.step(Input::Committed { view }) } else { Ok(()) }
     }
 
     pub(super) fn tell(&self, what: What) {

@@ -20,6 +20,7 @@ use crate::protocol::present::{Answer, Caller, Due, Standing, Why};
 use crate::protocol::view::View;
 use crate::report::{Takeover, What};
 use crate::runtime::advice;
+use crate::runtime::catch_up::CatchUp;
 use crate::runtime::generation::{Running, SinceStart, Verdict, WorkerEnded};
 use crate::runtime::hang::Hung;
 use crate::runtime::holdings::{role_of, routes_of};
@@ -63,6 +64,7 @@ impl Node {
         self.generations.retain(|view, _| self.present.hosts(*view));
         self.current = Some(Current {
             committed: None,
+            catch_up: CatchUp::new(self.setup.config.workers),
             agreement: Agreement::new(),
             dropping: Dropping::default(),
             watches: Watches::new(
@@ -250,6 +252,7 @@ impl Node {
         if let Some((partitions, took)) = current.watches.refilled(now, &self.vault) {
             let took_ms = took.as_secs_f64() * 1e3;
             self.tell(What::Refilled { view, partitions, took_ms });
+            self.step(Input::Refilled { view })?;
         }
         // What the job does after its dataflow has ended is its own affair.
         let (Some(current), Some(running)) = (&mut self.current, self.generations.get(&view))

@@ -48,6 +48,8 @@ pub struct Totals {
     pub events: u64,
     /// How many views were agreed.
     pub views: u64,
+    /// How many processes were taken in, and how many planned views moved partitions.
+    pub comebacks: [u64; 2],
     /// How many views were stopped by somebody.
     pub recoveries: u64,
     /// How many releases came again.
@@ -66,6 +68,8 @@ impl Totals {
         self.simulated_us += outcome.simulated_us;
         self.events += outcome.events;
         self.views += outcome.views;
+        self.comebacks[0] += outcome.joined;
+        self.comebacks[1] += outcome.moved;
         self.recoveries += outcome.recoveries;
         self.repeated_releases += outcome.repeated_releases;
         self.faults.add(&outcome.faults);
@@ -295,6 +299,9 @@ fn summary(totals: &Totals, sweep: &Sweep, elapsed: Duration) -> String {
         totals.views,
         totals.recoveries,
     );
+    let [joined, moved] = totals.comebacks;
+    text +=
+        &format!("{joined} processes were taken in, and {moved} planned views moved partitions\n");
     let [finished, lost, nobody] = totals.endings;
     text += &format!(
         "{finished} jobs finished with exact output, {lost} stopped because all holders of a \

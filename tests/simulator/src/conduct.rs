@@ -25,10 +25,20 @@ pub struct Conduct {
 }
 
 impl Conduct {
-    /// Notes a view that now exists. Fails if it gives up what was released.
+    /// Notes a view that now exists. Fails if it gives up what was released, or takes in who was a member before.
     pub fn creates(&mut self, view: &View) -> Result<(), Violation> {
         self.views.insert(view.number, view.clone());
-        released_epochs_stay(self.released, view)
+        released_epochs_stay(self.released, view)?;
+        let newcomers = view.members.iter().filter(|member| view.is_newcomer(member.node));
+        for newcomer in newcomers {
+            let (node, incarnation) = (newcomer.node, newcomer.incarnation);
+            let mut before =
+                self.views.range(..view.number).filter_map(|(_, view)| view.member(node));
+            if before.any(|member| member.incarnation >= incarnation) {
+                return Err(Violation::TakenInAgain { number: view.number, node, incarnation });
+            }
+        }
+        Ok(())
     }
 
     /// Returns the greatest epoch that was released.
@@ -48,9 +58,17 @@ impl Conduct {
     }
 
     /// Notes that `who` gives evidence of `view`: a promise to take no part in it any more.
-    pub fn gives_evidence(&mut self, who: Who, view: ViewNumber) {
+    ///
+    /// Fails if `who` had no part in it.
+    pub fn gives_evidence(&mut self, who: Who, view: ViewNumber) -> Result<(), Violation> {
         let promised = self.promised.entry(who).or_insert(view);
         *promised = view.max(*promised);
+        let (node, incarnation) = who;
+        let member = self.views.get(&view).and_then(|view| view.member(node));
+        if member.is_none_or(|member| member.incarnation != incarnation) {
+            return Err(Violation::EvidenceOfStranger { view, node, incarnation });
+        }
+        Ok(())
     }
 
     /// Notes that `who` stores a snapshot of an epoch.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_operators::fence::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
-use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
@@ -178,6 +178,7 @@ impl World {
                 let delay_us = self.register_delay_us(id);
                 self.after(delay_us, id, Happening::Ask(output));
             }
+            Output::Connect { node, incarnation, .. } => self.connect_to(id, node, incarnation),
             Output::Install(view) => self.install(id, view),
             Output::StopGeneration { view } => return self.stop_generation(id, view),
             Output::Report(event) => self.on_report(id, event),
@@ -189,11 +190,18 @@ impl World {
 
     fn on_report(&mut self, id: ProcessId, event: Event) {
         if let Event::Stopped { view, .. } = event {
-            self.witness.lock().conduct.gives_evidence(id.who(), view);
+            let held = self.witness.lock().conduct.gives_evidence(id.who(), view);
+            self.witness.check("evidence", held);
             self.recoveries.insert(view);
         }
         match &event {
             Event::Suspicion { view, what } => self.tell_suspicion(id, *view, what),
+            Event::Planned { view, .. } => {
+                self.planned.insert(*view);
+                if let Some(process) = self.alive(id) {
+                    process.failures.explain();
+                }
+            }
             Event::ViewAgreed { number, moved, .. } => self.tell_view(id, *number, moved.len()),
             _ => {}
         }
@@ -321,7 +329,9 @@ impl World {
             over.extend(early.is_over.then_some(member.node));
         }
         let worker = FencedWorker::new(allocator, WorkerConfig::default(), &generation);
-        let running = Running::new(worker, wire, generation, notices, linked, idle);
+        let mut running = Running::new(worker, wire, generation, notices, linked, idle);
+        let mut filling = present.assignment.places.iter().flat_map(|place| &place.filling);
+        running.is_filling = filling.any(|worker| worker.node == id.node);
         process.generations.insert(view, running);
         for from in over {
             self.after(0, id, Happening::LinkEnded { from, view });
@@ -369,6 +379,7 @@ impl World {
         };
         let is_active = !was_built || running.worker().is_some_and(|worker| worker.is_active());
         self.tell_notices(id, view);
+        self.tell_refilled(id, view);
         self.send_frames(id, view);
         let (crashed, spent_us) = {
             let mut witness = self.witness.lock();
@@ -390,14 +401,20 @@ impl World {
     }
 
     fn tell_notices(&mut self, id: ProcessId, view: ViewNumber) {
-        let Some(running) = self.alive(id).and_then(|process| process.generations.get(&view))
-        else {
-            return;
-        };
-        for notice in running.notices.take() {
+        let running = self.alive(id).and_then(|process| process.generations.get_mut(&view));
+        let Some(running) = running else { return };
+        let notices = running.notices.take();
+        let catch_up = &mut running.catch_up;
+        if notices.iter().filter(|notice| catch_up.note(notice)).count() > 0 {
+            self.after(0, id, Happening::Local(Input::CaughtUp { view }));
+        }
+        for notice in notices {
             match notice {
                 Notice::Committed { epoch } => {
                     self.events_at_commit = self.events;
+                    if epoch != Epoch::END {
+                        self.after(0, id, Happening::Local(Input::Committed { view }));
+                    }
                     self.tell_commit(id, view);
                     self.note(Some(id.node), "commit", epoch.0, |_| {
                         format!("epoch {epoch} is committed in view {view}")
@@ -411,6 +428,18 @@ impl World {
                 }
                 other => self.note(Some(id.node), "notice", 0, |_| format!("{other:?}")),
             }
+        }
+    }
+
+    fn tell_refilled(&mut self, id: ProcessId, view: ViewNumber) {
+        let Some(process) = self.alive(id) else { return };
+        let vault = Arc::clone(&process.vault);
+        let running = process.generations.get_mut(&view).filter(|running| running.is_filling);
+        if let Some(running) = running
+            && vault.filling() == 0
+        {
+            running.is_filling = false;
+            self.after(0, id, Happening::Local(Input::Refilled { view }));
         }
     }
 
@@ -612,6 +641,7 @@ impl World {
         self.note(Some(id.node), "END", 0, |_| words);
         self.judge_end(id, &end);
         self.tell_end(id, &end);
+        self.be_absent(id, &end);
         let Some(process) = self.alive(id) else { return };
         let controls: Vec<ProcessId> = process.controls.iter().copied().collect();
         self.close_links(id);

@@ -69,6 +69,7 @@ impl World {
             moved_partitions: moved as u32,
             under_replicated: 0,
             takeovers: Vec::new(),
+            joined: Vec::new(),
         };
         self.tell(id.node.into(), what);
     }

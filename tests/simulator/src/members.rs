@@ -51,6 +51,8 @@ struct Node {
     generation: Option<ViewNumber>,
     panicked: bool,
     replicas: BTreeMap<PartitionId, ReplicaSpan>,
+    /// Copies that are being filled; a span once they are whole.
+    filling: BTreeMap<PartitionId, Option<ReplicaSpan>>,
     live: BTreeSet<PartitionId>,
     error: Option<ProtocolError>,
 }
@@ -64,6 +66,8 @@ struct Tally {
     excluded: u64,
     finished: u64,
     running: u64,
+    joined: u64,
+    moved: u64,
 }
 
 struct Simulation {
@@ -130,6 +134,7 @@ impl Simulation {
             incarnation,
             address: format!("{node}:{incarnation}"),
             nodes: all.clone(),
+            is_restart: incarnation > Incarnation(1),
             workers_per_node,
             partitions,
             backups,
@@ -143,6 +148,7 @@ impl Simulation {
             generation: None,
             panicked: false,
             replicas: BTreeMap::new(),
+            filling: BTreeMap::new(),
             live: BTreeSet::new(),
             error: None,
         };
@@ -150,16 +156,19 @@ impl Simulation {
         let started = Input::Started { done: self.done };
         self.after(node, 0, Happening::Local(started));
         let peers: Vec<NodeId> = self.alive().filter(|peer| *peer != node).collect();
-        for peer in peers {
-            let up = |node: &Node, id| Input::PeerUp {
-                node: id,
-                incarnation: node.incarnation,
-                address: format!("{id}:{}", node.incarnation),
-            };
-            let (there, here) = (up(&self.nodes[&node], node), up(&self.nodes[&peer], peer));
-            self.wire(node, peer, there);
-            self.wire(peer, node, here);
-        }
+        peers.into_iter().for_each(|peer| self.connect(node, peer));
+    }
+
+    /// A connection comes to stand, at each end in its own time.
+    fn connect(&mut self, node: NodeId, peer: NodeId) {
+        let up = |node: &Node, id| Input::PeerUp {
+            node: id,
+            incarnation: node.incarnation,
+            address: format!("{id}:{}", node.incarnation),
+        };
+        let (there, here) = (up(&self.nodes[&node], node), up(&self.nodes[&peer], peer));
+        self.wire(node, peer, there);
+        self.wire(peer, node, here);
     }
 
     fn alive(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -243,6 +252,8 @@ impl Simulation {
             Happening::Local(input) | Happening::Wire(_, input) => {
                 if let Input::GenerationRunning { view } = input {
                     self.after(id, 1, Happening::Work);
+                    let delay_ms = self.chance.below(50);
+                    self.after(id, delay_ms, Happening::Local(Input::CaughtUp { view }));
                     debug_assert_eq!(self.nodes[&id].machine.view().unwrap().number, view);
                 }
                 self.feed(id, input);
@@ -293,6 +304,12 @@ impl Simulation {
                 let delay_ms = self.chance.below(10);
                 self.after(id, delay_ms, Happening::Execute(output));
             }
+            Output::Connect { node, incarnation, .. } => {
+                let there = &self.nodes[&node];
+                if there.alive && there.incarnation == incarnation {
+                    self.connect(id, node);
+                }
+            }
             Output::Install(view) => self.install(id, &view),
             Output::StopGeneration { view } => {
                 let delay_ms = if self.faults && self.chance.one_in(40) {
@@ -302,7 +319,10 @@ impl Simulation {
                 };
                 self.after(id, delay_ms, Happening::Stop(view));
             }
-            Output::Report(Event::ViewAgreed { number, .. }) => {
+            Output::Report(Event::ViewAgreed { number, joined, moved, left, .. }) => {
+                self.tally.joined += joined.iter().filter(|node| **node == id).count() as u64;
+                self.tally.moved +=
+                    u64::from(left.is_empty() && joined.is_empty() && !moved.is_empty());
                 self.tally.views_max = self.tally.views_max.max(number.0);
             }
             Output::Report(_) => {}
@@ -352,6 +372,7 @@ impl Simulation {
                 );
                 if let Some(previous) = self.views.get(&ViewNumber(number.0 - 1)) {
                     successor(previous, &view).unwrap();
+                    self.check_newcomers(previous, &view);
                 } else {
                     assert_eq!(number, ViewNumber(1));
                     view.validate().unwrap();
@@ -372,6 +393,21 @@ impl Simulation {
         }
     }
 
+    /// Whoever is taken in was in no view before.
+    fn check_newcomers(&self, previous: &View, view: &View) {
+        let newcomers = view.members.iter().filter(|member| view.is_newcomer(member.node));
+        for newcomer in newcomers {
+            let before = self.views.values().filter_map(|view| view.member(newcomer.node));
+            let latest = before.map(|member| member.incarnation).max();
+            assert!(
+                latest < Some(newcomer.incarnation),
+                "node {} is taken in again after view {}",
+                newcomer.node,
+                previous.number
+            );
+        }
+    }
+
     /// Installs a view in the vault, and checks that the vault really has what the view says.
     fn install(&mut self, id: NodeId, view: &View) {
         let node = self.nodes.get_mut(&id).unwrap();
@@ -379,7 +415,11 @@ impl Simulation {
         // Before the first commit there is nothing to hold.
         let holds_nothing = view.resume.is_none();
         let holds = |span: &ReplicaSpan| span.from <= view.resume && span.through >= view.resume;
+        let whole =
+            node.filling.iter().filter_map(|(partition, span)| Some((*partition, (*span)?)));
+        node.replicas.extend(whole.collect::<Vec<_>>());
         let (mut replicas, mut live) = (BTreeMap::new(), BTreeSet::new());
+        let mut filling = BTreeMap::new();
         for (partition, place) in view.assignment.iter() {
             let span = node.replicas.get(&partition).filter(|span| holds(span));
             if place.owner.node == id {
@@ -398,9 +438,13 @@ impl Simulation {
                 );
                 let from = span.and_then(|span| span.from);
                 replicas.insert(partition, ReplicaSpan { from, through: view.resume });
+            } else if place.feeds(id) && holds_nothing {
+                replicas.insert(partition, ReplicaSpan::default());
+            } else if place.feeds(id) {
+                filling.insert(partition, None);
             }
         }
-        (node.replicas, node.live) = (replicas, live);
+        (node.replicas, node.live, node.filling) = (replicas, live, filling);
         node.generation = Some(view.number);
         node.panicked = false;
         let delay_ms = self.chance.below(10);
@@ -421,7 +465,10 @@ impl Simulation {
         for partition in (0..self.shape.1).map(PartitionId) {
             // Progress is learned arbitrarily late: what is stored may not be known to be complete.
             let late = self.chance.one_in(2);
-            let replica = node.replicas.get(&partition).map(|span| ReplicaSpan {
+            let filled = node.filling.get(&partition).copied().flatten();
+            let filled = filled.filter(|span| span.from <= known);
+            let span = node.replicas.get(&partition).copied().or(filled);
+            let replica = span.map(|span| ReplicaSpan {
                 from: span.from,
                 through: if late { known } else { span.through },
             });
@@ -456,16 +503,26 @@ impl Simulation {
         if stored.map_or(0, |epoch| epoch.0) < by_all.map_or(0, |epoch| epoch.0) + 3 {
             let epoch = Some(Epoch(stored.map_or(0, |epoch| epoch.0 + 1)));
             self.stored.insert(key, epoch);
-            self.nodes
-                .get_mut(&id)
-                .unwrap()
-                .replicas
-                .values_mut()
-                .for_each(|span| span.through = epoch);
+            let is_filled = self.chance.one_in(3);
+            let node = self.nodes.get_mut(&id).unwrap();
+            node.replicas.values_mut().for_each(|span| span.through = epoch);
+            for span in node.filling.values_mut() {
+                match span {
+                    Some(span) => span.through = epoch,
+                    None if is_filled => *span = Some(ReplicaSpan { from: epoch, through: epoch }),
+                    None => {}
+                }
+            }
         }
         let is_news = by_all > self.views[&number].resume;
         if is_news && self.chance.one_in(2) {
             self.recorded.insert(key, by_all);
+            self.after(id, 0, Happening::Local(Input::Committed { view: number }));
+            let filling = &self.nodes[&id].filling;
+            let is_whole = |span: &Option<ReplicaSpan>| span.is_some_and(|s| s.from <= by_all);
+            if !filling.is_empty() && filling.values().all(is_whole) {
+                self.after(id, 0, Happening::Local(Input::Refilled { view: number }));
+            }
             if self.chance.one_in(3) {
                 // The base may be folded up to what this node recorded, not further.
                 self.nodes
@@ -587,8 +644,15 @@ impl Simulation {
                     || self.nodes.values().any(|node| node.error.is_some());
                 assert!(excused, "node {id} lost state and nothing had failed: {error}");
             }
-            ProtocolError::RunStarted { .. }
-            | ProtocolError::RunDone
+            ProtocolError::NobodyReached { number, .. } => {
+                let view = &self.views[number];
+                let gone = view.members.iter().find(|member| {
+                    let node = &self.nodes[&member.node];
+                    !node.alive || node.incarnation != member.incarnation
+                });
+                assert!(gone.is_some(), "node {id} reached nobody, and all are there: {error}");
+            }
+            ProtocolError::RunDone
             | ProtocolError::StopLimit { .. }
             | ProtocolError::Peer { .. } => {}
             other => panic!("node {id} failed with {other:?}"),
@@ -650,15 +714,33 @@ fn play(remainder: u64) {
         total.panics += tally.panics;
         total.views_max = total.views_max.max(tally.views_max);
         total.lost += tally.lost;
+        total.joined += tally.joined;
+        total.moved += tally.moved;
         total.excluded += tally.excluded;
         total.finished += tally.finished;
     }
     println!(
-        "{} crashes, {} panics, up to {} views, {} nodes finished, {} were excluded, {} stopped for lost state",
-        total.crashes, total.panics, total.views_max, total.finished, total.excluded, total.lost
+        "{} crashes, {} panics, up to {} views, {} nodes finished, {} were excluded, {} stopped for lost state, \
+         {} were taken in, {} saw partitions move on purpose",
+        total.crashes,
+        total.panics,
+        total.views_max,
+        total.finished,
+        total.excluded,
+        total.lost,
+        total.joined,
+        total.moved
     );
     if chosen.is_none() {
-        let fired = [total.crashes, total.panics, total.finished, total.excluded, total.lost];
+        let fired = [
+            total.crashes,
+            total.panics,
+            total.finished,
+            total.excluded,
+            total.lost,
+            total.joined,
+            total.moved,
+        ];
         assert!(
             fired.iter().all(|count| *count > 10) && total.views_max > 4,
             "each kind of story was told"

@@ -8,7 +8,23 @@ use super::plant::Plant;
 use super::process::{End, ProcessId};
 use super::witness::Armed;
 use super::world::{Happening, World};
-use ringfence::internals::protocol::message::Input;
+use ringfence::internals::protocol::message::{Input, ProtocolError};
+
+/// How often a node is started again, at most: a run must come to an end.
+const COMEBACKS_MAX: u64 = 5;
+
+/// Whether somebody would start a process again that has ended like this.
+fn may_come_back(end: &End) -> bool {
+    use ProtocolError::{CutOff, Excluded, NobodyReached, StopLimit};
+    match end {
+        End::Crashed => true,
+        End::Finished => false,
+        End::Failed(error) => matches!(
+            error,
+            CutOff { .. } | Excluded { .. } | NobodyReached { .. } | StopLimit { .. }
+        ),
+    }
+}
 
 impl World {
     /// Injects a fault if it is time for one; in a recovery it is so more often.
@@ -148,24 +164,58 @@ impl World {
     fn may_crash(&mut self) -> bool {
         let crashed = self.processes.values().filter(|process| !process.is_alive()).count() as u64;
         let survivable = u64::from(self.shape.backups);
-        crashed + 1 < self.shape.nodes && (crashed < survivable || self.chance.one_in(6))
+        // Who has come back holds nothing yet.
+        let alive = self.processes.values().filter(|process| process.is_alive());
+        let is_whole = alive.into_iter().all(|process| process.vault.filling() == 0);
+        crashed + 1 < self.shape.nodes
+            && ((crashed < survivable && is_whole) || self.chance.one_in(6))
     }
 
     fn restart_one(&mut self) -> bool {
         let crashed: Vec<ProcessId> = self
             .processes
             .values()
-            .filter(|process| matches!(process.end, Some(End::Crashed)))
+            .filter(|process| process.end.as_ref().is_some_and(may_come_back))
             .map(|process| process.id)
             .collect();
         let Some(&id) = self.chance.pick(&crashed) else { return false };
+        self.restart(id);
+        // At times all come at once.
+        if self.chance.one_in(3) {
+            crashed.into_iter().filter(|other| *other != id).for_each(|id| self.restart(id));
+        }
+        true
+    }
+
+    /// Notes that a process has ended, if it is to be started again.
+    pub(super) fn be_absent(&mut self, id: ProcessId, end: &End) {
+        let Some(absence_us) = self.shape.absence_us.filter(|_| may_come_back(end)) else { return };
+        if id.incarnation.0 <= COMEBACKS_MAX {
+            let at_us = self.now_us + self.chance.below(absence_us);
+            self.absent.insert((at_us, id));
+        }
+    }
+
+    /// Starts again whose time has come.
+    pub(super) fn bring_back(&mut self) {
+        while let Some(&(at_us, id)) = self.absent.first()
+            && at_us <= self.now_us
+        {
+            self.absent.pop_first();
+            // A fault may have done it before.
+            if self.processes.get(&id.node).is_some_and(|process| process.id == id) {
+                self.restart(id);
+            }
+        }
+    }
+
+    fn restart(&mut self, id: ProcessId) {
         let next = match self.plant {
             Some(Plant::SameIncarnation) => id.incarnation,
             _ => Incarnation(id.incarnation.0 + 1),
         };
         self.fired(Fault::Restart, Some(id.node), String::new);
         self.start(id.node, next);
-        true
     }
 
     fn lose_link(&mut self, id: ProcessId) -> bool {

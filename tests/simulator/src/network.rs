@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::{Incarnation, NodeId, ViewNumber};
 
 use super::faults::Fault;
 use super::process::{Dial, Early, ProcessId};
@@ -83,6 +83,17 @@ impl World {
                 address: address(there),
             };
             self.send(there.node, here, None, Happening::Control(input));
+        }
+    }
+
+    /// A process calls a member, which answers if it is that start of it.
+    pub(super) fn connect_to(&mut self, id: ProcessId, node: NodeId, incarnation: Incarnation) {
+        let there = self.processes.get(&node).filter(|process| process.is_alive());
+        let there =
+            there.map(|process| process.id).filter(|there| there.incarnation == incarnation);
+        let Some(there) = there else { return };
+        if self.alive(id).is_some_and(|process| !process.controls.contains(&there)) {
+            self.connect(id, there);
         }
     }
 

@@ -123,6 +123,12 @@ plants! {
     LateEndCounted, "late-end-counted", 2_000, true;
     /// A vault takes what a late worker records after its view was closed.
     RecordAfterClose, "record-after-close", 3_000, true;
+    /// A copy that is being filled is taken for a whole one when a table is evened out.
+    FillingCounted, "filling-counted", 40, true;
+    /// Who asks to be taken in gives evidence of a view that it is not in.
+    JoinerTestifies, "joiner-testifies", 40, true;
+    /// Who was a member and is not any more is taken in again.
+    EndedTakenIn, "ended-taken-in", 400, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
     /// What is seen of a failure is told once more, of the next view.
@@ -181,6 +187,9 @@ impl Plant {
             Plant::EvidenceBeforeJoined => Some(Planted::EvidenceBeforeJoined),
             Plant::WaitingUnbounded => Some(Planted::WaitingUnbounded),
             Plant::LateEndCounted => Some(Planted::LateEndCounted),
+            Plant::FillingCounted => Some(Planted::FillingCounted),
+            Plant::JoinerTestifies => Some(Planted::JoinerTestifies),
+            Plant::EndedTakenIn => Some(Planted::EndedTakenIn),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use super::vault::WatchedVault;
 use super::wire::{Idle, Wire};
 use super::world::Happening;
 use crate::conduct::Who;
+use ringfence::internals::catch_up::CatchUp;
 use ringfence::internals::protocol::member::Machine;
 use ringfence::internals::protocol::message::ProtocolError;
 use ringfence::internals::protocol::present::Present;
@@ -106,6 +107,9 @@ pub(super) struct Running {
     /// What feeds the worker by hand.
     pub(super) program: Option<Program>,
     pub(super) built: bool,
+    pub(super) catch_up: CatchUp,
+    /// Whether it is to be told that all copies are whole for which the node was filled.
+    pub(super) is_filling: bool,
     pub(super) wire: Arc<Wire>,
     pub(super) generation: Arc<Generation>,
     pub(super) notices: Arc<Notices>,
@@ -128,6 +132,8 @@ impl Running {
         Running {
             worker: Some(worker),
             program: None,
+            catch_up: CatchUp::new(1),
+            is_filling: false,
             built: false,
             wire,
             generation,

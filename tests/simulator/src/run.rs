@@ -21,6 +21,10 @@ pub struct Outcome {
     pub events: u64,
     /// How many views were agreed.
     pub views: u64,
+    /// How many processes were taken in by later views than the first.
+    pub joined: u64,
+    /// How many planned views moved partitions.
+    pub moved: u64,
     /// How many recoveries there were: views that somebody stopped.
     pub recoveries: u64,
     /// How many releases came again.
@@ -55,6 +59,8 @@ pub fn run(seed: u64, plant: Option<Plant>, traced: bool) -> Outcome {
         simulated_us: world.now_us,
         events: world.events,
         views: world.views.len() as u64,
+        joined: world.joined(),
+        moved: world.moved(),
         recoveries: world.recoveries.len() as u64,
         repeated_releases: world.target.repeated(),
         faults: world.counts.clone(),

@@ -42,6 +42,8 @@ pub(super) struct Shape {
     ///
     /// Without patience most faults come before the first commit: then there is nothing to restore.
     pub(super) patience: Option<u64>,
+    /// After how long, at most, who has ended is started again; `None` where that is a fault like others.
+    pub(super) absence_us: Option<u64>,
 }
 
 impl Shape {
@@ -95,6 +97,7 @@ impl Shape {
             faults_max: chance.between(1, 8),
             fault_one_in: chance.between(100, 600),
             patience: None,
+            absence_us: None,
         };
         // Whatever else the seed decides.
         let mut of_patience = Chance::new(mix(seed ^ mix(0x9A71E)));
@@ -108,6 +111,11 @@ impl Shape {
         if of_pieces.one_in(2) {
             // A delta has some hundred bytes.
             shape.piece_bytes = of_pieces.between(50, 500) as usize;
+        }
+        let mut of_absence = Chance::new(mix(seed ^ mix(0xAB5E)));
+        if of_absence.one_in(2) {
+            // From a moment, in which nobody has noticed, to long after the others have gone on.
+            shape.absence_us = Some(1 << of_absence.between(12, 22));
         }
         let mut of_closing = Chance::new(mix(seed ^ mix(0xC105E)));
         if !of_closing.one_in(10) {

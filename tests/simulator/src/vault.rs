@@ -60,6 +60,11 @@ impl WatchedVault {
         Ok(())
     }
 
+    /// How many partitions are being filled and not whole.
+    pub(super) fn filling(&self) -> usize {
+        self.inner.usage().filling_partitions
+    }
+
     pub(super) fn close(&self, view: ViewNumber) {
         self.inner.close(view);
     }

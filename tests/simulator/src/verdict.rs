@@ -6,6 +6,7 @@ use super::process::{End, ProcessId};
 use super::world::World;
 use ringfence::internals::protocol::message::ProtocolError;
 use ringfence::internals::protocol::plan::PlanError;
+use ringfence::internals::protocol::view::View;
 use ringfence::internals::register::Register;
 
 /// How a run ended, where nothing was broken.
@@ -24,14 +25,16 @@ impl World {
     pub(super) fn judge_end(&mut self, id: ProcessId, end: &End) {
         let End::Failed(error) = end else { return };
         let latest = self.views.last_key_value().map(|(_, view)| view);
-        let is_in = |view: &ringfence::internals::protocol::view::View| {
+        let is_in = |view: &View| {
             view.member(id.node).is_some_and(|member| member.incarnation == id.incarnation)
         };
         let held = match error {
             ProtocolError::Excluded { number, .. } => {
                 self.views.get(number).is_some_and(|v| !is_in(v))
             }
-            ProtocolError::RunStarted { .. } => latest.is_some_and(|view| !is_in(view)),
+            ProtocolError::NobodyReached { .. } => {
+                latest.is_some_and(|view| self.is_out_of_reach(id, view))
+            }
             ProtocolError::RunDone => self.register.done().unwrap_or(false),
             ProtocolError::CutOff { .. } | ProtocolError::StopLimit { .. } => {
                 self.troubled.contains(&id.node)
@@ -45,6 +48,16 @@ impl World {
         if !held {
             self.violate(format!("ends: node {} had no reason to fail: {error}", id.node));
         }
+    }
+
+    /// Whether somebody in `view` is gone, or has not been heard by all.
+    fn is_out_of_reach(&self, id: ProcessId, view: &View) -> bool {
+        self.troubled.contains(&id.node)
+            || view.members.iter().any(|member| {
+                let process = self.processes.get(&member.node).filter(|p| p.is_alive());
+                process.is_none_or(|process| process.id.incarnation != member.incarnation)
+                    || self.troubled.contains(&member.node)
+            })
     }
 
     /// Checks that nobody holds the partitions that `id` gives up.

@@ -106,6 +106,8 @@ pub(super) struct World {
     pub(super) register_slow_until_us: u64,
     pub(super) counts: FaultCounts,
     pub(super) recoveries: BTreeSet<ViewNumber>,
+    /// The views that were ended on purpose.
+    pub(super) planned: BTreeSet<ViewNumber>,
     pub(super) trace: Trace,
     pub(super) broken: Option<String>,
     pub(super) events: u64,
@@ -113,6 +115,8 @@ pub(super) struct World {
     pub(super) events_at_commit: u64,
     /// Views that a planted bug has put in the place of others.
     pub(super) reused: BTreeMap<ViewNumber, View>,
+    /// Who is to be started again, and when.
+    pub(super) absent: BTreeSet<(u64, ProcessId)>,
     /// The ends of processes that were started again.
     pub(super) former: Vec<(ProcessId, End)>,
     pub(super) reports: Reports,
@@ -164,11 +168,13 @@ impl World {
             register_slow_until_us: 0,
             counts: FaultCounts::default(),
             recoveries: BTreeSet::new(),
+            planned: BTreeSet::new(),
             trace: Trace::new(traced),
             broken: None,
             events: 0,
             events_at_commit: 0,
             reused: BTreeMap::new(),
+            absent: BTreeSet::new(),
             former: Vec::new(),
             reports: Reports::new(seed.is_multiple_of(2)),
             chance,
@@ -213,6 +219,7 @@ impl World {
             self.now_us = at_us;
             self.clock.store(at_us, Ordering::Relaxed);
             self.events += 1;
+            self.bring_back();
             if self.events - self.events_at_commit > EVENTS_WITHOUT_COMMIT_MAX {
                 self.violate("liveness: somebody is busy without end".to_owned());
             }
@@ -328,6 +335,23 @@ impl World {
         })
     }
 
+    /// How many processes were taken in.
+    pub(super) fn joined(&self) -> u64 {
+        let newcomers = |view: &View| {
+            view.members.iter().filter(|member| view.is_newcomer(member.node)).count() as u64
+        };
+        self.views.values().map(newcomers).sum()
+    }
+
+    /// How many planned views moved partitions.
+    pub(super) fn moved(&self) -> u64 {
+        let pairs = self.views.values().zip(self.views.values().skip(1));
+        let has_moved = |(before, after): &(&View, &View)| {
+            after.planned && !before.assignment.moved(&after.assignment).is_empty()
+        };
+        pairs.filter(has_moved).count() as u64
+    }
+
     // Time.
 
     pub(super) fn at(&mut self, at_us: u64, id: ProcessId, happening: Happening) {
@@ -364,6 +388,7 @@ impl World {
             incarnation,
             address: address(id),
             nodes: (0..self.shape.nodes).map(NodeId).collect(),
+            is_restart: incarnation > Incarnation(1),
             workers_per_node: 1,
             partitions: self.shape.partitions,
             backups: self.shape.backups,

@@ -12,6 +12,7 @@ use super::super::samples_tests::copies_of;
 use super::super::view::{CopyEvidence, Evidence, ReplicaSpan, View};
 use super::{Machine, MemberConfig, MemberLimits, Phase};
 
+mod joining;
 mod silence;
 
 const V1: ViewNumber = ViewNumber(1);
@@ -30,6 +31,7 @@ fn machine_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
         incarnation: Incarnation(1),
         address: format!("h:{node}"),
         nodes: (0..nodes).map(NodeId).collect(),
+        is_restart: false,
         workers_per_node: 1,
         partitions: 6,
         backups: 1,
@@ -151,13 +153,7 @@ fn nobody_proposes_before_the_register_was_read_and_all_are_up() {
 }
 
 #[test]
-fn a_restarted_node_is_told_that_it_cannot_rejoin() {
-    let mut restarted = machine(1, 3);
-    assert_eq!(restarted.handle(0, Input::Started { done: false }), [Output::ReadView(V1)]);
-    let mut first = first_view(3);
-    first.members[1].incarnation = Incarnation(77);
-    let outputs = restarted.handle(1, read(V1, Some(first)));
-    assert!(failure(&outputs).to_string().contains("the run has view 1 already"));
+fn a_run_that_is_done_is_not_begun_again() {
     let outputs = machine(1, 3).handle(0, Input::Started { done: true });
     assert!(failure(&outputs).to_string().contains("on a fresh register"));
 }
@@ -372,7 +368,7 @@ fn what_is_said_of_old_views_changes_nothing() {
     let old = ViewNumber(0);
     let why = String::new();
     let panic = Some(Box::new(boom()));
-    let reason = StopReason { why: why.clone(), panic, lost_link: None };
+    let reason = StopReason { why: why.clone(), panic, ..StopReason::default() };
     assert_eq!(node.handle(1, said(1, Message::Stop { view: old, reason })), []);
     assert_eq!(node.handle(1, Input::LinkLost { view: old, node: NodeId(1), why }), []);
     assert_eq!(node.handle(1, Input::WorkerPanicked { view: old, panic: boom() }), []);
