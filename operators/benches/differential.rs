@@ -151,6 +151,7 @@ impl Node {
             share_count: 1,
             refill_bytes_per_second: u64::MAX,
             piece_bytes: PIECE_BYTES,
+            durable: None,
         };
         let still = Arc::new(Still(Instant::now()));
         let generation = Arc::new(Generation::new(

@@ -158,6 +158,7 @@ fn run(workers: usize, form: Form, epochs: u64, batch: u64) -> f64 {
         share_count: workers as u32,
         refill_bytes_per_second: u64::MAX,
         piece_bytes: PIECE_BYTES,
+        durable: None,
     };
     let still = Arc::new(Still(Instant::now()));
     let generation = Arc::new(Generation::new(

@@ -278,6 +278,7 @@ impl Trial {
             share_count: workers as u32,
             refill_bytes_per_second: u64::MAX,
             piece_bytes: PIECE_BYTES,
+            durable: None,
         };
         let port = Arc::clone(&vault) as Arc<dyn Vault>;
         Trial { settings, vault, port, observer: Arc::new(Nobody) }

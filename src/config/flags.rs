@@ -95,6 +95,9 @@ pub(super) fn command(program: &str) -> Command {
         .arg(Arg::new("partitions").long("partitions").value_name("NUM").value_parser(value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX))).help("Number of parts of the key space, 1 to 65536 [default: 256]"))
         .arg(Arg::new("key-hash").long("key-hash").value_name("HASH").value_parser(["rapid", "sha1"]).hide_possible_values(true).help("How keys are hashed, on all nodes: rapid or sha1 [default: rapid]"))
         .arg(path("register", "DIR", "Directory of the agreed views [default: a fresh one with --local]"))
+        .arg(path("durable", "DIR", "Keep what is committed in DIR, and resume from it if the whole cluster is gone"))
+        .arg(millis("durable-every", "Time between two durable checkpoints [default: 1000]").requires("durable"))
+        .arg(Arg::new("durable-commit").long("durable-commit").action(ArgAction::SetTrue).requires("durable").help("Release results only once they are durable"))
         .arg(path("report", "FILE", "Append one JSON line per event to FILE"))
         .arg(Arg::new("fault").long("fault").value_name("SPEC").action(ArgAction::Append).help("Inject a failure: kill:NODE@WHEN, panic:NODE@WHEN, or for a limited time\nstop:NODE@WHEN+FOR, cut:NODE@WHEN+FOR, slow:NODE@WHEN+FOR, where WHEN is 2s or 500ms\nafter the first commit, or 40% of the input; may be repeated.\nOr random:SEED@EVERY, an endless series of faults that the job must survive"))
         .arg(path("quarantine", "DIR", "Write records whose processing panics every time to files in DIR, and continue"))
@@ -138,6 +141,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Config> {
         config.refill_bytes_per_second = megabytes * BYTES_PER_MB;
     }
     config.register = path("register");
+    config.durable = path("durable");
+    config.durable_interval = millis("durable-every").unwrap_or(config.durable_interval);
+    config.durable_commit = matches.get_flag("durable-commit");
     config.report = path("report");
     config.quarantine = path("quarantine");
     for spec in matches.get_many::<String>("fault").into_iter().flatten() {

@@ -115,6 +115,11 @@ pub struct Config {
     pub(crate) hang_limit: Duration,
     pub(crate) refill_bytes_per_second: u64,
     pub(crate) register: Option<PathBuf>,
+    /// The directory of the durable tier, if there is one.
+    pub(crate) durable: Option<PathBuf>,
+    pub(crate) durable_interval: Duration,
+    /// Whether results are released only once they are durable.
+    pub(crate) durable_commit: bool,
     pub(crate) report: Option<PathBuf>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) random_faults: Option<RandomSpec>,
@@ -149,6 +154,9 @@ impl Config {
             hang_limit: Duration::from_secs(30),
             refill_bytes_per_second: REFILL_MB_PER_SECOND * BYTES_PER_MB,
             register: None,
+            durable: None,
+            durable_interval: Duration::from_secs(1),
+            durable_commit: false,
             report: None,
             faults: Vec::new(),
             random_faults: None,
@@ -263,6 +271,42 @@ impl Config {
     /// Keeps the agreed views in the directory `register`.
     pub fn register(mut self, register: impl Into<PathBuf>) -> Self {
         self.register = Some(register.into());
+        self
+    }
+
+    /// Keeps what is committed in `directory`, so that the job outlives the whole cluster.
+    ///
+    /// All nodes must reach the same directory, and each job needs its own. If every process is gone, the same
+    /// command starts again where the job was, with any number of nodes, provided that the number of partitions
+    /// is the same. What was committed after the last [durable](Config::durable_every) checkpoint is computed
+    /// again: sources read it again, hand-fed inputs are fed it again, and `LineFiles` is cut back and written
+    /// again.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let config = ringfence::Config::local(3)
+    ///     .durable("/var/lib/counts")
+    ///     .durable_every(Duration::from_millis(500))
+    ///     .durable_commit();
+    /// # config.validate().unwrap();
+    /// ```
+    pub fn durable(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.durable = Some(directory.into());
+        self
+    }
+
+    /// Makes what is committed durable every `interval`. The default is 1 s.
+    pub fn durable_every(mut self, interval: Duration) -> Self {
+        self.durable_interval = interval;
+        self
+    }
+
+    /// Releases results only once they are durable. Then nobody has seen a result that a restart of the whole
+    /// cluster takes back, and sinks that cannot be cut back may be restarted as well. Results are later by up to
+    /// the [interval](Config::durable_every) and the time that the disk takes.
+    pub fn durable_commit(mut self) -> Self {
+        self.durable_commit = true;
         self
     }
 

@@ -72,6 +72,7 @@ impl Config {
             ("--connect-timeout-ms", Some(self.connect_limit)),
             ("--suspect-ms", Some(self.suspect_limit)),
             ("--hang-ms", Some(self.hang_limit)),
+            ("--durable-every", Some(self.durable_interval)),
             ("--restarts", Some(self.restarts.1)),
             ("--idle-spin", self.idle_spin),
         ];

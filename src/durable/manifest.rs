@@ -52,6 +52,8 @@ pub(crate) struct Manifest {
     pub(crate) epoch: Option<Epoch>,
     /// The number of partitions of the cluster.
     pub(crate) partitions: u32,
+    /// The number of shares of hand-fed inputs.
+    pub(crate) shares: u32,
     /// The members of the view, with the addresses at which they listen.
     pub(crate) members: Vec<(NodeId, String)>,
     /// The operators with state.
@@ -67,7 +69,7 @@ pub(crate) fn name_of(number: u64) -> String {
 
 impl Manifest {
     /// What an empty store stands for: number 0, before any start.
-    pub(crate) fn before_any(partitions: u32) -> Self {
+    pub(crate) fn before_any(partitions: u32, shares: u32) -> Self {
         Manifest {
             version: VERSION,
             number: 0,
@@ -77,6 +79,7 @@ impl Manifest {
             stage: Stage::Running,
             epoch: None,
             partitions,
+            shares,
             members: Vec::new(),
             operators: Vec::new(),
             segments: Vec::new(),

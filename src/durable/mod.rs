@@ -11,11 +11,13 @@
 //! | [`segment`] | what one node wrote at one durable checkpoint |
 //! | [`manifest`] | which segments make up the state at an epoch |
 //! | [`writer`] | the thread that writes both |
+//! | [`resumption`] | what a start of a cluster finds and goes on from |
 //! | [`restore`] | replicas from segments |
 
 pub(crate) mod directory;
 pub(crate) mod manifest;
 pub(crate) mod restore;
+pub(crate) mod resumption;
 pub(crate) mod segment;
 pub(crate) mod store;
 pub(crate) mod writer;
@@ -23,6 +25,7 @@ pub(crate) mod writer;
 use ringfence_operators::snapshot::SnapshotError;
 
 use self::store::{Store, StoreError};
+use crate::error::{Error, Kind};
 
 /// What is wrong with a durable tier.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +71,17 @@ pub(crate) enum DurableError {
     },
 }
 
+/// What a user is told of a durable tier that cannot be used.
+pub(crate) fn store_error(error: DurableError) -> Error {
+    Error::new(Kind::Input, "the durable tier cannot be used").because(error)
+}
+
 impl DurableError {
+    /// The manifest of a number is not there.
+    pub(crate) fn gone(store: &dyn Store, number: u64) -> Self {
+        DurableError::damaged(store, &manifest::name_of(number), "it is not there".to_owned())
+    }
+
     fn damaged(store: &dyn Store, name: &str, problem: String) -> Self {
         DurableError::Damaged { name: name.to_owned(), place: store.place(), problem }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
-use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 
 use super::DurableError;
@@ -15,6 +15,7 @@ use super::manifest::{self, Manifest, Stage};
 use super::segment::{self, Block, read_index, sha1_of};
 use super::store::{Created, Store};
 use crate::protocol::durability::{ManifestWritten, Order, SegmentRecord, Written};
+use crate::protocol::view::DurableStart;
 
 /// So many manifests are kept, with all that they name: if the newest is damaged, the one before it serves.
 const MANIFESTS_KEPT: usize = 3;
@@ -30,15 +31,71 @@ pub(crate) struct Scene {
     pub(crate) writes: Vec<bool>,
 }
 
+/// What this start of the cluster has found, and claims before it writes any manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    /// Where it goes on.
+    pub(crate) start: DurableStart,
+    /// The run, by the name that is the same in all starts.
+    pub(crate) run: String,
+}
+
+/// What a writer begins with.
+pub(crate) struct WriterSetup {
+    /// Where it writes.
+    pub(crate) store: Arc<dyn Store>,
+    /// What it writes from.
+    pub(crate) vault: Arc<MemoryVault>,
+    /// This node.
+    pub(crate) node: NodeId,
+    /// This start of the node.
+    pub(crate) incarnation: Incarnation,
+    /// What the cluster claims.
+    pub(crate) claim: Claim,
+}
+
 /// What the writer has done.
 pub(crate) enum Outcome {
     /// A segment.
     Segment(Order, Written),
     /// A manifest.
     Manifest(Order, ManifestWritten),
+    /// Nothing: the store belongs to somebody else.
+    Unclaimed(ClaimError),
+}
+
+/// Why a store cannot be claimed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClaimError {
+    /// Another cluster has claimed it.
+    #[error(
+        "another cluster has started on {place} (run {run}): only one can go on from there; this one ends"
+    )]
+    Taken {
+        /// The store.
+        place: String,
+        /// The run of that cluster.
+        run: String,
+    },
+    /// The cluster before this one still writes.
+    #[error(
+        "run {run} still writes to {place}: manifest {found} is there, and this start goes on from manifest \
+         {expected}; end the other cluster first, then start again"
+    )]
+    InUse {
+        /// The store.
+        place: String,
+        /// The run.
+        run: String,
+        /// The newest manifest.
+        found: u64,
+        /// The one that was the newest when this cluster started.
+        expected: u64,
+    },
 }
 
 enum Task {
+    Claim(Arc<Scene>),
     Segment(Arc<Scene>, Order),
     Manifest(Arc<Scene>, Order, Vec<SegmentRecord>),
 }
@@ -49,42 +106,35 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `newest` is the manifest that this start of the cluster has claimed, if this node
-    /// knows it. The thread ends with the writer, unless it hangs in the store: then with the process.
-    pub(crate) fn start(
-        store: Arc<dyn Store>,
-        vault: Arc<MemoryVault>,
-        (node, incarnation): (NodeId, Incarnation),
-        start: u64,
-        run: String,
-        done: impl Fn(Outcome) + Send + 'static,
-    ) -> Self {
+    /// Starts the thread. It ends with the writer, unless it hangs in the store: then with the process.
+    pub(crate) fn start(setup: WriterSetup, done: impl Fn(Outcome) + Send + 'static) -> Self {
         let (tasks, due) = unbounded();
-        let mut work = Work {
-            store,
-            vault,
-            node,
-            incarnation,
-            start,
-            run,
-            sequence: 0,
-            newest: None,
-            kept: Vec::new(),
-            indexes: BTreeMap::new(),
-        };
+        let mut work =
+            Work { setup, sequence: 0, newest: None, kept: Vec::new(), indexes: BTreeMap::new() };
         thread::spawn(move || {
             for task in due {
-                done(match task {
+                let outcome = match task {
+                    Task::Claim(scene) => match work.claim(&scene) {
+                        Ok(Err(why)) => Outcome::Unclaimed(why),
+                        // A store that does not answer is tried again with the first manifest.
+                        Ok(Ok(_)) | Err(_) => continue,
+                    },
                     Task::Segment(scene, order) => {
                         Outcome::Segment(order, work.write_segment(&scene, order))
                     }
                     Task::Manifest(scene, order, segments) => {
                         Outcome::Manifest(order, work.write_manifest(&scene, order, segments))
                     }
-                });
+                };
+                done(outcome);
             }
         });
         Writer { tasks }
+    }
+
+    /// Claims the store for this start of the cluster.
+    pub(crate) fn claim(&self, scene: Arc<Scene>) {
+        let _ = self.tasks.send(Task::Claim(scene));
     }
 
     /// Writes what is new of this node's partitions.
@@ -100,15 +150,10 @@ impl Writer {
 }
 
 struct Work {
-    store: Arc<dyn Store>,
-    vault: Arc<MemoryVault>,
-    node: NodeId,
-    incarnation: Incarnation,
-    start: u64,
-    run: String,
+    setup: WriterSetup,
     /// How many segments this process has written.
     sequence: u64,
-    /// The newest manifest that is known.
+    /// The newest manifest that is known; it is of this start of the cluster.
     newest: Option<Manifest>,
     /// The segments that each of the last manifests names, and its number.
     kept: Vec<(u64, BTreeSet<String>)>,
@@ -117,11 +162,16 @@ struct Work {
 }
 
 impl Work {
+    fn store(&self) -> &dyn Store {
+        self.setup.store.as_ref()
+    }
+
     fn write_segment(&mut self, scene: &Scene, order: Order) -> Written {
         let writes = |partition: PartitionId| {
             scene.writes.get(partition.0 as usize).copied().unwrap_or(false)
         };
-        let states = match self.vault.unsaved(order.view, order.durable, order.epoch, &writes) {
+        let vault = &self.setup.vault;
+        let states = match vault.unsaved(order.view, order.durable, order.epoch, &writes) {
             Ok(Some(states)) => states,
             // The view is over, or something is folded too far.
             Ok(None) | Err(_) => return Written::TooLate,
@@ -132,20 +182,58 @@ impl Work {
         let bytes = segment::encode(&states);
         drop(states);
         self.sequence += 1;
+        let WriterSetup { node, incarnation, claim, .. } = &self.setup;
         let name = format!(
             "segments/{:06}-{}-{}-{}/{:08}",
-            self.start, order.view.0, self.node.0, self.incarnation.0, self.sequence
+            claim.start.start, order.view.0, node.0, incarnation.0, self.sequence
         );
-        match self.store.create(&name, &bytes) {
+        match self.store().create(&name, &bytes) {
             Ok(Created::Now) => {}
             Ok(Created::Exists) => return Written::Failed(format!("{name} is there already")),
             Err(error) => return Written::Failed(error.to_string()),
         }
         let record = SegmentRecord { bytes: bytes.len() as u64, sha1: sha1_of(&bytes), name };
         // Durable is said only after it was found.
-        match read_index(self.store.as_ref(), &record) {
+        match read_index(self.store(), &record) {
             Ok(_) => Written::Segment(Some(record)),
             Err(error) => Written::Failed(error.to_string()),
+        }
+    }
+
+    /// Claims the store, unless this start of the cluster has done so, and returns the newest manifest.
+    fn claim(&mut self, scene: &Scene) -> Result<Result<Manifest, ClaimError>, DurableError> {
+        let Claim { start, run } = self.setup.claim.clone();
+        loop {
+            let newest = match self.newest.take() {
+                Some(newest) => newest,
+                None => Manifest::newest(self.store())?.0.unwrap_or_else(|| {
+                    Manifest::before_any(scene.writes.len() as u32, start.shares)
+                }),
+            };
+            if newest.start == start.start && newest.run == run {
+                return Ok(Ok(newest));
+            }
+            let place = self.store().place();
+            if newest.start >= start.start {
+                return Ok(Err(ClaimError::Taken { place, run: newest.run }));
+            }
+            if newest.number != start.manifest {
+                let (found, expected) = (newest.number, start.manifest);
+                return Ok(Err(ClaimError::InUse { place, run: newest.run, found, expected }));
+            }
+            let claim = Manifest {
+                number: newest.number + 1,
+                start: start.start,
+                run: run.clone(),
+                view: scene.view,
+                stage: Stage::Claimed,
+                members: scene.members.clone(),
+                ..newest
+            };
+            // If somebody else has written this number, what it says is looked at first.
+            if claim.create(self.store())? == Created::Now {
+                self.newest = Some(claim);
+            }
         }
     }
 
@@ -172,14 +260,15 @@ impl Work {
         segments: Vec<SegmentRecord>,
     ) -> Result<ManifestWritten, DurableError> {
         loop {
-            let newest = match self.newest.take() {
-                Some(newest) => newest,
-                None => Manifest::newest(self.store.as_ref())?
-                    .0
-                    .unwrap_or_else(|| Manifest::before_any(scene.writes.len() as u32)),
+            let newest = match self.claim(scene)? {
+                Ok(newest) => newest,
+                Err(ClaimError::Taken { run, .. } | ClaimError::InUse { run, .. }) => {
+                    return Ok(ManifestWritten::Superseded { run });
+                }
             };
-            if newest.start > self.start {
-                return Ok(ManifestWritten::Superseded { run: newest.run });
+            if newest.view > order.view {
+                // A later view goes on; whoever leads it has said so by its manifest.
+                return Ok(ManifestWritten::Failed(format!("view {} is over", order.view)));
             }
             if let Some(epoch) = newest.epoch.filter(|epoch| Some(*epoch) > order.durable) {
                 self.newest = Some(newest);
@@ -189,20 +278,21 @@ impl Work {
             named.extend(segments.iter().cloned());
             let manifest = Manifest {
                 number: newest.number + 1,
-                start: self.start,
-                run: self.run.clone(),
                 view: order.view,
-                stage: if order.epoch == Epoch::END { Stage::Done } else { Stage::Running },
+                stage: Stage::Running,
                 epoch: Some(order.epoch),
                 members: scene.members.clone(),
-                operators: self.vault.operator_records(),
+                operators: self.setup.vault.operator_records(),
                 segments: self.needed(named)?,
-                ..newest
+                ..newest.clone()
             };
-            match manifest.create(self.store.as_ref())? {
+            match manifest.create(self.store())? {
                 Created::Now => {
-                    self.delete_unneeded(&manifest)?;
+                    self.keep(&newest);
+                    self.keep(&manifest);
                     self.newest = Some(manifest);
+                    // What is left over does no harm.
+                    let _ = self.delete_unneeded();
                     return Ok(ManifestWritten::Created);
                 }
                 // Somebody else has written this number: what it says is looked at first.
@@ -215,7 +305,7 @@ impl Work {
     fn needed(&mut self, named: Vec<SegmentRecord>) -> Result<Vec<SegmentRecord>, DurableError> {
         for record in &named {
             if !self.indexes.contains_key(&record.name) {
-                let index = read_index(self.store.as_ref(), record)?;
+                let index = read_index(self.setup.store.as_ref(), record)?;
                 self.indexes.insert(record.name.clone(), index);
             }
         }
@@ -237,18 +327,24 @@ impl Work {
         Ok(needed)
     }
 
+    /// Notes what a manifest names.
+    fn keep(&mut self, manifest: &Manifest) {
+        if self.kept.last().is_none_or(|(number, _)| *number < manifest.number) {
+            let names = manifest.segments.iter().map(|segment| segment.name.clone()).collect();
+            self.kept.push((manifest.number, names));
+        }
+    }
+
     /// Deletes manifests before the last few, and the segments that none of the others names.
     ///
     /// A manifest is made from the one before it, so what one leaves out none names that comes later.
-    fn delete_unneeded(&mut self, manifest: &Manifest) -> Result<(), DurableError> {
-        let names = manifest.segments.iter().map(|segment| segment.name.clone()).collect();
-        self.kept.push((manifest.number, names));
+    fn delete_unneeded(&mut self) -> Result<(), DurableError> {
         while self.kept.len() > MANIFESTS_KEPT {
             let (number, names) = self.kept.remove(0);
-            self.store.delete(&manifest::name_of(number))?;
+            self.store().delete(&manifest::name_of(number))?;
             let is_named = |name: &String| self.kept.iter().any(|(_, names)| names.contains(name));
             for name in names.iter().filter(|name| !is_named(name)) {
-                self.store.delete(name)?;
+                self.store().delete(name)?;
             }
         }
         Ok(())

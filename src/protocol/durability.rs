@@ -141,7 +141,8 @@ impl Durability {
         self.cut = None;
     }
 
-    fn leads(&self) -> bool {
+    /// Whether this member leads.
+    pub fn leads(&self) -> bool {
         self.view.is_some() && self.members.first() == Some(&self.node)
     }
 

@@ -10,6 +10,7 @@ pub use ringfence_operators::ids::WorkerPanic;
 use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
+use super::durability::{Order, Written};
 use super::plan::PlanError;
 use super::ranges::list;
 use super::view::{Evidence, View, ViewError};
@@ -85,6 +86,22 @@ pub enum Message {
     Refilled {
         /// The view.
         view: ViewNumber,
+    },
+    /// The receiver is to write what is not durable yet.
+    DurableOrder(Order),
+    /// What came of an order of the receiver's.
+    DurableWritten {
+        /// The order.
+        order: Order,
+        /// What came of it.
+        written: Written,
+    },
+    /// All is durable through this epoch.
+    Durable {
+        /// The view in which that was achieved.
+        view: ViewNumber,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// The job is complete, and the register says so.
     Done,

@@ -151,6 +151,7 @@ fn follow(
         partitions: current.partitions,
         backups: current.backups,
         assignment: Assignment::default(),
+        durable: current.durable,
     };
     let copies = copies(current, &view.members, resume);
     let left = current

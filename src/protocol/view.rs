@@ -51,6 +51,23 @@ pub struct View {
     pub backups: u32,
     /// Who owns and backs up each partition.
     pub assignment: Assignment,
+    /// What this start of the cluster has found in its durable tier, if it has one; the same in all views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<DurableStart>,
+}
+
+/// Where a start of a cluster with a durable tier goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DurableStart {
+    /// How many starts there have been, this one included.
+    pub start: u64,
+    /// The number of the manifest that it goes on from; 0 if there is none.
+    pub manifest: u64,
+    /// The epoch of that manifest; `None` if nothing is durable.
+    pub epoch: Option<Epoch>,
+    /// The number of shares of hand-fed inputs: that of the workers of the first start.
+    pub shares: u32,
 }
 
 /// One member of a view.
@@ -150,9 +167,15 @@ impl View {
             backups: shape.backups.min(backups_max(members.len())),
             members,
             assignment: Assignment::default(),
+            durable: None,
         };
         view.assignment = Assignment::first(&view.ring(), view.partitions, view.backups);
         view
+    }
+
+    /// The same first view, resuming from what a durable tier has, if there is one.
+    pub fn resuming(self, durable: Option<DurableStart>) -> View {
+        View { resume: durable.and_then(|durable| durable.epoch), durable, ..self }
     }
 
     /// Returns the SHA-1 of the view's JSON as [`serde_json`] writes it: no spaces, fields in order.
@@ -243,7 +266,8 @@ impl View {
     fn validate_lineage(&self) -> Result<(), ViewError> {
         let is_first = self.number == ViewNumber(1);
         let nobody_stays = self.members.iter().all(|member| member.evidence.is_none());
-        let has_past = self.resume.is_some() || self.planned;
+        let begins_at = self.durable.and_then(|durable| durable.epoch);
+        let has_past = self.resume != begins_at || self.planned;
         if is_first != self.previous.is_none()
             || (is_first && has_past)
             || (self.planned && nobody_stays)
@@ -378,7 +402,7 @@ pub enum ViewError {
     #[error("the evidence of node {node} is damaged: {error}")]
     Evidence { node: NodeId, error: EvidenceError },
     #[error(
-        "view {number} must name its predecessor unless it is the first, which has none and no resume epoch"
+        "view {number} must name its predecessor unless it is the first, which has none and resumes from what is durable"
     )]
     Lineage { number: ViewNumber },
     #[error("{found:?} is not the digest of a view")]

@@ -24,6 +24,7 @@ use super::strangers::Strangers;
 use super::turns::{Turn, next_round};
 use super::wording::register_failed;
 use crate::config::{Config, Mode};
+use crate::durable::resumption::run_id;
 use crate::error::{Error, Kind, Result};
 use crate::network::{Resolved, resolve};
 use crate::protocol::view::ClusterShape;
@@ -249,7 +250,7 @@ fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)
     let node = NodeId(0);
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, 1, sender.clone())?);
-    let id = new_run_id(node);
+    let id = run_id(config, new_run_id(node))?;
     let run = match &config.register {
         Some(path) => open_directory(config, path, &id)?,
         None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
@@ -287,13 +288,17 @@ fn run_member(
     // Kept until the end: the temporary register of a run without `--register`.
     let mut fresh = None;
     let run = match &config.register {
-        Some(path) => RunSource::Known(open_directory(config, path, &new_run_id(node))?),
+        Some(path) => {
+            let id = run_id(config, new_run_id(node))?;
+            RunSource::Known(open_directory(config, path, &id)?)
+        }
         None if process == 0 => {
             let directory = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
             let directory = directory.map_err(|error| {
                 Error::new(Kind::Register, "cannot make a register directory").because(error)
             })?;
-            let run = open_directory(config, directory.path(), &new_run_id(node))?;
+            let id = run_id(config, new_run_id(node))?;
+            let run = open_directory(config, directory.path(), &id)?;
             fresh = Some(directory);
             RunSource::Fresh(run, open_told(config))
         }

@@ -7,6 +7,7 @@ mod agreement;
 mod closing;
 mod connections;
 mod dropping;
+mod durable;
 mod joining;
 mod protocol;
 mod telling;
@@ -26,6 +27,7 @@ use ringfence_operators::vault::MemoryVault;
 
 use self::agreement::{Agreement, AllTold};
 use self::dropping::Dropping;
+use self::durable::{Loaded, Tier};
 use super::catch_up::CatchUp;
 use super::compactor::Compactor;
 use super::generation::{Job, Running, WorkerEnded};
@@ -36,6 +38,7 @@ use super::watches::Watches;
 use super::witness::FailureAccount;
 use crate::chaos::FaultKind;
 use crate::config::Config;
+use crate::durable::writer::Outcome;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
     ControlConnection, ControlEvent, DialError, Inbound, LinkLoss, Listener, ListenerLimits,
@@ -129,6 +132,10 @@ pub(crate) enum NodeEvent {
     Joined { view: ViewNumber },
     /// The register has answered.
     Register(RegisterReply),
+    /// What the first view resumes from is read.
+    Loaded(Loaded),
+    /// The writer of the durable tier has done something.
+    Written(Outcome),
     /// A fault is to be injected.
     Fault(FaultKind),
     /// This process was asked to end.
@@ -168,6 +175,8 @@ pub(crate) struct Node {
     vault: Arc<MemoryVault>,
     gauges: Arc<Gauges>,
     current: Option<Current>,
+    /// What this node has to do with the durable tier, if there is one.
+    tier: Option<Tier>,
     /// What the other nodes have built.
     catalogues: AllTold,
     recovery: RecoveryLog,
@@ -234,9 +243,13 @@ impl Node {
                 },
             ),
             generations: BTreeMap::new(),
-            vault: Arc::new(MemoryVault::new(setup.config.partitions)),
+            vault: Arc::new(match setup.config.durable {
+                Some(_) => MemoryVault::durable(setup.config.partitions),
+                None => MemoryVault::new(setup.config.partitions),
+            }),
             gauges: Arc::default(),
             current: None,
+            tier: None,
             catalogues: AllTold::new(),
             recovery: RecoveryLog::default(),
             failures: FailureAccount::default(),
@@ -292,6 +305,7 @@ impl Node {
     }
 
     fn open(&mut self) -> Result<()> {
+        self.tier = Tier::open(self)?;
         self.start_listening()?;
         match std::mem::replace(&mut self.setup.run, RunSource::Told(Box::new(no_register))) {
             RunSource::Known(run) => self.join_run(run)?,
@@ -366,12 +380,14 @@ impl Node {
             if now >= progress_at {
                 self.look_around(now)?;
                 self.tell_progress();
+                self.durable_tick()?;
                 self.tell_strangers(false);
                 progress_at = now + PROGRESS_INTERVAL;
             }
             self.close_if_due()?;
             let forming_until = self.started + self.setup.config.connect_limit;
-            if self.current.is_none() && !self.is_joining() && now >= forming_until {
+            let is_waiting = self.is_joining() || self.is_loading();
+            if self.current.is_none() && !is_waiting && now >= forming_until {
                 return Err(self.not_formed());
             }
             let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
@@ -421,6 +437,7 @@ impl Node {
                 }
                 self.on_catalogue(node, &message)?;
                 self.on_dropped_there(node, &message);
+                self.on_durable_message(node, &message)?;
                 self.step(Input::Message { from: node, message })
             }
             NodeEvent::Control { node, incarnation, event: ControlEvent::Lost(why) } => {
@@ -444,6 +461,8 @@ impl Node {
                 }
                 self.step(Input::Register(reply))
             }
+            NodeEvent::Loaded(loaded) => self.on_loaded(loaded),
+            NodeEvent::Written(outcome) => self.on_durable_outcome(outcome),
             NodeEvent::Fault(FaultKind::Panic) => {
                 if let Some(running) = self.running() {
                     running.shared.panic_next();
@@ -487,6 +506,7 @@ impl Node {
         self.await_joined(JOIN_LIMIT);
         let mut cleaned = Ok(());
         if finished {
+            cleaned = self.end_durable();
             for action in std::mem::take(&mut self.when_done) {
                 let done = action().map_err(|error| {
                     Error::input("the job is done, but its output is not as it should be")

@@ -244,7 +244,7 @@ fn a_process_with_other_flags_is_not_taken_in() {
     let mut cluster = Cluster::start("", PASSES, 50);
     cluster.kill_after(1, 2);
     wait_until("for the next view", || cluster.view(0) >= 2);
-    let other = cluster.node_with(1, PASSES + 1).wait();
+    let other = cluster.node_with(1, "", PASSES + 1).wait();
     other.assert_failed(1, &["belongs to another job"]);
     let (place, ran) = cluster.wait();
     ran[0].assert_success();

@@ -81,6 +81,20 @@ pub struct Settings {
     /// Larger snapshots and journals travel in pieces of this many bytes: [`PIECE_BYTES`], except in a
     /// simulation.
     pub piece_bytes: usize,
+    /// What to do about a durable tier, if there is one.
+    pub durable: Option<DurableSettings>,
+}
+
+/// What operators must know of a durable tier.
+#[derive(Clone, Debug)]
+pub struct DurableSettings {
+    /// Whether this generation is the first of a cluster that goes on where another one ended: what was released
+    /// after the resume epoch is taken back.
+    pub is_resumed: bool,
+    /// Whether results are released only once they are durable.
+    pub commit_waits: bool,
+    /// 1 more than the last durable epoch; 0 before any.
+    pub through: Arc<AtomicU64>,
 }
 
 /// What remains to be done once the whole job is done, such as removing a marker.

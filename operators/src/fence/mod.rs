@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use timely::dataflow::{Scope, Stream};
@@ -314,7 +315,25 @@ impl Fence {
 
     /// Whether this is the first view: nothing was committed and nothing released before it.
     pub fn is_first_view(&self) -> bool {
-        self.inner.generation.view.0 == 1
+        self.inner.generation.view.0 == 1 && !self.is_resumed()
+    }
+
+    /// Whether this is the first view of a cluster that goes on where another one ended.
+    pub(crate) fn is_resumed(&self) -> bool {
+        let durable = &self.inner.generation.settings.durable;
+        durable.as_ref().is_some_and(|durable| durable.is_resumed)
+    }
+
+    /// Through which epoch results may be released, and whether more is committed that is not durable yet.
+    pub(crate) fn releasable(&self) -> (Option<Epoch>, bool) {
+        let committed = self.commit().committed();
+        let durable = self.inner.generation.settings.durable.as_ref();
+        let Some(durable) = durable.filter(|durable| durable.commit_waits) else {
+            return (committed, false);
+        };
+        let durable = durable.through.load(Ordering::Acquire).checked_sub(1).map(Epoch);
+        // The end of time is 1 less than what a number can hold.
+        (committed.min(durable), committed > durable)
     }
 
     pub(crate) fn commit(&self) -> &Commit {

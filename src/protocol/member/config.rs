@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ringfence_operators::ids::{Incarnation, NodeId};
 
 use super::super::detector::DetectorLimits;
+use super::super::view::DurableStart;
 
 /// What a node knows of itself and of its cluster before anything happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct MemberConfig {
     pub partitions: u32,
     /// The number of backups of each partition; clipped to what the cluster has.
     pub backups: u32,
+    /// What a durable tier has; only the node that proposes the first view needs it.
+    pub durable: Option<DurableStart>,
     /// How long and how often.
     pub limits: MemberLimits,
 }

@@ -362,7 +362,8 @@ impl Machine {
             partitions: self.config.partitions,
             backups: self.config.backups,
         };
-        self.ask_to_create(View::first(&self.config.run, members, &shape));
+        let first = View::first(&self.config.run, members, &shape);
+        self.ask_to_create(first.resuming(self.config.durable));
     }
 
     // Suspicions.
@@ -478,7 +479,10 @@ impl Machine {
             | Message::Received { .. }
             | Message::Catalogue { .. }
             | Message::CatalogueItem { .. }
-            | Message::Dropped { .. } => {}
+            | Message::Dropped { .. }
+            | Message::DurableOrder(_)
+            | Message::DurableWritten { .. }
+            | Message::Durable { .. } => {}
             Message::Done => {
                 peer.done = true;
                 self.on_done_known();

@@ -26,6 +26,7 @@ use super::memory_kills::MemoryKills;
 use super::outlets::ProcessDesk;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode};
+use crate::durable::resumption::run_id;
 use crate::error::{Error, Kind, Result};
 use crate::network::Held;
 use crate::report::{
@@ -63,6 +64,8 @@ pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<F
     };
     let desk = ProcessDesk::start(config, Origin::LAUNCHER, 1)?;
     let register = RegisterDirectory::of(config)?;
+    let fresh = format!("{:x}-{:x}", now_ms() as u64, std::process::id());
+    let run = run_id(config, fresh)?;
     let (sender, inbox) = bounded(INBOX_MAX);
     let interrupted = sender.clone();
     let interrupts = Interrupts::watch(move |signal| {
@@ -73,6 +76,7 @@ pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<F
         turn,
         register: &register,
         sender,
+        run,
         run_id: None,
         comebacks: Comebacks::new(config.node_restarts),
         nodes: Vec::with_capacity(nodes),
@@ -111,6 +115,8 @@ struct Launcher<'a> {
     /// For those who read what nodes say.
     sender: Sender<Inbox>,
     /// The run, once all nodes were let to begin.
+    /// The id that the run is to have.
+    run: String,
     run_id: Option<String>,
     comebacks: Comebacks,
     nodes: Vec<Node>,
@@ -248,7 +254,7 @@ impl Launcher<'_> {
             let address = |node: &Node| (node.id, node.address.clone().unwrap_or_default());
             let addresses: Vec<(NodeId, String)> = self.nodes.iter().map(address).collect();
             self.injector.stand_between(&addresses)?;
-            let run = format!("{:x}-{:x}", now_ms() as u64, std::process::id());
+            let run = self.run.clone();
             for node in &self.nodes {
                 let start = self.start_of(node.id, &run, false);
                 // A node that is gone already is noticed by the next look at it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
-use super::{Node, NodeEvent, Run};
+use super::{Node, NodeEvent, Run, Tier};
 use crate::error::{Error, Result};
 use crate::network::ControlSendError;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
@@ -34,6 +34,7 @@ impl Node {
             workers_per_node: self.setup.config.workers as u32,
             partitions: self.setup.config.partitions,
             backups: self.setup.config.backup_count() as u32,
+            durable: self.tier.as_ref().map(Tier::found),
             limits: MemberLimits {
                 reach_limit_ms: self.setup.config.connect_limit.as_millis() as u64,
                 plan_wait_ms: self.setup.config.plan_wait().as_millis() as u64,

@@ -35,6 +35,7 @@ impl Node {
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
+            self.durable_committed(epoch)?;
         }
         if let Notice::Built { worker } = notice {
             self.on_built(view, worker)?;

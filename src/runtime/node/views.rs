@@ -11,6 +11,7 @@ use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 
 use super::{Agreement, Current, Dropping, Node, NodeEvent, Notices};
+use crate::durable::resumption::run_of;
 use crate::error::{Error, Result};
 use crate::network::{Inbound, Link, LinkEnds, Purpose, Refusal};
 use crate::protocol::assignment::Place;
@@ -44,6 +45,13 @@ impl Node {
     }
 
     pub(super) fn install(&mut self, view: View) -> Result<()> {
+        if self.load_durable(&view) {
+            return Ok(());
+        }
+        self.install_now(view)
+    }
+
+    pub(super) fn install_now(&mut self, view: View) -> Result<()> {
         let node = self.setup.node;
         let role = |partition: PartitionId| role_of(&view, node, partition);
         self.vault.install(view.number, view.resume, &role).map_err(|error| {
@@ -60,6 +68,7 @@ impl Node {
 
         let filled = |place: &&Place| place.filling.iter().any(|worker| worker.node == node);
         let refilling = view.assignment.places.iter().filter(filled).count() as u32;
+        self.begin_durable(&view);
         let waiting = self.present.install(view);
         self.generations.retain(|view, _| self.present.hosts(*view));
         self.current = Some(Current {
@@ -153,7 +162,7 @@ impl Node {
                 })
             }));
         }
-        let run = self.run.as_ref().map_or_else(String::new, |run| run.id.clone());
+        let run = self.run.as_ref().map_or_else(String::new, |run| run_of(&run.id).to_owned());
         let settings = Settings {
             hasher: self.setup.config.key_hash,
             epoch_interval: self.setup.config.epoch_interval,
@@ -161,9 +170,10 @@ impl Node {
             in_flight_epochs_max: u64::from(self.setup.config.in_flight_epochs_max),
             run,
             workers_per_node: workers,
-            share_count: (self.setup.nodes.len() * workers) as u32,
+            share_count: self.share_count(),
             refill_bytes_per_second: self.setup.config.refill_bytes_per_second,
             piece_bytes: PIECE_BYTES,
+            durable: self.durable_settings(),
         };
         let watched = self.machine.as_ref().map(|m| m.watched().clone()).unwrap_or_default();
         let generation = Generation::new(

@@ -299,6 +299,7 @@ impl World {
             share_count: self.shape.nodes as u32,
             refill_bytes_per_second: self.shape.refill_bytes_per_second,
             piece_bytes: self.shape.piece_bytes,
+            durable: None,
         };
         let Some(process) = self.alive(id) else { return };
         let Some(links) = process.present.start() else { return };

@@ -135,6 +135,7 @@ impl Simulation {
             address: format!("{node}:{incarnation}"),
             nodes: all.clone(),
             is_restart: incarnation > Incarnation(1),
+            durable: None,
             workers_per_node,
             partitions,
             backups,

@@ -389,6 +389,7 @@ impl World {
             address: address(id),
             nodes: (0..self.shape.nodes).map(NodeId).collect(),
             is_restart: incarnation > Incarnation(1),
+            durable: None,
             workers_per_node: 1,
             partitions: self.shape.partitions,
             backups: self.shape.backups,

@@ -110,6 +110,7 @@ impl Cluster {
                 share_count: 2,
                 refill_bytes_per_second: u64::MAX,
                 piece_bytes: PIECE_BYTES,
+                durable: None,
             };
             Arc::new(Generation::new(
                 view,

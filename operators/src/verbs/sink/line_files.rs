@@ -24,7 +24,7 @@ const MARKER: &str = ".ringfence-unfinished";
 ///
 /// Every line is written at an offset that the checkpoint holds, so that writing it again, by a
 /// successor or by a node that was given up for dead, changes nothing. The output survives the loss of
-/// processes. It is not synced to the disk, so it may not survive a power failure.
+/// processes. With `--durable-commit` it is synced to the disk, and survives a power failure, too.
 ///
 /// What was written must stay there until the job is done. If the directory or a file in it is removed,
 /// renamed, truncated or appended to in the meantime, the job ends with an error that names it: when the next
@@ -41,6 +41,8 @@ pub struct LineFiles {
     directory: PathBuf,
     run: String,
     marked: bool,
+    /// Whether what is written must survive a power cut.
+    durable: bool,
     files: BTreeMap<PartitionId, File>,
     /// The files that were complete at the end, and their lengths.
     finished: Parts,
@@ -55,6 +57,7 @@ impl LineFiles {
             directory: directory.into(),
             run: String::new(),
             marked: false,
+            durable: false,
             files: BTreeMap::new(),
             finished: Arc::default(),
         }
@@ -218,6 +221,7 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
 
     fn open(&mut self, start: &Start) -> io::Result<()> {
         self.run = start.run.clone();
+        self.durable = start.durable;
         if self.check_marker(None)? || !start.first_view {
             return Ok(());
         }
@@ -257,8 +261,34 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
         };
         let offset = u64::from_le_bytes(*offset);
         self.mark(&id.sink)?;
-        let written = self.file(id.shard, offset)?.write_all_at(lines, offset);
+        let is_durable = self.durable;
+        let file = self.file(id.shard, offset)?;
+        let mut written = file.write_all_at(lines, offset);
+        if is_durable {
+            // The name of a new file is an entry of its directory.
+            written = written.and_then(|()| file.sync_data());
+            if offset == 0 {
+                let directory = File::open(&self.directory);
+                written = written.and_then(|()| directory?.sync_all());
+            }
+        }
         written.map_err(|error| about(&self.path(id.shard), error))
+    }
+
+    fn cut_back(&mut self, shard: PartitionId, at: Option<&u64>) -> io::Result<()> {
+        let path = self.path(shard);
+        let length = at.copied().unwrap_or(0);
+        let file = match File::options().write(true).open(&path) {
+            Ok(file) => file,
+            // What was prepared and not released yet may begin the file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(about(&path, error)),
+        };
+        let cut = file.metadata().and_then(|found| match found.len() > length {
+            true => file.set_len(length),
+            false => Ok(()),
+        });
+        cut.map_err(|error| about(&path, error))
     }
 
     fn finish(&mut self, shard: PartitionId, at: &u64) -> io::Result<()> {
@@ -382,7 +412,7 @@ mod tests {
 
     fn started(directory: &Path, run: &str, first_view: bool) -> io::Result<LineFiles> {
         let mut sink = LineFiles::new(directory);
-        let start = Start { run: run.to_owned(), first_view };
+        let start = Start { run: run.to_owned(), first_view, durable: false };
         Sink::<(String, u64)>::open(&mut sink, &start).map(|()| sink)
     }
 

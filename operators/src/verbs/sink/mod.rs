@@ -61,6 +61,22 @@ pub trait Sink<D>: 'static {
     /// fix, such as [`io::ErrorKind::PermissionDenied`], end the job at once.
     fn release(&mut self, id: &Release, prepared: &[u8]) -> io::Result<()>;
 
+    /// Takes back what was released of a shard after `at`, where its next result goes; `None` if the shard has no
+    /// results.
+    ///
+    /// Called for each of the worker's shards, after [`open`](Sink::open), if a cluster starts again from its
+    /// durable tier and results may have been released that were not durable yet. They will come again, and
+    /// differently: in other epochs and other shards. A sink that cannot take results back returns an error,
+    /// which ends the job; with `--durable-commit` there never is anything to take back.
+    fn cut_back(&mut self, shard: PartitionId, at: Option<&Self::Position>) -> io::Result<()> {
+        let _ = (shard, at);
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "results that were released before they were durable cannot be taken back here: run such a job with \
+             --durable-commit",
+        ))
+    }
+
     /// Checks, once this worker has released everything, that the released results of a shard still exist;
     /// `at` is where its next result would go. An error ends the job.
     ///
@@ -120,10 +136,15 @@ pub struct Start {
     pub run: String,
     /// Whether nothing has been released yet in this run.
     pub first_view: bool,
+    /// Whether what is released must survive a power cut: a release returns only once it does.
+    pub durable: bool,
 }
 
 /// How long a failed release is retried before the job ends.
 pub const RELEASE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a sink looks whether more is durable.
+const DURABLE_PAUSE: Duration = Duration::from_millis(2);
 
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -306,7 +327,12 @@ impl<'scope, T: FencedTime, D: Data> SinkFenced<'scope, T, D> for StreamVec<'sco
                 let waits = turns.first_epoch();
                 let done = complete(through, waits);
                 outlet.pass(done, &mut writing.shards);
-                if let Some(pause) = writing.release(fence.commit().committed()) {
+                let (releasable, is_held) = fence.releasable();
+                let pause = writing.release(releasable);
+                // Nothing else wakes a worker when something becomes durable.
+                let is_held = is_held && !writing.waiting.is_empty();
+                let pause = pause.or(is_held.then_some(DURABLE_PAUSE));
+                if let Some(pause) = pause {
                     fence.wake_after(&activator, pause);
                 }
                 let prepared = writing.waiting.first().map(|&(epoch, _)| Epoch(epoch));
@@ -339,8 +365,12 @@ struct Writing<D, S> {
 impl<D: Data, S: Sink<D>> Writing<D, S> {
     fn restore(mut sink: S, fence: &Fence, name: &OperatorName) -> Self {
         let generation = fence.generation();
-        let start =
-            Start { run: generation.settings.run.clone(), first_view: fence.is_first_view() };
+        let durable = generation.settings.durable.as_ref();
+        let start = Start {
+            run: generation.settings.run.clone(),
+            first_view: fence.is_first_view(),
+            durable: durable.is_some_and(|durable| durable.commit_waits),
+        };
         if let Err(error) = sink.open(&start) {
             fence.fail(JobError::Sink { operator: name.clone(), what: error.to_string() });
         }
@@ -356,7 +386,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
                 }
             });
         }
-        Writing {
+        let mut writing = Writing {
             sink,
             fence: fence.clone(),
             name: name.clone(),
@@ -365,7 +395,11 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             released: BTreeMap::new(),
             retry: None,
             record: std::marker::PhantomData,
+        };
+        if fence.is_resumed() && !start.durable {
+            writing.cut_back();
         }
+        writing
     }
 
     fn fail(&self, what: String) -> ! {
@@ -379,6 +413,16 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
         match Postcard::decode(&held.0) {
             Ok(position) => Some(position),
             Err(error) => self.shards.refuse(shard, error),
+        }
+    }
+
+    /// Takes back what was released and is to be released again.
+    fn cut_back(&mut self) {
+        for shard in self.shards.owned().to_vec() {
+            let position = self.position(shard);
+            if let Err(error) = self.sink.cut_back(shard, position.as_ref()) {
+                self.fail(error.to_string());
+            }
         }
     }
 

@@ -32,6 +32,7 @@ fn machine_with(node: u64, nodes: u64, suspect_ms: u64) -> Machine {
         address: format!("h:{node}"),
         nodes: (0..nodes).map(NodeId).collect(),
         is_restart: false,
+        durable: None,
         workers_per_node: 1,
         partitions: 6,
         backups: 1,
