@@ -123,6 +123,11 @@ impl Config {
 
     fn validate_backups(&self) -> Result<()> {
         let (wanted, max) = (self.backup_count(), self.backups_max());
+        if wanted == 0 && self.durable.is_some() {
+            let text =
+                "--durable needs a backup of each partition, which writes it: --backups 1 or more";
+            return Err(Error::config(text));
+        }
         if wanted <= max {
             return Ok(());
         }

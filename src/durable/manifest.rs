@@ -67,6 +67,15 @@ pub(crate) fn name_of(number: u64) -> String {
     format!("{FOLDER}/{number:012}")
 }
 
+/// Returns the numbers of the manifests of a store, ascending.
+pub(crate) fn numbers(store: &dyn Store) -> Result<Vec<u64>, DurableError> {
+    let listed = store.list(FOLDER)?;
+    let mut numbers: Vec<u64> =
+        listed.iter().filter_map(|(name, _)| name.rsplit('/').next()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 impl Manifest {
     /// What an empty store stands for: number 0, before any start.
     pub(crate) fn before_any(partitions: u32, shares: u32) -> Self {
@@ -147,12 +156,7 @@ impl Manifest {
     pub(crate) fn newest(
         store: &dyn Store,
     ) -> Result<(Option<Self>, Vec<DurableError>), DurableError> {
-        let mut numbers: Vec<u64> = store
-            .list(FOLDER)?
-            .iter()
-            .filter_map(|(name, _)| name.rsplit('/').next()?.parse().ok())
-            .collect();
-        numbers.sort_unstable();
+        let mut numbers = numbers(store)?;
         let mut passed_over = Vec::new();
         while let Some(number) = numbers.pop() {
             match Manifest::read(store, number) {

@@ -10,7 +10,7 @@
 //! whole is in the manifest.
 
 use rapidhash::v3::rapidhash_v3;
-use ringfence_operators::ids::{Epoch, PartitionId};
+use ringfence_operators::ids::{Epoch, Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::snapshot::{DELTA_HEADER_BYTES, DeltaHeader, Subject};
 use ringfence_operators::vault::UnsavedState;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,25 @@ impl Block {
             partition: self.partition,
         }
     }
+}
+
+/// The folder of segments in a store.
+pub(crate) const FOLDER: &str = "segments";
+
+/// Returns the name of a segment: who wrote it, in which start of the cluster and which view, and which of its
+/// segments it is. So nobody ever writes what somebody else has written.
+pub(crate) fn name_of(
+    (start, view): (u64, ViewNumber),
+    (node, incarnation): (NodeId, Incarnation),
+    sequence: u64,
+) -> String {
+    format!("{FOLDER}/{start:06}-{view}-{node}-{incarnation}/{sequence:08}")
+}
+
+/// Returns in which start of the cluster and in which view a segment was written, from its name.
+pub(crate) fn written_in(name: &str) -> Option<(u64, u64)> {
+    let mut parts = name.strip_prefix(FOLDER)?.strip_prefix('/')?.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Returns SHA-1 in lower-case hexadecimal.

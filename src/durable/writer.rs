@@ -109,8 +109,14 @@ impl Writer {
     /// Starts the thread. It ends with the writer, unless it hangs in the store: then with the process.
     pub(crate) fn start(setup: WriterSetup, done: impl Fn(Outcome) + Send + 'static) -> Self {
         let (tasks, due) = unbounded();
-        let mut work =
-            Work { setup, sequence: 0, newest: None, kept: Vec::new(), indexes: BTreeMap::new() };
+        let mut work = Work {
+            setup,
+            sequence: 0,
+            newest: None,
+            kept: Vec::new(),
+            indexes: BTreeMap::new(),
+            swept: None,
+        };
         thread::spawn(move || {
             for task in due {
                 let outcome = match task {
@@ -159,6 +165,8 @@ struct Work {
     kept: Vec<(u64, BTreeSet<String>)>,
     /// The index of each segment that the newest manifest names.
     indexes: BTreeMap<String, Vec<Block>>,
+    /// The view in which what earlier ones have left over was deleted.
+    swept: Option<ViewNumber>,
 }
 
 impl Work {
@@ -173,8 +181,8 @@ impl Work {
         let vault = &self.setup.vault;
         let states = match vault.unsaved(order.view, order.durable, order.epoch, &writes) {
             Ok(Some(states)) => states,
-            // The view is over, or something is folded too far.
-            Ok(None) | Err(_) => return Written::TooLate,
+            // An error says that the view is over.
+            Ok(None) | Err(_) => return Written::NotNow,
         };
         if states.is_empty() {
             return Written::Segment(None);
@@ -183,10 +191,8 @@ impl Work {
         drop(states);
         self.sequence += 1;
         let WriterSetup { node, incarnation, claim, .. } = &self.setup;
-        let name = format!(
-            "segments/{:06}-{}-{}-{}/{:08}",
-            claim.start.start, order.view.0, node.0, incarnation.0, self.sequence
-        );
+        let name =
+            segment::name_of((claim.start.start, order.view), (*node, *incarnation), self.sequence);
         match self.store().create(&name, &bytes) {
             Ok(Created::Now) => {}
             Ok(Created::Exists) => return Written::Failed(format!("{name} is there already")),
@@ -211,6 +217,7 @@ impl Work {
                 }),
             };
             if newest.start == start.start && newest.run == run {
+                self.remember()?;
                 return Ok(Ok(newest));
             }
             let place = self.store().place();
@@ -288,11 +295,10 @@ impl Work {
             };
             match manifest.create(self.store())? {
                 Created::Now => {
-                    self.keep(&newest);
                     self.keep(&manifest);
                     self.newest = Some(manifest);
                     // What is left over does no harm.
-                    let _ = self.delete_unneeded();
+                    let _ = self.delete_unneeded().and_then(|()| self.sweep(order.view));
                     return Ok(ManifestWritten::Created);
                 }
                 // Somebody else has written this number: what it says is looked at first.
@@ -325,6 +331,37 @@ impl Work {
         let needed: Vec<_> = needed.map(|(_, record)| record.clone()).collect();
         self.indexes.retain(|name, _| needed.iter().any(|record| record.name == *name));
         Ok(needed)
+    }
+
+    /// Notes what the manifests name that others have written.
+    fn remember(&mut self) -> Result<(), DurableError> {
+        if !self.kept.is_empty() {
+            return Ok(());
+        }
+        for number in manifest::numbers(self.store())? {
+            // A damaged one names nothing.
+            if let Ok(Some(manifest)) = Manifest::read(self.store(), number) {
+                self.keep(&manifest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the segments of earlier views and starts that no manifest names: what was written for a manifest
+    /// that did not come about. None can come of it any more, since this view has a manifest.
+    fn sweep(&mut self, view: ViewNumber) -> Result<(), DurableError> {
+        if self.swept == Some(view) {
+            return Ok(());
+        }
+        let present = (self.setup.claim.start.start, view.0);
+        for (name, _) in self.store().list(segment::FOLDER)? {
+            let is_named = self.kept.iter().any(|(_, names)| names.contains(&name));
+            if !is_named && segment::written_in(&name).is_some_and(|written| written < present) {
+                self.store().delete(&name)?;
+            }
+        }
+        self.swept = Some(view);
+        Ok(())
     }
 
     /// Notes what a manifest names.

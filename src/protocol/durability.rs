@@ -38,8 +38,8 @@ pub struct Order {
 pub enum Written {
     /// Its segment is in the store; `None` if it had nothing to write.
     Segment(Option<SegmentRecord>),
-    /// Some of its state is ahead of the epoch: a later epoch can be written.
-    TooLate,
+    /// Not now: a copy is still being filled, or some state is ahead of the epoch. A later epoch can be written.
+    NotNow,
     /// It could not be written, for this reason.
     Failed(String),
 }
@@ -186,10 +186,7 @@ impl Durability {
                     cut.segments.extend(segment);
                 }
             }
-            Written::TooLate => {
-                self.cut = None;
-                self.next_at_ms = 0;
-            }
+            Written::NotNow => self.cut = None,
             Written::Failed(why) => {
                 self.cut = None;
                 return vec![Deed::Behind(format!("node {from}: {why}"))];

@@ -143,8 +143,8 @@ impl Node {
         let node = self.setup.node;
         let (Some(tier), Some(start)) = (&mut self.tier, view.durable) else { return };
         let writes = view.assignment.places.iter().map(|place| {
-            let keeper = place.backups.first().unwrap_or(&place.owner);
-            keeper.node == node
+            // One of those that receive every delta.
+            place.fed().next().is_some_and(|keeper| keeper.node == node)
         });
         let members = view.members.iter();
         let scene = Arc::new(Scene {

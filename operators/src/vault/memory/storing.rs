@@ -57,7 +57,9 @@ impl MemoryVault {
         let mut cell = lock(&cell);
         let frame = cell
             .count(&self.pending_bytes, |replica| replica.get_or_insert_with(empty).push(delta))?;
-        self.keep_unsaved(&mut cell, delta.header(), frame, is_fed);
+        // What completes a copy that is being filled is the last delta that does not stand for itself.
+        let is_complete = is_fed || cell.filled.is_some();
+        self.keep_unsaved(&mut cell, delta.header(), frame, is_complete);
         // An owner's own copy of chunks is complete, but the filling ends only when that of each operator
         // does.
         if delta.header().completes && is_filling {

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::holdings::{Completeness, Holding};
 use super::{Cell, MemoryVault, Operator, lock, read, write};
 use crate::codec::CodecError;
 use crate::ids::{Epoch, OperatorName, PartitionId, ViewNumber};
@@ -105,9 +106,9 @@ impl Cell {
         durable: Option<Epoch>,
         epoch: Epoch,
     ) -> Result<Option<UnsavedState>, ()> {
-        let (Some(replica), Some(unsaved)) = (&self.replica, &mut self.unsaved) else {
-            return Ok(None);
-        };
+        let Some(replica) = &self.replica else { return Ok(None) };
+        let unsaved =
+            self.unsaved.get_or_insert_with(|| Unsaved { wants_base: true, ..Unsaved::default() });
         let subject = replica.subject();
         let is_continued =
             unsaved.start <= durable && replica.through().min(unsaved.start) <= durable;
@@ -164,8 +165,8 @@ impl MemoryVault {
     /// Returns what is to be written of the partitions that this node writes, where everything through
     /// `durable` is durable, so that everything through `epoch` is.
     ///
-    /// `None` if something is folded too far to be written at `epoch`. Folding of that waits, and the call
-    /// succeeds with a later epoch.
+    /// `None` if a copy is still being filled, or if something is folded too far to be written at `epoch`.
+    /// Folding of that waits, so that the call succeeds with a later epoch.
     pub fn unsaved(
         &self,
         view: ViewNumber,
@@ -176,6 +177,20 @@ impl MemoryVault {
         let state = read(&self.view);
         state.check(view)?;
         let cells = read(&self.cells);
+        let filled = state.filled(&cells);
+        let is_complete = |(index, holding): (usize, &Holding)| match holding.completeness {
+            Completeness::Fed => true,
+            Completeness::Filling => filled.get(&index).is_some_and(|at| *at <= epoch),
+            Completeness::Frozen { .. } | Completeness::None => false,
+        };
+        let mut written = state
+            .holdings
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| writes(PartitionId(*index as u32)));
+        if !written.all(is_complete) {
+            return Ok(None);
+        }
         let (mut found, mut is_whole) = (Vec::new(), true);
         for (&(operator, partition), cell) in cells.iter() {
             let index = PartitionId(state.index(partition) as u32);
@@ -247,3 +262,7 @@ impl MemoryVault {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "unsaved_tests.rs"]
+mod tests;
