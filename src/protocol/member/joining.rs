@@ -157,6 +157,9 @@ impl Machine {
         for member in &view.members {
             let met = self.met.entry(member.node).or_insert(member.incarnation);
             *met = member.incarnation.max(*met);
+            if view.is_newcomer(member.node) {
+                self.late.insert(member.node, member.incarnation);
+            }
             if let Some(peer) = self.peers.get_mut(&member.node)
                 && peer.incarnation <= member.incarnation
                 && !planted::is(Planted::EndedTakenIn)
