@@ -106,31 +106,9 @@ impl Console {
                 let restarts = counted(u64::from(*restarts), "restart");
                 vec![format!("starting node {target} again ({restarts} lately)")]
             }
-            What::View {
-                number,
-                members,
-                resume,
-                moved_partitions,
-                under_replicated,
-                joined,
-                ..
-            } if self.view_told.is_none_or(|told| told < *number) => {
+            What::View { number, .. } if self.view_told.is_none_or(|told| told < *number) => {
                 self.view_told = Some(*number);
-                let members: Vec<String> = members.iter().map(ToString::to_string).collect();
-                let mut text = format!("view {number}: nodes {}", members.join(", "));
-                if number.0 > 1 {
-                    let resume = resume.map_or("the beginning".into(), |e| format!("epoch {e}"));
-                    let moved = counted(u64::from(*moved_partitions), "partition");
-                    text += &format!("; {moved} moved; resuming after {resume}");
-                }
-                if !joined.is_empty() {
-                    text += &format!("; {} taken in", named_nodes(joined));
-                }
-                if *under_replicated > 0 {
-                    let few = counted(u64::from(*under_replicated), "partition");
-                    text += &format!("; {few} with too few backups until they are rebuilt");
-                }
-                vec![text]
+                words_of_view(&event.what)
             }
             What::Quarantined { operator, partition, epoch, record } => vec![format!(
                 "{} set a record apart that \"{operator}\" cannot process (partition {partition}, epoch \
@@ -167,6 +145,30 @@ impl Console {
             _ => Vec::new(),
         }
     }
+}
+
+/// A view in words.
+fn words_of_view(what: &What) -> Vec<String> {
+    let What::View { number, members, resume, moved_partitions, under_replicated, joined, .. } =
+        what
+    else {
+        return Vec::new();
+    };
+    let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+    let mut text = format!("view {number}: nodes {}", members.join(", "));
+    if number.0 > 1 {
+        let resume = resume.map_or("the beginning".into(), |e| format!("epoch {e}"));
+        let moved = counted(u64::from(*moved_partitions), "partition");
+        text += &format!("; {moved} moved; resuming after {resume}");
+    }
+    if !joined.is_empty() {
+        text += &format!("; {} taken in", named_nodes(joined));
+    }
+    if *under_replicated > 0 {
+        let few = counted(u64::from(*under_replicated), "partition");
+        text += &format!("; {few} with too few backups until they are rebuilt");
+    }
+    vec![text]
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | [`channel`] | messages between launcher and node |
 //! | `lines` | what a node prints, as its launcher passes it on |
 //! | `node` | the loop of one node |
+//! | `catch_up` | when a generation is built and has read again what had been read before |
 //! | `generation` | worker threads and links for the duration of one view |
 //! | `holdings` | what a view assigns to a node, and what a stopped node holds of it |
 //! | `host` | reporting in a process without a launcher |

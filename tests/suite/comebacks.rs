@@ -262,6 +262,9 @@ fn who_comes_back_to_nobody_is_told_so() {
     cluster.nodes.iter_mut().for_each(Running::kill);
     cluster.nodes.drain(..).for_each(|node| drop(node.wait()));
     let ran = cluster.node(1).wait();
-    ran.assert_failed(1, &["nodes 0, 2", "could not be reached within 2000 ms", "is lost"]);
+    ran.assert_failed(
+        1,
+        &["nodes 0, 1, 2 of view", "could not be reached within 2000 ms", "is lost"],
+    );
     assert!(text_of(&cluster, 1, "asking to be taken in"), "{ran}");
 }

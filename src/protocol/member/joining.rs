@@ -111,12 +111,15 @@ impl Machine {
         limit_ms.map_or(self.poll_at_ms, |limit| limit.min(self.poll_at_ms))
     }
 
+    /// The members that are not connected. An earlier start of this node is one: it has ended, and while it is in
+    /// the newest view, the others have not gone on without it, if there are any.
     fn unreached(&self) -> impl Iterator<Item = &Member> {
         let members = self.view.iter().flat_map(|view| &view.members);
-        members.filter(|member| member.node != self.config.node && !self.is_up(member.node))
+        members.filter(|member| member.node == self.config.node || !self.is_up(member.node))
     }
 
-    fn connect(&mut self, members: Vec<Member>) {
+    fn connect(&mut self, mut members: Vec<Member>) {
+        members.retain(|member| member.node != self.config.node);
         let connect = |Member { node, incarnation, address, .. }| Output::Connect {
             node,
             incarnation,
@@ -157,6 +160,9 @@ impl Machine {
         for member in &view.members {
             let met = self.met.entry(member.node).or_insert(member.incarnation);
             *met = member.incarnation.max(*met);
+            if view.is_newcomer(member.node) {
+                self.late.insert(member.node, member.incarnation);
+            }
             if let Some(peer) = self.peers.get_mut(&member.node)
                 && peer.incarnation <= member.incarnation
                 && !planted::is(Planted::EndedTakenIn)

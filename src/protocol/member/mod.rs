@@ -103,6 +103,8 @@ pub struct Machine {
     progress: Progress,
     /// The latest start of each node that was ever a member.
     met: BTreeMap<NodeId, Incarnation>,
+    /// Of these, the starts that were taken in by later views than the first.
+    late: BTreeMap<NodeId, Incarnation>,
     joining: Joining,
     planning: Planning,
     outputs: Vec<Output>,
@@ -137,6 +139,7 @@ impl Machine {
             restarts: Restarts::default(),
             progress: Progress::default(),
             met: BTreeMap::new(),
+            late: BTreeMap::new(),
             joining: Joining::default(),
             planning: Planning::default(),
             outputs: Vec::new(),

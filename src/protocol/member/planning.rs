@@ -37,13 +37,20 @@ pub(super) struct Planning {
 
 impl Machine {
     /// Takes note of what the members of a view own, which follows `previous`.
+    ///
+    /// Only for those who were taken in is a view ended. Who has lost what it owned by a panic of its workers is not
+    /// worth another interruption.
     pub(super) fn look_at_balance(&mut self, previous: Option<&View>) {
         let Some(view) = &self.view else { return };
         // What one plan could not change, the next cannot either.
         let is_in_vain =
             view.planned && previous.is_some_and(|before| before.assignment == view.assignment);
-        self.planning.lean =
-            if is_in_vain { BTreeSet::new() } else { lean_nodes(&view.assignment, &view.ring()) };
+        let is_late = |node: &NodeId| {
+            let member = view.member(*node).map(|member| member.incarnation);
+            !is_in_vain && self.late.get(node).copied() == member
+        };
+        let lean = lean_nodes(&view.assignment, &view.ring());
+        self.planning.lean = lean.into_iter().filter(is_late).collect();
         self.planning.wanted_since_ms = None;
     }
 

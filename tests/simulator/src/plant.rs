@@ -124,7 +124,7 @@ plants! {
     /// A vault takes what a late worker records after its view was closed.
     RecordAfterClose, "record-after-close", 3_000, true;
     /// A copy that is being filled is taken for a whole one when a table is evened out.
-    FillingCounted, "filling-counted", 40, true;
+    FillingCounted, "filling-counted", 160, true;
     /// Who asks to be taken in gives evidence of a view that it is not in.
     JoinerTestifies, "joiner-testifies", 40, true;
     /// Who was a member and is not any more is taken in again.

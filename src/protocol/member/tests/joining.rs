@@ -198,7 +198,7 @@ fn who_reaches_nobody_gives_up_and_says_whom() {
     let outputs = joiner.handle(30_001, Input::Tick);
     let error = failure(&outputs);
     assert!(matches!(error, ProtocolError::NobodyReached { .. }), "{error:?}");
-    assert!(error.to_string().contains("nodes 0, 1 of view 1"), "{error}");
+    assert!(error.to_string().contains("nodes 0, 1, 2 of view 1"), "{error}");
 }
 
 #[test]
@@ -223,4 +223,16 @@ fn who_asks_when_the_run_is_done_ends_well() {
     let mut late = started_again(2, 9);
     late.config.is_restart = true;
     assert_eq!(late.handle(0, Input::Started { done: true }), [Output::Finish]);
+}
+
+/// A seed of the simulator waited forever here: all members but this node itself were there, for there were none.
+#[test]
+fn who_was_the_last_member_before_finds_nobody() {
+    let mut joiner = started_again(0, 9);
+    joiner.handle(0, Input::Started { done: false });
+    let alone = first_view(1);
+    joiner.handle(1, read(V1, Some(alone)));
+    joiner.handle(2, read(V2, None));
+    let outputs = joiner.handle(30_001, Input::Tick);
+    assert!(matches!(failure(&outputs), ProtocolError::NobodyReached { .. }), "{outputs:?}");
 }
