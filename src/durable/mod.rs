@@ -86,3 +86,6 @@ impl DurableError {
         DurableError::Damaged { name: name.to_owned(), place: store.place(), problem }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,8 @@ pub mod ring;
 pub mod view;
 
 #[cfg(test)]
+mod durability_tests;
+#[cfg(test)]
 mod present_tests;
 #[cfg(test)]
 mod samples_tests;
