@@ -48,7 +48,8 @@ pub enum JobError {
     /// A name holds state but the job has no operator of that name.
     #[error(
         "there is state for \"{name}\" but the job has no protected operator of that name: \
-         restore the operator's name, or start afresh on a new register to drop its state"
+         restore the operator's name, or drop its state by starting afresh: on a new register, and with another \
+         directory for --durable"
     )]
     UnknownName {
         /// The name found in the checkpoint.

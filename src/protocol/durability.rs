@@ -10,6 +10,11 @@ use std::collections::BTreeSet;
 use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
 use serde::{Deserialize, Serialize};
 
+use super::ranges::list;
+
+/// After how long it is said that something is not written yet.
+const LATE_MS: u64 = 10_000;
+
 /// A segment as a manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +89,7 @@ pub enum Deed {
 #[derive(Clone, Debug)]
 struct Cut {
     order: Order,
+    since_ms: u64,
     missing: BTreeSet<NodeId>,
     segments: Vec<SegmentRecord>,
 }
@@ -116,13 +122,8 @@ impl Durability {
         }
     }
 
-    /// How far all is durable, as far as this member knows.
-    pub fn durable(&self) -> Option<Epoch> {
-        self.durable
-    }
-
-    /// When [`tick`](Self::tick) is due.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
+    /// When the next order is due.
+    fn next_deadline_ms(&self) -> Option<u64> {
         let is_due = self.leads() && self.cut.is_none() && self.committed > self.durable;
         is_due.then_some(self.next_at_ms)
     }
@@ -155,12 +156,22 @@ impl Durability {
     /// Time has passed.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Deed> {
         let (Some(view), Some(epoch)) = (self.view, self.committed) else { return Vec::new() };
+        if let Some(cut) = self.cut.as_ref().filter(|cut| now_ms >= cut.since_ms + LATE_MS) {
+            let seconds = (now_ms - cut.since_ms) / 1_000;
+            let who = match list(&cut.missing) {
+                who if who.is_empty() => "its manifest".to_owned(),
+                who => format!("nodes {who}"),
+            };
+            let why = format!("epoch {} waits for {who}, for {seconds} s", cut.order.epoch);
+            return vec![Deed::Behind(why)];
+        }
         if self.next_deadline_ms().is_none_or(|at| now_ms < at) {
             return Vec::new();
         }
         self.next_at_ms = now_ms + self.every_ms;
         let order = Order { view, durable: self.durable, epoch };
-        self.cut = Some(Cut { order, missing: self.members.clone(), segments: Vec::new() });
+        let missing = self.members.clone();
+        self.cut = Some(Cut { order, since_ms: now_ms, missing, segments: Vec::new() });
         self.members.iter().map(|member| Deed::SendOrder(*member, order)).collect()
     }
 

@@ -57,7 +57,21 @@ fn what_cannot_be_written_is_told_and_ordered_again() {
     assert_eq!(low.on_written(LOW, order(9), Written::Segment(None)), [], "it is given up");
     assert_eq!(low.tick(100).len(), 2);
     assert_eq!(low.on_written(LOW, order(9), Written::NotNow), []);
-    assert_eq!(low.next_deadline_ms(), Some(200));
+    assert_eq!(low.tick(199), []);
+    assert_eq!(low.tick(200).len(), 2);
+}
+
+#[test]
+fn who_is_waited_for_is_told() {
+    let [mut low, _high] = parts();
+    low.committed(0, Epoch(9));
+    low.on_written(LOW, order(9), Written::Segment(None));
+    assert_eq!(low.tick(9_999), []);
+    let told = low.tick(12_000);
+    assert_eq!(told, [Deed::Behind("epoch 9 waits for nodes 2, for 12 s".to_owned())]);
+    low.on_written(HIGH, order(9), Written::Segment(None));
+    let told = low.tick(12_000);
+    assert_eq!(told, [Deed::Behind("epoch 9 waits for its manifest, for 12 s".to_owned())]);
 }
 
 #[test]

@@ -246,6 +246,8 @@ pub enum Input {
     Committed {
         /// The view.
         view: ViewNumber,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// This node has all copies for which it was filled.
     Refilled {

@@ -16,7 +16,7 @@
 //!
 //! INVARIANT: evidence is first given when nothing that a worker still does changes what the node holds: all
 //! threads are joined, or the vault is closed. INVARIANT: of the connections that wait, each member has one at
-//! most, and all are of the next view.
+//! most, and all are of the next view, or of any while this node is in none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -319,11 +319,16 @@ impl<C, L> Present<C, L> {
         };
         if !is_known || !self.nodes.contains(&caller.node) || caller.node <= self.node {
             Answer::Refuse(Why::NotAMember)
-        } else if caller.view.0 != self.number().0 + 1 && !planted::is(Planted::WaitingUnbounded) {
+        } else if !self.may_be_next(caller.view) && !planted::is(Planted::WaitingUnbounded) {
             Answer::Refuse(Why::NotYet)
         } else {
             Answer::Wait
         }
+    }
+
+    /// Whether this view may follow the present one. Who is in no view may be taken in by any.
+    fn may_be_next(&self, view: ViewNumber) -> bool {
+        self.current.is_none() || view.0 == self.number().0 + 1
     }
 
     /// Keeps a call until this node has the view, too. A later one of the same node takes its place.

@@ -219,7 +219,7 @@ fn who_is_ahead_by_a_view_waits_and_has_one_place() {
     assert_eq!(answer(&present, 2, 1), Answer::Wait);
     present.wait(NodeId(2), 20);
     present.wait(NodeId(2), 21);
-    assert_eq!(answer(&present, 2, 2), Answer::Refuse(Why::NotYet));
+    assert_eq!(answer(&present, 2, 2), Answer::Wait, "who is in no view may be taken in by any");
     assert_eq!(answer(&present, 0, 1), Answer::Refuse(Why::NotAMember), "this one connects to it");
     assert_eq!(answer(&present, 7, 1), Answer::Refuse(Why::NotAMember));
     assert_eq!(present.install(view(1)), [21], "the latest");

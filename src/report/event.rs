@@ -196,6 +196,13 @@ pub enum What {
         /// How long it took from the beginning of the view.
         took_ms: f64,
     },
+    /// This epoch and all earlier ones outlive the whole cluster.
+    Durable {
+        /// The view.
+        view: ViewNumber,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The node has caught up in a view that followed a failure.
     Recovered {
         /// The view.
@@ -401,6 +408,7 @@ mod tests {
                 record: "7".to_owned(),
             },
             What::Refilled { view: ViewNumber(2), partitions: 3, took_ms: 0.5 },
+            What::Durable { view: ViewNumber(2), epoch: Epoch(3) },
             What::Progress { consumed: 1, total: 2, records: 3 },
             What::Refused { peer: "[::1]:9".to_owned(), reason: "garbage".to_owned(), more: 0 },
             What::Refused { peer: String::new(), reason: "garbage".to_owned(), more: 7 },

@@ -66,8 +66,9 @@ fn a_cut_off_node_and_a_killed_one_are_both_replaced() {
     let flags = "--local 5 --backups 2 --fault cut:1@300ms+3s --fault kill:3@700ms";
     let (ran, events) = run(flags, 40, 7);
     assert_eq!(left_behind(&events), [1], "{ran}");
-    let last = of_kind(&events, "view").last().expect("a view");
-    assert_eq!(last["members"], serde_json::json!([0, 2, 4]), "{ran}");
+    // Until they come back.
+    let without = serde_json::json!([0, 2, 4]);
+    assert!(of_kind(&events, "view").any(|view| view["members"] == without), "{ran}");
 }
 
 /// Three nodes by hand, each of which sees the others through a proxy.

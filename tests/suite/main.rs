@@ -16,6 +16,7 @@ mod kills;
 mod latecomers;
 mod many_views;
 mod panics;
+mod power_cuts;
 mod slow_answers;
 mod stops;
 mod strangers;

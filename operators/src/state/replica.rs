@@ -29,6 +29,9 @@ impl Pending {
     }
 }
 
+/// A base, and the frames of the deltas behind it.
+pub(crate) type BaseAndDeltas = (Arc<ReplicaBase>, Vec<Arc<[u8]>>);
+
 /// The encoded copy of one partition of one operator.
 #[derive(Debug)]
 pub struct Replica {
@@ -190,7 +193,7 @@ impl Replica {
 
     /// Returns the base, to be read elsewhere, and the frames of the deltas behind it up to `up_to`; `None` if
     /// more is folded than that.
-    pub(crate) fn state_at(&self, up_to: Epoch) -> Option<(Arc<ReplicaBase>, Vec<Arc<[u8]>>)> {
+    pub(crate) fn state_at(&self, up_to: Epoch) -> Option<BaseAndDeltas> {
         if self.base.epoch() > Some(up_to) {
             return None;
         }

@@ -230,7 +230,7 @@ impl Machine {
                 self.on_evidence_grown(view, evidence, awaited);
             }
             Input::CaughtUp { view } => self.on_caught_up(self.config.node, view),
-            Input::Committed { view } => self.on_committed(view),
+            Input::Committed { view, epoch } => self.on_committed(view, epoch),
             Input::Refilled { view } => self.on_refilled(self.config.node, view),
             Input::GenerationFinished { view } => self.on_finished(view),
             Input::FatalError { message } => self.fail_all(ProtocolError::Local { message }),

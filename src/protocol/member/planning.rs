@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
 
 use super::super::balance::lean_nodes;
 use super::super::message::{Message, Output, Suspicion};
@@ -33,6 +33,8 @@ pub(super) struct Planning {
     wanted_since_ms: Option<u64>,
     /// Whether something was committed just now.
     committed: bool,
+    /// Whether everything is committed: the programs only have to come to their ends.
+    is_over: bool,
 }
 
 impl Machine {
@@ -52,10 +54,12 @@ impl Machine {
         let lean = lean_nodes(&view.assignment, &view.ring());
         self.planning.lean = lean.into_iter().filter(is_late).collect();
         self.planning.wanted_since_ms = None;
+        self.planning.is_over |= view.resume == Some(Epoch::END);
     }
 
-    pub(super) fn on_committed(&mut self, view: ViewNumber) {
+    pub(super) fn on_committed(&mut self, view: ViewNumber, epoch: Epoch) {
         self.planning.committed |= view == self.number();
+        self.planning.is_over |= epoch == Epoch::END;
     }
 
     pub(super) fn on_caught_up(&mut self, node: NodeId, view: ViewNumber) {
@@ -96,6 +100,7 @@ impl Machine {
         let has_committed = std::mem::take(&mut self.planning.committed);
         let may_plan = self.phase == Phase::Running
             && self.done_seen_ms.is_none()
+            && !self.planning.is_over
             && self.lowest() == Some(self.config.node)
             && self.have_all(&self.planning.caught_up);
         let Some(why) = may_plan.then(|| self.wish()).flatten() else {

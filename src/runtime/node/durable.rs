@@ -218,8 +218,11 @@ impl Node {
             }
             Deed::Saved(epoch) => {
                 self.vault.saved(epoch);
-                if let Some(tier) = &self.tier {
-                    tier.through.store(after(Some(epoch)), Ordering::Release);
+                let Some(tier) = &self.tier else { return Ok(()) };
+                tier.through.store(after(Some(epoch)), Ordering::Release);
+                let leads = tier.begun.as_ref().is_some_and(|begun| begun.part.leads());
+                if leads && epoch != Epoch::END {
+                    self.tell(What::Durable { view: self.view(), epoch });
                 }
             }
             Deed::Behind(why) => self.tell_behind(&why),

@@ -24,14 +24,14 @@ impl Node {
             return Ok(());
         };
         let has_caught_up = current.catch_up.note(&notice);
-        let mut has_committed = false;
+        let mut committed = None;
         if let Notice::Committed { epoch } = notice
             && Some(epoch) > current.committed
         {
             current.committed = Some(epoch);
+            committed = Some(epoch);
             // The end of everything is not an epoch that anybody would know.
             if epoch != Epoch::END {
-                has_committed = true;
                 self.commits += 1;
                 self.tell(What::Commit { view, epoch });
             }
@@ -83,7 +83,10 @@ impl Node {
         if has_caught_up {
             self.step(Input::CaughtUp { view })?;
         }
-        if has_committed { self.step(Input::Committed { view }) } else { Ok(()) }
+        match committed {
+            Some(epoch) => self.step(Input::Committed { view, epoch }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn tell(&self, what: What) {

@@ -206,7 +206,8 @@ fn large_state_is_taken_over(size: u64, flags: &str) {
     // Longer, where what is large is to be stored before a node is killed.
     let count = if size > 10_000_000 { 10_000 } else { 3_000 };
     let vars = [("N", count), ("US", 1_000), ("SIZE", size)];
-    let ran = run(place.path(), "state", flags, &vars);
+    let flags = format!("{flags} --node-restarts 0");
+    let ran = run(place.path(), "state", &flags, &vars);
     ran.assert_success();
     let lines = lines(place.path());
     let number = |n: u64| {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_operators::fence::generation::{Generation, Notice, Observer, Settings};
 use ringfence_operators::hash::KeyHasher;
-use ringfence_operators::ids::{Epoch, NodeId, PartitionId, ViewNumber};
+use ringfence_operators::ids::{NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::Vault;
 use ringfence_operators::worker::{FencedWorker, WorkerEnd};
 use timely::WorkerConfig;
@@ -413,9 +413,7 @@ impl World {
             match notice {
                 Notice::Committed { epoch } => {
                     self.events_at_commit = self.events;
-                    if epoch != Epoch::END {
-                        self.after(0, id, Happening::Local(Input::Committed { view }));
-                    }
+                    self.after(0, id, Happening::Local(Input::Committed { view, epoch }));
                     self.tell_commit(id, view);
                     self.note(Some(id.node), "commit", epoch.0, |_| {
                         format!("epoch {epoch} is committed in view {view}")

@@ -90,11 +90,11 @@ fn a_planned_view_waits_until_all_have_caught_up_and_something_is_committed() {
     let mut lowest = lowest_of_two();
     lowest.handle(14, up_again(2, 9));
     assert!(!is_stopped(&lowest.handle(14, said(2, Message::Join))));
-    assert!(!is_stopped(&lowest.handle(14, Input::Committed { view: V2 })));
+    assert!(!is_stopped(&lowest.handle(14, Input::Committed { view: V2, epoch: Epoch(6) })));
     lowest.handle(15, said(1, Message::CaughtUp { view: V2 }));
-    assert!(!is_stopped(&lowest.handle(15, Input::Committed { view: V2 })));
+    assert!(!is_stopped(&lowest.handle(15, Input::Committed { view: V2, epoch: Epoch(6) })));
     assert!(!is_stopped(&lowest.handle(15, Input::CaughtUp { view: V2 })));
-    let outputs = lowest.handle(16, Input::Committed { view: V2 });
+    let outputs = lowest.handle(16, Input::Committed { view: V2, epoch: Epoch(6) });
     assert!(is_stopped(&outputs));
     let told = |output: &Output| match output {
         Output::Send(NodeId(1), Message::Stop { reason, .. }) => reason.planned,
@@ -125,7 +125,7 @@ fn a_failure_in_between_makes_it_a_usual_change_and_the_request_stays() {
     lowest.handle(14, up_again(2, 9));
     lowest.handle(14, said(2, Message::Join));
     caught_up(&mut lowest);
-    assert!(is_stopped(&lowest.handle(16, Input::Committed { view: V2 })));
+    assert!(is_stopped(&lowest.handle(16, Input::Committed { view: V2, epoch: Epoch(6) })));
     lowest.handle(17, read(V3, None));
     lowest.handle(18, lost(1));
     let (view, mut evidence) = (V2, evidence(&second_view(), 0));
@@ -179,7 +179,7 @@ fn a_newcomer_installs_the_view_that_takes_it_in() {
     lowest.handle(14, up_again(2, 9));
     lowest.handle(14, said(2, Message::Join));
     caught_up(&mut lowest);
-    lowest.handle(16, Input::Committed { view: V2 });
+    lowest.handle(16, Input::Committed { view: V2, epoch: Epoch(6) });
     let third = proposed(&mut lowest);
     let mut joiner = started_again(2, 9);
     joiner.handle(0, Input::Started { done: false });
@@ -235,4 +235,14 @@ fn who_was_the_last_member_before_finds_nobody() {
     joiner.handle(2, read(V2, None));
     let outputs = joiner.handle(30_001, Input::Tick);
     assert!(matches!(failure(&outputs), ProtocolError::NobodyReached { .. }), "{outputs:?}");
+}
+
+#[test]
+fn nothing_is_planned_once_everything_is_committed() {
+    let mut lowest = lowest_of_two();
+    lowest.handle(14, up_again(2, 9));
+    lowest.handle(14, said(2, Message::Join));
+    lowest.handle(14, Input::Committed { view: V2, epoch: Epoch::END });
+    caught_up(&mut lowest);
+    assert!(!is_stopped(&lowest.handle(5_000, Input::Tick)));
 }

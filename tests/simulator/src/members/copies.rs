@@ -134,7 +134,8 @@ impl Simulation {
         let is_news = by_all > self.views[&number].resume;
         if is_news && self.chance.one_in(2) {
             self.recorded.insert(key, by_all);
-            self.after(id, 0, Happening::Local(Input::Committed { view: number }));
+            let epoch = by_all.expect("it is news");
+            self.after(id, 0, Happening::Local(Input::Committed { view: number, epoch }));
             let filling = &self.nodes[&id].filling;
             let is_whole = |span: &Option<ReplicaSpan>| span.is_some_and(|s| s.from <= by_all);
             if !filling.is_empty() && filling.values().all(is_whole) {
