@@ -35,7 +35,7 @@ const OPERATOR_ROOMS: [&str; 20] = [
 ];
 
 /// The rooms that stand on the operators, from the ground up, and which of those before it each uses.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("error", &[]),
     ("protocol", &[]),
     ("register", &["protocol"]),
@@ -43,7 +43,11 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("chaos", &[]),
     ("report", &["chaos", "error"]),
     ("config", &["chaos", "error", "protocol", "report"]),
-    ("runtime", &["error", "protocol", "register", "network", "chaos", "report", "config"]),
+    ("durable", &["error", "protocol", "config"]),
+    (
+        "runtime",
+        &["error", "protocol", "register", "network", "chaos", "report", "config", "durable"],
+    ),
 ];
 
 fn root() -> &'static Path {

@@ -355,6 +355,16 @@ mod tests {
     use super::super::{Cause, Clue, Component, FailurePlace};
     use super::*;
 
+    fn panicked() -> Observation {
+        Observation {
+            view: ViewNumber(1),
+            component: Component::Worker,
+            place: FailurePlace { worker: Some(1), ..FailurePlace::node(NodeId(2)) },
+            cause: Cause::Panic,
+            evidence: vec![Clue::Panic { message: "no".to_owned(), location: None }],
+        }
+    }
+
     #[test]
     fn every_line_has_event_time_and_node_and_is_read_back() {
         let all = [
@@ -417,13 +427,7 @@ mod tests {
             What::Error { message: "out".to_owned(), excluded: true },
             What::Finished { records: 3, consumed: 4, commits: 5 },
         ];
-        let observation = Observation {
-            view: ViewNumber(1),
-            component: Component::Worker,
-            place: FailurePlace { worker: Some(1), ..FailurePlace::node(NodeId(2)) },
-            cause: Cause::Panic,
-            evidence: vec![Clue::Panic { message: "no".to_owned(), location: None }],
-        };
+        let observation = panicked();
         let report = FailureReport::of(1, observation.clone(), 1.5);
         let more = [What::Observed(Box::new(observation)), What::FailureReport(Box::new(report))];
         for (index, what) in all.into_iter().chain(more).enumerate() {
