@@ -129,15 +129,7 @@ impl Node {
                 let told = self.failures.suspect(here, &what, seen);
                 told.into_iter().for_each(|what| self.tell(what));
             }
-            Decision::Planned { view, why } => {
-                self.failures.explain();
-                let members = self.present.view().map(|view| &view.members);
-                let planner = members.and_then(|members| members.first());
-                if planner.is_some_and(|planner| planner.node == self.setup.node) {
-                    let text = format!("view {view} ends on purpose: {why}");
-                    self.tell(What::Message { text });
-                }
-            }
+            Decision::Planned { view, why } => self.tell_planned(view, &why),
             Decision::Joining { view } => {
                 let text = format!("the run has view {view} already: asking to be taken in");
                 self.tell(What::Message { text });
@@ -195,6 +187,15 @@ impl Node {
                 }
             }
             Decision::Running { .. } | Decision::Finishing { .. } => {}
+        }
+    }
+
+    /// A view ends on purpose: whoever planned it says so.
+    fn tell_planned(&mut self, view: ViewNumber, why: &str) {
+        self.failures.explain();
+        let planner = self.present.view().and_then(|view| view.members.first());
+        if planner.is_some_and(|planner| planner.node == self.setup.node) {
+            self.tell(What::Message { text: format!("view {view} ends on purpose: {why}") });
         }
     }
 
