@@ -50,6 +50,8 @@ pub(crate) struct Manifest {
     pub(crate) stage: Stage,
     /// The epoch; `None` if nothing was committed yet.
     pub(crate) epoch: Option<Epoch>,
+    /// Whether nothing was released by then, or since, that is not durable.
+    pub(crate) is_exact: bool,
     /// The number of partitions of the cluster.
     pub(crate) partitions: u32,
     /// The number of shares of hand-fed inputs.
@@ -76,6 +78,17 @@ pub(crate) fn numbers(store: &dyn Store) -> Result<Vec<u64>, DurableError> {
     Ok(numbers)
 }
 
+/// What a store has to go on from.
+#[derive(Debug)]
+pub(crate) struct Newest {
+    /// The newest manifest that is whole; `None` if the store is empty.
+    pub(crate) manifest: Option<Manifest>,
+    /// The number that the next one is to have.
+    pub(crate) next_number: u64,
+    /// What is wrong with those that are newer and not whole.
+    pub(crate) passed_over: Vec<DurableError>,
+}
+
 impl Manifest {
     /// What an empty store stands for: number 0, before any start.
     pub(crate) fn before_any(partitions: u32, shares: u32) -> Self {
@@ -87,6 +100,7 @@ impl Manifest {
             view: ViewNumber(0),
             stage: Stage::Running,
             epoch: None,
+            is_exact: true,
             partitions,
             shares,
             members: Vec::new(),
@@ -149,18 +163,19 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// Returns the newest manifest of a store that is whole; `None` if the store is empty.
+    /// Returns the newest manifest of a store that is whole.
     ///
-    /// One that is damaged is passed over for the one before it, and returned as an error beside that. A store
-    /// in which none is whole is an error, and so is one of a later release.
-    pub(crate) fn newest(
-        store: &dyn Store,
-    ) -> Result<(Option<Self>, Vec<DurableError>), DurableError> {
+    /// One that is damaged is passed over for the one before it. A store in which none is whole is an error, and
+    /// so is one of a later release.
+    pub(crate) fn newest(store: &dyn Store) -> Result<Newest, DurableError> {
         let mut numbers = numbers(store)?;
+        let next_number = numbers.last().map_or(1, |last| last + 1);
         let mut passed_over = Vec::new();
         while let Some(number) = numbers.pop() {
             match Manifest::read(store, number) {
-                Ok(Some(manifest)) => return Ok((Some(manifest), passed_over)),
+                Ok(Some(manifest)) => {
+                    return Ok(Newest { manifest: Some(manifest), next_number, passed_over });
+                }
                 // It was deleted in the meantime.
                 Ok(None) => {}
                 Err(error @ DurableError::Damaged { .. }) => passed_over.push(error),
@@ -169,7 +184,7 @@ impl Manifest {
         }
         match passed_over.pop() {
             Some(error) => Err(error),
-            None => Ok((None, passed_over)),
+            None => Ok(Newest { manifest: None, next_number, passed_over }),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::DirectoryStore;
-use super::manifest::{Manifest, Stage};
+use super::manifest::{Manifest, Newest, Stage};
 use super::store::Store;
 use super::{DurableError, store_error};
 use crate::config::Config;
@@ -45,10 +45,10 @@ pub(crate) fn run_id(config: &Config, fresh: String) -> Result<String> {
 impl Resumption {
     /// Reads what there is to go on from; `fresh` is the run's id if there is nothing.
     pub(crate) fn find(config: &Config, store: &dyn Store, fresh: &str) -> Result<Self> {
-        let (newest, passed_over) = Manifest::newest(store).map_err(store_error)?;
-        let Some(manifest) = newest else {
+        let Newest { manifest, passed_over, .. } = Manifest::newest(store).map_err(store_error)?;
+        let Some(manifest) = manifest else {
             let shares = (config.node_count() * config.workers) as u32;
-            let start = DurableStart { start: 1, manifest: 0, epoch: None, shares };
+            let start = DurableStart { start: 1, manifest: 0, epoch: None, shares, is_exact: true };
             return Ok(Resumption { run: fresh.to_owned(), start, passed_over });
         };
         let (run, place) = (&manifest.run, store.place());
@@ -75,6 +75,8 @@ impl Resumption {
                 manifest: manifest.number,
                 epoch: manifest.epoch,
                 shares: manifest.shares,
+                // What one that is passed over had made durable was released, perhaps.
+                is_exact: manifest.is_exact && passed_over.is_empty(),
             },
             passed_over,
         })

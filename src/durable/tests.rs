@@ -14,7 +14,7 @@ use ringfence_operators::state::KeyedTable;
 use ringfence_operators::vault::{MemoryVault, Role, StateKind, Vault};
 
 use super::directory::DirectoryStore;
-use super::manifest::{self, Manifest, Stage};
+use super::manifest::{self, Manifest, Newest, Stage};
 use super::store::Store;
 use super::writer::{Claim, ClaimError, Outcome, Scene, Writer, WriterSetup};
 use super::{DurableError, restore, segment};
@@ -60,7 +60,7 @@ impl Node {
             vault: Arc::clone(&vault),
             node: NodeId(0),
             incarnation: Incarnation(7),
-            claim: Claim { start, run: "run".to_owned() },
+            claim: Claim { start, run: "run".to_owned(), commit_waits: false },
         };
         let writer = Writer::start(setup, move |outcome| drop(sender.send(outcome)));
         let writes = vec![true; PARTITIONS as usize];
@@ -135,7 +135,7 @@ impl Node {
 }
 
 fn fresh() -> DurableStart {
-    DurableStart { start: 1, manifest: 0, epoch: None, shares: 1 }
+    DurableStart { start: 1, manifest: 0, epoch: None, shares: 1, is_exact: true }
 }
 
 fn store(directory: &Path) -> Arc<dyn Store> {
@@ -174,8 +174,9 @@ fn what_became_durable_is_read_again() {
         node.commit((0..200).filter(|key| key % 7 == round % 7));
         if round % 3 == 0 {
             assert_eq!(node.save(), ManifestWritten::Created);
-            let (newest, passed_over) = Manifest::newest(node.store.as_ref()).unwrap();
-            let newest = newest.unwrap();
+            let Newest { manifest, passed_over, .. } =
+                Manifest::newest(node.store.as_ref()).unwrap();
+            let newest = manifest.unwrap();
             assert_eq!((newest.epoch, passed_over.len()), (some(node.epoch), 0));
             let expected = node.state();
             assert_eq!(read(node.store.as_ref(), &newest).unwrap(), expected);
@@ -195,7 +196,7 @@ fn segments_that_later_bases_supersede_are_deleted() {
         while node.vault.compact(usize::MAX).unwrap() > 0 {}
         node.save();
     }
-    let newest = Manifest::newest(node.store.as_ref()).unwrap().0.unwrap();
+    let newest = Manifest::newest(node.store.as_ref()).unwrap().manifest.unwrap();
     let kept = node.store.list(segment::FOLDER).unwrap().len();
     assert!(kept < 40, "{kept} segments of 120 are left");
     assert!(newest.epoch > some(100), "{:?}", newest.epoch);
@@ -228,7 +229,7 @@ fn every_mutation_is_noticed_and_named() {
     let store = store(dir.path());
     let files = files(dir.path());
     let named: BTreeSet<String> = {
-        let manifest = Manifest::newest(store.as_ref()).unwrap().0.unwrap();
+        let manifest = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap();
         assert_eq!(read(store.as_ref(), &manifest).unwrap(), newest);
         manifest.segments.into_iter().map(|segment| segment.name).collect()
     };
@@ -253,8 +254,9 @@ fn every_mutation_is_noticed_and_named() {
         }
         fs::write(path, &bytes).unwrap();
         let name = path.strip_prefix(dir.path()).unwrap().display().to_string();
-        let found = Manifest::newest(store.as_ref())
-            .and_then(|(manifest, over)| Ok((read(store.as_ref(), &manifest.unwrap())?, over)));
+        let found = Manifest::newest(store.as_ref()).and_then(|found| {
+            Ok((read(store.as_ref(), &found.manifest.unwrap())?, found.passed_over))
+        });
         match found {
             Ok((state, over)) if over.is_empty() => {
                 // An older manifest, which is not looked at.
@@ -281,7 +283,7 @@ fn a_later_format_is_refused_and_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());
     let store = store(dir.path());
-    let newest = Manifest::newest(store.as_ref()).unwrap().0.unwrap();
+    let newest = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap();
     let later = Manifest { number: newest.number + 1, version: 2, ..newest };
     later.create(store.as_ref()).unwrap();
     let error = Manifest::newest(store.as_ref()).unwrap_err().to_string();
@@ -290,12 +292,13 @@ fn a_later_format_is_refused_and_not_passed_over() {
 
 /// A start of a cluster that goes on from the newest manifest.
 fn restarted(store: &Arc<dyn Store>) -> Node {
-    let newest = Manifest::newest(store.as_ref()).unwrap().0.unwrap();
+    let newest = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap();
     let start = DurableStart {
         start: newest.start + 1,
         manifest: newest.number,
         epoch: newest.epoch,
         shares: newest.shares,
+        is_exact: newest.is_exact,
     };
     Node::start(Arc::clone(store), start)
 }
@@ -311,16 +314,16 @@ fn of_two_clusters_on_one_store_one_is_told_to_end() {
     let second = restarted(&store);
     second.writer.claim(Arc::clone(&second.scene));
     first.commit(0..10);
-    while Manifest::newest(store.as_ref()).unwrap().0.unwrap().stage != Stage::Claimed {
+    while Manifest::newest(store.as_ref()).unwrap().manifest.unwrap().stage != Stage::Claimed {
         std::thread::yield_now();
     }
     assert_eq!(first.save(), ManifestWritten::Superseded { run: "run".to_owned() });
     // A third that started at the same time as the second comes too late.
-    let newest = Manifest::newest(store.as_ref()).unwrap().0.unwrap();
+    let newest = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap();
     let start = DurableStart { start: newest.start, manifest: newest.number - 1, ..fresh() };
     let mut third = Node::start(Arc::clone(&store), start);
     third.scene = Arc::new(Scene { view: VIEW, ..(*third.scene).clone() });
-    let claim = Claim { start, run: "other".to_owned() };
+    let claim = Claim { start, run: "other".to_owned(), commit_waits: false };
     let setup = WriterSetup {
         store: Arc::clone(&store),
         vault: Arc::clone(&third.vault),
@@ -351,4 +354,25 @@ fn a_cluster_that_still_writes_is_not_taken_over() {
     assert!(error.to_string().contains("still writes to"), "{error}");
     first.commit(0..10);
     assert_eq!(first.save(), ManifestWritten::Created);
+}
+
+#[test]
+fn a_damaged_manifest_is_passed_over_and_its_number_is_not_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut first = Node::start(Arc::clone(&store), fresh());
+    for _ in 0..3 {
+        first.commit(0..10);
+        first.save();
+    }
+    let last = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap().number;
+    fs::write(dir.path().join(manifest::name_of(last)), "cut").unwrap();
+    let found = Manifest::newest(store.as_ref()).unwrap();
+    assert_eq!((found.manifest.unwrap().number, found.next_number), (last - 1, last + 1));
+    let second = restarted(&store);
+    second.writer.claim(Arc::clone(&second.scene));
+    while Manifest::newest(store.as_ref()).unwrap().manifest.unwrap().stage != Stage::Claimed {
+        std::thread::yield_now();
+    }
+    assert_eq!(Manifest::newest(store.as_ref()).unwrap().manifest.unwrap().number, last + 1);
 }

@@ -11,7 +11,7 @@ use ringfence_operators::ids::{Incarnation, NodeId, PartitionId, ViewNumber};
 use ringfence_operators::vault::MemoryVault;
 
 use super::DurableError;
-use super::manifest::{self, Manifest, Stage};
+use super::manifest::{self, Manifest, Newest, Stage};
 use super::segment::{self, Block, read_index, sha1_of};
 use super::store::{Created, Store};
 use crate::protocol::durability::{ManifestWritten, Order, SegmentRecord, Written};
@@ -38,6 +38,8 @@ pub(crate) struct Claim {
     pub(crate) start: DurableStart,
     /// The run, by the name that is the same in all starts.
     pub(crate) run: String,
+    /// Whether results are released only once they are durable.
+    pub(crate) commit_waits: bool,
 }
 
 /// What a writer begins with.
@@ -159,8 +161,8 @@ struct Work {
     setup: WriterSetup,
     /// How many segments this process has written.
     sequence: u64,
-    /// The newest manifest that is known; it is of this start of the cluster.
-    newest: Option<Manifest>,
+    /// The newest manifest that is known, of this start of the cluster, and the number of the next one.
+    newest: Option<(Manifest, u64)>,
     /// The segments that each of the last manifests names, and its number.
     kept: Vec<(u64, BTreeSet<String>)>,
     /// The index of each segment that the newest manifest names.
@@ -207,18 +209,23 @@ impl Work {
     }
 
     /// Claims the store, unless this start of the cluster has done so, and returns the newest manifest.
-    fn claim(&mut self, scene: &Scene) -> Result<Result<Manifest, ClaimError>, DurableError> {
-        let Claim { start, run } = self.setup.claim.clone();
+    fn claim(
+        &mut self,
+        scene: &Scene,
+    ) -> Result<Result<(Manifest, u64), ClaimError>, DurableError> {
+        let Claim { start, run, commit_waits } = self.setup.claim.clone();
         loop {
-            let newest = match self.newest.take() {
-                Some(newest) => newest,
-                None => Manifest::newest(self.store())?.0.unwrap_or_else(|| {
-                    Manifest::before_any(scene.writes.len() as u32, start.shares)
-                }),
+            let (newest, number) = match self.newest.take() {
+                Some(known) => known,
+                None => {
+                    let Newest { manifest, next_number, .. } = Manifest::newest(self.store())?;
+                    let empty = || Manifest::before_any(scene.writes.len() as u32, start.shares);
+                    (manifest.unwrap_or_else(empty), next_number)
+                }
             };
             if newest.start == start.start && newest.run == run {
                 self.remember()?;
-                return Ok(Ok(newest));
+                return Ok(Ok((newest, number)));
             }
             let place = self.store().place();
             if newest.start >= start.start {
@@ -229,17 +236,19 @@ impl Work {
                 return Ok(Err(ClaimError::InUse { place, run: newest.run, found, expected }));
             }
             let claim = Manifest {
-                number: newest.number + 1,
+                number,
                 start: start.start,
                 run: run.clone(),
                 view: scene.view,
                 stage: Stage::Claimed,
+                // What was released before is not taken back yet.
+                is_exact: start.is_exact && commit_waits,
                 members: scene.members.clone(),
                 ..newest
             };
             // If somebody else has written this number, what it says is looked at first.
             if claim.create(self.store())? == Created::Now {
-                self.newest = Some(claim);
+                self.newest = Some((claim, number + 1));
             }
         }
     }
@@ -267,8 +276,8 @@ impl Work {
         segments: Vec<SegmentRecord>,
     ) -> Result<ManifestWritten, DurableError> {
         loop {
-            let newest = match self.claim(scene)? {
-                Ok(newest) => newest,
+            let (newest, number) = match self.claim(scene)? {
+                Ok(claimed) => claimed,
                 Err(ClaimError::Taken { run, .. } | ClaimError::InUse { run, .. }) => {
                     return Ok(ManifestWritten::Superseded { run });
                 }
@@ -278,16 +287,24 @@ impl Work {
                 return Ok(ManifestWritten::Failed(format!("view {} is over", order.view)));
             }
             if let Some(epoch) = newest.epoch.filter(|epoch| Some(*epoch) > order.durable) {
-                self.newest = Some(newest);
+                self.newest = Some((newest, number));
                 return Ok(ManifestWritten::Ahead(epoch));
+            }
+            if newest.epoch != order.durable {
+                // What was written continues something else.
+                return Ok(ManifestWritten::Failed(format!(
+                    "the newest manifest that is whole is number {} of epoch {:?}, and {:?} was durable",
+                    newest.number, newest.epoch, order.durable
+                )));
             }
             let mut named = newest.segments.clone();
             named.extend(segments.iter().cloned());
             let manifest = Manifest {
-                number: newest.number + 1,
+                number,
                 view: order.view,
                 stage: Stage::Running,
                 epoch: Some(order.epoch),
+                is_exact: self.setup.claim.commit_waits,
                 members: scene.members.clone(),
                 operators: self.setup.vault.operator_records(),
                 segments: self.needed(named)?,
@@ -296,7 +313,7 @@ impl Work {
             match manifest.create(self.store())? {
                 Created::Now => {
                     self.keep(&manifest);
-                    self.newest = Some(manifest);
+                    self.newest = Some((manifest, number + 1));
                     // What is left over does no harm.
                     let _ = self.delete_unneeded().and_then(|()| self.sweep(order.view));
                     return Ok(ManifestWritten::Created);

@@ -68,6 +68,8 @@ pub struct DurableStart {
     pub epoch: Option<Epoch>,
     /// The number of shares of hand-fed inputs: that of the workers of the first start.
     pub shares: u32,
+    /// Whether nothing can have been released that is not durable.
+    pub is_exact: bool,
 }
 
 /// One member of a view.

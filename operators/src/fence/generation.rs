@@ -88,9 +88,10 @@ pub struct Settings {
 /// What operators must know of a durable tier.
 #[derive(Clone, Debug)]
 pub struct DurableSettings {
-    /// Whether this generation is the first of a cluster that goes on where another one ended: what was released
-    /// after the resume epoch is taken back.
+    /// Whether this generation is the first of a cluster that goes on where another one ended.
     pub is_resumed: bool,
+    /// Whether something may have been released after the resume epoch, which such a generation takes back.
+    pub cuts_back: bool,
     /// Whether results are released only once they are durable.
     pub commit_waits: bool,
     /// 1 more than the last durable epoch; 0 before any.

@@ -369,7 +369,7 @@ impl Fence {
     /// records reach it, which is a separate error.
     pub(crate) fn require_partitions(&self, operator: &OperatorName, why: &str) {
         let (partitions, peers) = (self.inner.generation.routes.partitions(), self.inner.peers);
-        if self.is_first_view() && (partitions as usize) < peers {
+        if self.inner.generation.view.0 == 1 && (partitions as usize) < peers {
             let what = format!(
                 "{why}, but there are {partitions} partitions for {peers} workers: give the job at least as \
                  many partitions as workers (--partitions)"

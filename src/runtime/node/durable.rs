@@ -11,9 +11,9 @@ use ringfence_operators::state::Replica;
 use ringfence_operators::vault::OperatorRecord;
 
 use super::{Node, NodeEvent};
-use crate::durable::manifest::{Manifest, Stage};
+use crate::durable::manifest::{Manifest, Newest, Stage};
 use crate::durable::resumption::{Resumption, open_store, run_of};
-use crate::durable::store::Store;
+use crate::durable::store::{Created, Store};
 use crate::durable::writer::{Claim, Outcome, Scene, Writer, WriterSetup};
 use crate::durable::{DurableError, restore, store_error};
 use crate::error::{Error, Kind, Result};
@@ -87,6 +87,7 @@ impl Node {
         let begun = tier.begun.as_ref()?;
         Some(DurableSettings {
             is_resumed: begun.start.manifest > 0 && self.view().0 == 1,
+            cuts_back: !begun.start.is_exact,
             commit_waits: self.setup.config.durable_commit,
             through: Arc::clone(&tier.through),
         })
@@ -160,7 +161,11 @@ impl Node {
                 vault: Arc::clone(&self.vault),
                 node,
                 incarnation: self.incarnation,
-                claim: Claim { start, run: run_of(&view.run).to_owned() },
+                claim: Claim {
+                    start,
+                    run: run_of(&view.run).to_owned(),
+                    commit_waits: self.setup.config.durable_commit,
+                },
             };
             let every_ms = self.setup.config.durable_interval.as_millis() as u64;
             Begun {
@@ -310,12 +315,14 @@ fn load(store: &dyn Store, start: DurableStart, view: &View, node: NodeId) -> Lo
 /// Writes a last manifest, which says that the job is done.
 fn mark_done(store: &dyn Store, start: u64) -> Result<(), DurableError> {
     loop {
-        let Some(newest) = Manifest::newest(store)?.0 else { return Ok(()) };
+        let Newest { manifest: Some(newest), next_number, .. } = Manifest::newest(store)? else {
+            return Ok(());
+        };
         if newest.start != start || newest.stage == Stage::Done {
             return Ok(());
         }
-        let done = Manifest { number: newest.number + 1, stage: Stage::Done, ..newest };
-        if done.create(store)? == crate::durable::store::Created::Now {
+        let done = Manifest { number: next_number, stage: Stage::Done, ..newest };
+        if done.create(store)? == Created::Now {
             return Ok(());
         }
     }

@@ -396,7 +396,7 @@ impl<D: Data, S: Sink<D>> Writing<D, S> {
             retry: None,
             record: std::marker::PhantomData,
         };
-        if fence.is_resumed() && !start.durable {
+        if fence.is_resumed() && durable.is_some_and(|durable| durable.cuts_back) {
             writing.cut_back();
         }
         writing
