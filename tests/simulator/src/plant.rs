@@ -124,11 +124,11 @@ plants! {
     /// A vault takes what a late worker records after its view was closed.
     RecordAfterClose, "record-after-close", 3_000, true;
     /// A copy that is being filled is taken for a whole one when a table is evened out.
-    FillingCounted, "filling-counted", 160, true;
+    FillingCounted, "filling-counted", 800, true;
     /// Who asks to be taken in gives evidence of a view that it is not in.
     JoinerTestifies, "joiner-testifies", 40, true;
     /// Who was a member and is not any more is taken in again.
-    EndedTakenIn, "ended-taken-in", 400, true;
+    EndedTakenIn, "ended-taken-in", 1_000, true;
     /// A node ends before all know that the job is done.
     ExitEarly, "exit-early", 20, false;
     /// What is seen of a failure is told once more, of the next view.
