@@ -49,7 +49,7 @@ fn keys_may_be_hashed_with_sha_1() {
 fn state_may_be_stored_in_its_memory_layout() {
     let place = tempfile::tempdir().expect("a directory");
     let report = place.path().join("report.json");
-    let flags = format!("--local 3 --fault kill:1@40% --report {}", report.display());
+    let flags = format!("--local 3 --fault kill:1@200ms --report {}", report.display());
     let args = format!("{flags} -- --out={}", place.path().join("out").display());
     let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
     Running::start("abomonation", &args).wait().assert_success();
