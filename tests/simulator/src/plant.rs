@@ -50,7 +50,7 @@ plants! {
     /// What is released again is written again.
     SinkNotIdempotent, "sink-not-idempotent", 40, false;
     /// A damaged snapshot is dropped and counts as stored.
-    DamageSwallowed, "damage-swallowed", 40, false;
+    DamageSwallowed, "damage-swallowed", 60, false;
     /// A backup loses a snapshot now and then and counts it as stored.
     DeltaDropped, "delta-dropped", 20, false;
     /// Results are released after the first round of the commit.
@@ -104,7 +104,7 @@ plants! {
     /// What has come of a snapshot's pieces is forgotten between two steps, and the rest passes over.
     PiecesForgotten, "pieces-forgotten", 60, true;
     /// A node gives evidence of a generation that is closed only later.
-    EvidenceBeforeClose, "evidence-before-close", 80, false;
+    EvidenceBeforeClose, "evidence-before-close", 160, false;
     /// The live state of a worker that has not left is counted as handed over.
     AbandonedLiveCounted, "abandoned-live-counted", 60, false;
     /// Nobody is told that the state of a busy worker may still come.
