@@ -7,8 +7,11 @@
 //! some seconds. Held fixed: batches of 1,024 records, one backup, 256 partitions. In one process the
 //! backup is the process's own vault: all of protection but the network.
 //!
+//! With `--durable`, it asks instead what the durable tier costs, against the same job in memory only: once a
+//! second, and with results that wait for it. The store is below the system's temporary directory.
+//!
 //! ```text
-//! cargo bench --bench overhead [-- --quick] [-- --rounds N]
+//! cargo bench --bench overhead [-- --quick] [-- --rounds N] [-- --durable]
 //! ```
 
 mod support;
@@ -58,6 +61,8 @@ enum Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
     Fenced,
+    Durable,
+    DurableCommit,
     BareTable,
     BareHashMap,
 }
@@ -77,11 +82,19 @@ impl Run {
         };
         let variant = match parts[1] {
             "Fenced" => Variant::Fenced,
+            "Durable" => Variant::Durable,
+            "DurableCommit" => Variant::DurableCommit,
             "BareTable" => Variant::BareTable,
             _ => Variant::BareHashMap,
         };
         let number = |index: usize| parts[index].parse().ok();
         Some(Run { job, variant, processes: number(2)?, epoch_ms: number(3)?, records: number(4)? })
+    }
+}
+
+impl Variant {
+    fn is_bare(self) -> bool {
+        matches!(self, Variant::BareTable | Variant::BareHashMap)
     }
 }
 
@@ -111,6 +124,9 @@ fn main() {
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(if quick { 3 } else { 7 });
     let scale = if quick { 3 } else { 1 };
+    if has("--durable") {
+        return durable(rounds, scale);
+    }
     let cases = [
         (Job::Keys, 1, 1000, 24_000_000),
         (Job::Keys, 1, 100, 24_000_000),
@@ -146,10 +162,6 @@ fn main() {
             ratios[0].push(rate[0] / rate[1]);
             ratios[1].push(rate[0] / rate[2]);
         }
-        let shown = |figures: &[f64]| match Spread::of(figures) {
-            Some(Spread { median, min, max, .. }) => format!("{median:.2} [{min:.2}-{max:.2}]"),
-            None => "-".to_owned(),
-        };
         println!(
             "{:<10} {:>9} {:>8}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
             format!("{job:?}"),
@@ -176,6 +188,62 @@ fn main() {
     }
 }
 
+fn shown(figures: &[f64]) -> String {
+    match Spread::of(figures) {
+        Some(Spread { median, min, max, .. }) => format!("{median:.2} [{min:.2}-{max:.2}]"),
+        None => "-".to_owned(),
+    }
+}
+
+/// What the durable tier costs, against memory only.
+fn durable(rounds: usize, scale: u64) {
+    let cases = [
+        (Job::Keys, 1, 100, 24_000_000),
+        (Job::Keys, 3, 100, 24_000_000),
+        (Job::Words, 3, 100, 9_000_000),
+        (Job::WordLines, 3, 100, 6_000_000),
+    ];
+    println!("{rounds} rounds; median [min-max] of M records/s, and of the ratio within a round");
+    println!(
+        "{:<10} {:>9}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
+        "job", "processes", "memory", "durable", "durable commit", "ratio", "ratio, commit"
+    );
+    let mut figures = Vec::new();
+    for (job, processes, epoch_ms, records) in cases {
+        let (mut rates, mut ratios) = ([vec![], vec![], vec![]], [vec![], vec![]]);
+        for _ in 0..rounds {
+            let variants = [Variant::Fenced, Variant::Durable, Variant::DurableCommit];
+            let rate = variants.map(|variant| {
+                measure(Run { job, variant, processes, epoch_ms, records: records / scale })
+            });
+            (0..3).for_each(|variant| rates[variant].push(rate[variant]));
+            (0..2).for_each(|variant| ratios[variant].push(rate[variant + 1] / rate[0]));
+        }
+        println!(
+            "{:<10} {:>9}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
+            format!("{job:?}"),
+            processes,
+            shown(&rates[0]),
+            shown(&rates[1]),
+            shown(&rates[2]),
+            shown(&ratios[0]),
+            shown(&ratios[1])
+        );
+        let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
+        figures.push(serde_json::json!({
+            "job": format!("{job:?}"), "processes": processes, "epoch_ms": epoch_ms,
+            "records": records / scale, "rounds": rounds,
+            "memory": json(&rates[0]), "durable": json(&rates[1]),
+            "durable_commit": json(&rates[2]),
+            "ratio": json(&ratios[0]), "ratio_of_commit": json(&ratios[1]),
+        }));
+    }
+    match write_json("overhead-durable", &serde_json::json!(figures)) {
+        Ok(path) => println!("written to {}", path.display()),
+        Err(error) => eprintln!("cannot write the figures: {error}"),
+    }
+}
+
 /// Runs `run` in processes of its own; returns M records per second.
 fn measure(run: Run) -> f64 {
     let begun = Instant::now();
@@ -189,7 +257,7 @@ fn measure(run: Run) -> f64 {
             .spawn()
             .expect("a bench can start itself")
     };
-    let children = if run.variant == Variant::Fenced || run.processes == 1 {
+    let children = if !run.variant.is_bare() || run.processes == 1 {
         vec![start(&[])]
     } else {
         let listeners: Vec<TcpListener> = (0..run.processes)
@@ -209,7 +277,7 @@ fn measure(run: Run) -> f64 {
 }
 
 fn execute(run: Run) {
-    if run.variant == Variant::Fenced {
+    if !run.variant.is_bare() {
         let out = std::env::args().find_map(|arg| arg.strip_prefix("out=").map(str::to_owned));
         let fresh = tempfile::tempdir().expect("a temporary directory");
         let out = out.unwrap_or_else(|| fresh.path().join("out").display().to_string());
@@ -220,6 +288,12 @@ fn execute(run: Run) {
             nodes => Config::local(nodes as usize).node_args(args),
         };
         let config = config.epoch(Duration::from_millis(run.epoch_ms));
+        let store = format!("{out}.store");
+        let config = match run.variant {
+            Variant::Durable => config.durable(store),
+            Variant::DurableCommit => config.durable(store).durable_commit(),
+            _ => config,
+        };
         ringfence::execute(config, move |worker| fenced(worker, run, &out)).expect("the job runs");
         return;
     }

@@ -115,10 +115,8 @@ fn copies_that_died_with_a_node_are_rebuilt_before_the_next_one_dies() {
 #[test]
 fn a_second_node_may_die_during_the_recovery() {
     for (delay_ms, seed) in [(3, 9), (12, 10), (25, 11)] {
-        let flags = format!(
-            "--local 3 --backups 2 --fault kill:0@200ms --fault kill:1@{}ms",
-            200 + delay_ms
-        );
+        let flags =
+            format!("--local 3 --backups 2 --fault kill:0@60ms --fault kill:1@{}ms", 60 + delay_ms);
         survives(&flags, seed);
     }
 }
