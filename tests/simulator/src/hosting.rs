@@ -62,6 +62,9 @@ fn is_awaiting(output: &Output) -> bool {
     matches!(output, Output::Send(_, Message::Awaiting { .. }))
 }
 
+/// How far a slow node may stretch a step.
+const SLOW_STEP_US_MAX: u64 = 20_000_000;
+
 impl World {
     pub(super) fn happen(&mut self, id: ProcessId, happening: Happening) {
         match happening {
@@ -350,7 +353,8 @@ impl World {
         let Some(running) = process.generations.get_mut(&view).filter(|r| r.has_worker()) else {
             return;
         };
-        let at_us = now_us + delay_us * slow;
+        // A slow node whose sink is slow as well must not take longer than the run has time to end.
+        let at_us = now_us + (delay_us * slow).min(delay_us.max(SLOW_STEP_US_MAX));
         if running.step_at_us.is_none_or(|known| known > at_us) {
             running.step_at_us = Some(at_us);
             self.at(at_us, id, Happening::Step { view });
