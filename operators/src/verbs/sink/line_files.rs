@@ -522,6 +522,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_come_again_is_cut_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (out, mut sink) = begun(directory.path());
+        let length = || fs::metadata(out.join("part-00001")).unwrap().len();
+        let cut = |sink: &mut LineFiles, shard: u32, at: Option<u64>| {
+            Sink::<Row>::cut_back(sink, PartitionId(shard), at.as_ref()).unwrap();
+        };
+        cut(&mut sink, 2, None);
+        // What was prepared and is not written yet makes a file shorter than its position.
+        cut(&mut sink, 1, Some(9));
+        assert_eq!(length(), 6);
+        cut(&mut sink, 1, Some(4));
+        assert_eq!(length(), 4);
+        Sink::<Row>::release(&mut sink, &release(1, 2), &prepared(4, "d\t1\n")).unwrap();
+        assert_eq!(fs::read_to_string(out.join("part-00001")).unwrap(), "a\t1\nd\t1\n");
+        cut(&mut sink, 1, None);
+        assert_eq!(length(), 0);
+    }
+
+    #[test]
     fn what_is_not_whole_at_the_end_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let (out, mut sink) = begun(directory.path());
