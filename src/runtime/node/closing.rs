@@ -13,6 +13,9 @@ use crate::runtime::holdings::evidence_of;
 
 impl Node {
     pub(super) fn stop_generation(&mut self, view: ViewNumber) -> Option<Input> {
+        if self.stops_once_loaded() {
+            return None;
+        }
         let due = self.present.stop(self.now_ms(), view);
         if let Some(running) = self.generations.get(&view) {
             running.stop();

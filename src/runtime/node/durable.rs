@@ -10,6 +10,7 @@ use ringfence_operators::ids::{Epoch, NodeId};
 use ringfence_operators::state::Replica;
 use ringfence_operators::vault::OperatorRecord;
 
+use super::views::LINK_LIMIT;
 use super::{Node, NodeEvent};
 use crate::durable::manifest::{Manifest, Newest, Stage};
 use crate::durable::resumption::{Resumption, open_store, run_of};
@@ -35,6 +36,8 @@ pub(super) struct Tier {
     begun: Option<Begun>,
     /// The first view, while what it resumes from is being read.
     loading: Option<View>,
+    /// Whether that view is to be stopped as soon as this node can say what it holds.
+    stops_once_loaded: bool,
     /// 1 more than the last durable epoch; 0 before any.
     through: Arc<AtomicU64>,
     behind_told: Option<Instant>,
@@ -69,6 +72,7 @@ impl Tier {
             found: found.start,
             begun: None,
             loading: None,
+            stops_once_loaded: false,
             through: Arc::default(),
             behind_told: None,
         }))
@@ -121,6 +125,23 @@ impl Node {
         self.tier.as_ref().is_some_and(|tier| tier.loading.is_some())
     }
 
+    /// Notes that the first view is to be stopped, if this node is still reading what it resumes from: before
+    /// that it does not hold what the others count on.
+    pub(super) fn stops_once_loaded(&mut self) -> bool {
+        let is_loading = self.is_loading();
+        if let Some(tier) = self.tier.as_mut().filter(|_| is_loading) {
+            tier.stops_once_loaded = true;
+        }
+        is_loading
+    }
+
+    /// How long data connections of a view may take: in the first, the other side may still be reading.
+    pub(super) fn link_limit(&self) -> Duration {
+        let is_read = |view: &View| view.number.0 == 1 && view.resume.is_some();
+        let is_read = self.present.view().is_some_and(is_read);
+        if is_read { LINK_LIMIT.max(self.setup.config.connect_limit) } else { LINK_LIMIT }
+    }
+
     /// The state to resume from is read: the first view begins.
     pub(super) fn on_loaded(&mut self, loaded: Loaded) -> Result<()> {
         let Some(view) = self.tier.as_mut().and_then(|tier| tier.loading.take()) else {
@@ -136,7 +157,11 @@ impl Node {
             let text = format!("resuming after epoch {resume}, which is durable");
             self.tell(What::Message { text });
         }
-        self.install_now(view)
+        let number = view.number;
+        self.install_now(view)?;
+        let stops = self.tier.as_mut().map(|tier| std::mem::take(&mut tier.stops_once_loaded));
+        let testimony = stops.filter(|stops| *stops).and_then(|_| self.stop_generation(number));
+        testimony.map_or(Ok(()), |testimony| self.step(testimony))
     }
 
     /// Begins the durable tier's part of a view.

@@ -30,7 +30,7 @@ use crate::runtime::witness;
 use crate::runtime::wording::job_failed;
 
 /// How long a data connection may take to be made before that counts as a failure.
-const LINK_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LINK_LIMIT: Duration = Duration::from_secs(5);
 
 impl Node {
     /// How many of the partitions that moved each node owns now.
@@ -99,7 +99,7 @@ impl Node {
             let address = self.setup.nodes.get(&peer).unwrap_or(&member.address).clone();
             let purpose = Purpose::Data { view, digest: digest.clone() };
             let hello = self.hello(purpose, peer, Some(member.incarnation));
-            let deadline = Instant::now() + LINK_LIMIT;
+            let deadline = Instant::now() + self.link_limit();
             self.spawn_dial(address, hello, deadline, move |result| NodeEvent::Linked {
                 view,
                 node: peer,
