@@ -108,6 +108,20 @@ fn nodes_may_die_and_come_back_in_between() {
     word_count_survives("--fault kill:0@100ms", &[3, 3, 3], 6);
 }
 
+/// More nodes die than there are backups for: the run ends, and says what to do.
+#[test]
+fn what_memory_has_lost_is_durable() {
+    let place = Place::new(400_000, 16);
+    let store = place.path("store");
+    let flags = format!("--local 3 --no-fault --durable {} --durable-every 50", store.display());
+    let faults = "--fault kill:0@150ms --fault kill:1@150ms";
+    let ran = place.word_count(&format!("{flags} {faults}"), PASSES);
+    assert!(!ran.status.success(), "{ran}");
+    assert!(ran.stderr.contains("the same command goes on from there"), "{ran}");
+    place.word_count(&flags, PASSES).assert_success();
+    place.assert_exact(PASSES);
+}
+
 #[test]
 fn one_process_goes_on() {
     let place = Place::new(400_000, 7);

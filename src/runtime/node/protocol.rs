@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ringfence_operators::ids::{NodeId, ViewNumber};
 
 use super::{Node, NodeEvent, Run, Tier};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::network::ControlSendError;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
@@ -103,7 +103,10 @@ impl Node {
                 self.testify(&error);
                 let own = matches!(error, ProtocolError::Local { .. });
                 let job_error = self.job_error.take().filter(|_| own);
-                self.end = Some(Err(job_error.unwrap_or_else(|| protocol_failed(error))));
+                let error = job_error.unwrap_or_else(|| protocol_failed(error));
+                let is_kept = error.kind() == Kind::Lost && self.tier.is_some();
+                let note = "what is durable is kept: the same command goes on from there";
+                self.end = Some(Err(if is_kept { error.noting(note) } else { error }));
             }
         }
         Ok(None)
