@@ -18,7 +18,7 @@ pub enum KeyHasher {
     /// rapidhash v3, whose output is guaranteed stable: 2 to 4 ns for a short key.
     #[default]
     Rapid,
-    /// The first eight bytes of SHA-1, big endian: about 40 times slower. Colliding keys are harder to find,
+    /// The first eight bytes of SHA-1, big endian: about nine times slower. Colliding keys are harder to find,
     /// but not impossible, since SHA-1 is broken and is used without a secret.
     Sha1,
 }
