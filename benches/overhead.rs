@@ -124,9 +124,6 @@ fn main() {
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(if quick { 3 } else { 7 });
     let scale = if quick { 3 } else { 1 };
-    if has("--durable") {
-        return durable(rounds, scale);
-    }
     let cases = [
         (Job::Keys, 1, 1000, 24_000_000),
         (Job::Keys, 1, 100, 24_000_000),
@@ -137,54 +134,87 @@ fn main() {
         (Job::Words, 3, 100, 9_000_000),
         (Job::WordLines, 3, 100, 6_000_000),
     ];
-    println!("{rounds} rounds; median [min-max] of M records/s, and of the ratio within a round");
-    println!(
-        "{:<10} {:>9} {:>8}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
-        "job",
-        "processes",
-        "epoch ms",
-        "protected",
-        "bare, same map",
-        "bare, HashMap",
-        "ratio",
-        "ratio to HashMap"
-    );
-    let mut figures = Vec::new();
-    for (job, processes, epoch_ms, records) in cases {
-        let (mut rates, mut ratios) = ([vec![], vec![], vec![]], [vec![], vec![]]);
-        for _ in 0..rounds {
-            let variants = [Variant::Fenced, Variant::BareTable, Variant::BareHashMap];
-            let rate = variants.map(|variant| {
-                let run = Run { job, variant, processes, epoch_ms, records: records / scale };
-                measure(run)
-            });
-            (0..3).for_each(|variant| rates[variant].push(rate[variant]));
-            ratios[0].push(rate[0] / rate[1]);
-            ratios[1].push(rate[0] / rate[2]);
+    let table = if has("--durable") {
+        Comparison {
+            name: "overhead-durable",
+            variants: [Variant::Fenced, Variant::Durable, Variant::DurableCommit],
+            columns: ["memory", "durable", "durable commit"],
+            ratios: [(1, 0, "ratio"), (2, 0, "ratio of commit")],
         }
+    } else {
+        Comparison {
+            name: "overhead",
+            variants: [Variant::Fenced, Variant::BareTable, Variant::BareHashMap],
+            columns: ["protected", "bare, same map", "bare, HashMap"],
+            ratios: [(0, 1, "ratio"), (0, 2, "ratio to HashMap")],
+        }
+    };
+    // What is durable is so once a second, whatever the epochs.
+    let is_asked = |case: &&(Job, u64, u64, u64)| !has("--durable") || case.2 == 100;
+    let cases: Vec<_> = cases.iter().filter(is_asked).copied().collect();
+    table.measure(&cases, rounds, scale);
+}
+
+/// Three variants of each job in turn, and two ratios of them.
+struct Comparison {
+    name: &'static str,
+    variants: [Variant; 3],
+    columns: [&'static str; 3],
+    /// Which variant is divided by which.
+    ratios: [(usize, usize, &'static str); 2],
+}
+
+impl Comparison {
+    fn measure(&self, cases: &[(Job, u64, u64, u64)], rounds: usize, scale: u64) {
+        let [first, second, third] = self.columns;
+        let [(.., ratio), (.., other_ratio)] = self.ratios;
         println!(
-            "{:<10} {:>9} {:>8}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
-            format!("{job:?}"),
-            processes,
-            epoch_ms,
-            shown(&rates[0]),
-            shown(&rates[1]),
-            shown(&rates[2]),
-            shown(&ratios[0]),
-            shown(&ratios[1])
+            "{rounds} rounds; median [min-max] of M records/s, and of the ratio within a round"
         );
-        let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
-        figures.push(serde_json::json!({
-            "job": format!("{job:?}"), "processes": processes, "epoch_ms": epoch_ms,
-            "records": records / scale, "rounds": rounds,
-            "protected": json(&rates[0]), "bare_same_map": json(&rates[1]),
-            "bare_hash_map": json(&rates[2]),
-            "ratio": json(&ratios[0]), "ratio_to_hash_map": json(&ratios[1]),
-        }));
-    }
-    match write_json("overhead", &serde_json::json!(figures)) {
-        Ok(path) => println!("written to {}", path.display()),
-        Err(error) => eprintln!("cannot write the figures: {error}"),
+        println!(
+            "{:<10} {:>9} {:>8}  {first:>20} {second:>20} {third:>20}  {ratio:>18} {other_ratio:>18}",
+            "job", "processes", "epoch ms"
+        );
+        let mut figures = Vec::new();
+        for &(job, processes, epoch_ms, records) in cases {
+            let records = records / scale;
+            let (mut rates, mut ratios) = ([vec![], vec![], vec![]], [vec![], vec![]]);
+            for _ in 0..rounds {
+                let rate = self
+                    .variants
+                    .map(|variant| measure(Run { job, variant, processes, epoch_ms, records }));
+                (0..3).for_each(|variant| rates[variant].push(rate[variant]));
+                for (ratios, (above, below, _)) in ratios.iter_mut().zip(self.ratios) {
+                    ratios.push(rate[above] / rate[below]);
+                }
+            }
+            let [rates, ratios] = [&rates[..], &ratios[..]];
+            let shown: Vec<String> = rates.iter().chain(ratios).map(|all| shown(all)).collect();
+            println!(
+                "{:<10} {processes:>9} {epoch_ms:>8}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
+                format!("{job:?}"),
+                shown[0],
+                shown[1],
+                shown[2],
+                shown[3],
+                shown[4]
+            );
+            let names = self.columns.into_iter().chain(self.ratios.map(|(.., name)| name));
+            let spreads =
+                rates.iter().chain(ratios).map(|all| Spread::of(all).map(Spread::to_json));
+            let mut figure = serde_json::json!({
+                "job": format!("{job:?}"), "processes": processes, "epoch_ms": epoch_ms,
+                "records": records, "rounds": rounds,
+            });
+            for (name, spread) in names.zip(spreads) {
+                figure[name] = serde_json::json!(spread);
+            }
+            figures.push(figure);
+        }
+        match write_json(self.name, &serde_json::json!(figures)) {
+            Ok(path) => println!("written to {}", path.display()),
+            Err(error) => eprintln!("cannot write the figures: {error}"),
+        }
     }
 }
 
@@ -192,55 +222,6 @@ fn shown(figures: &[f64]) -> String {
     match Spread::of(figures) {
         Some(Spread { median, min, max, .. }) => format!("{median:.2} [{min:.2}-{max:.2}]"),
         None => "-".to_owned(),
-    }
-}
-
-/// What the durable tier costs, against memory only.
-fn durable(rounds: usize, scale: u64) {
-    let cases = [
-        (Job::Keys, 1, 100, 24_000_000),
-        (Job::Keys, 3, 100, 24_000_000),
-        (Job::Words, 3, 100, 9_000_000),
-        (Job::WordLines, 3, 100, 6_000_000),
-    ];
-    println!("{rounds} rounds; median [min-max] of M records/s, and of the ratio within a round");
-    println!(
-        "{:<10} {:>9}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
-        "job", "processes", "memory", "durable", "durable commit", "ratio", "ratio, commit"
-    );
-    let mut figures = Vec::new();
-    for (job, processes, epoch_ms, records) in cases {
-        let (mut rates, mut ratios) = ([vec![], vec![], vec![]], [vec![], vec![]]);
-        for _ in 0..rounds {
-            let variants = [Variant::Fenced, Variant::Durable, Variant::DurableCommit];
-            let rate = variants.map(|variant| {
-                measure(Run { job, variant, processes, epoch_ms, records: records / scale })
-            });
-            (0..3).for_each(|variant| rates[variant].push(rate[variant]));
-            (0..2).for_each(|variant| ratios[variant].push(rate[variant + 1] / rate[0]));
-        }
-        println!(
-            "{:<10} {:>9}  {:>20} {:>20} {:>20}  {:>18} {:>18}",
-            format!("{job:?}"),
-            processes,
-            shown(&rates[0]),
-            shown(&rates[1]),
-            shown(&rates[2]),
-            shown(&ratios[0]),
-            shown(&ratios[1])
-        );
-        let json = |figures: &[f64]| Spread::of(figures).map(Spread::to_json);
-        figures.push(serde_json::json!({
-            "job": format!("{job:?}"), "processes": processes, "epoch_ms": epoch_ms,
-            "records": records / scale, "rounds": rounds,
-            "memory": json(&rates[0]), "durable": json(&rates[1]),
-            "durable_commit": json(&rates[2]),
-            "ratio": json(&ratios[0]), "ratio_of_commit": json(&ratios[1]),
-        }));
-    }
-    match write_json("overhead-durable", &serde_json::json!(figures)) {
-        Ok(path) => println!("written to {}", path.display()),
-        Err(error) => eprintln!("cannot write the figures: {error}"),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Resumption: what a start of a cluster finds in its durable tier, and goes on from.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::DirectoryStore;
@@ -16,6 +15,8 @@ const START: char = '+';
 
 /// What a start of a cluster goes on from.
 pub(crate) struct Resumption {
+    /// The durable tier.
+    pub(crate) store: Arc<dyn Store>,
     /// The id of the run, with the number of this start.
     pub(crate) run: String,
     /// What the first view says of it.
@@ -29,27 +30,23 @@ pub(crate) fn run_of(id: &str) -> &str {
     id.split_once(START).map_or(id, |(run, _)| run)
 }
 
-/// Opens the store of a configuration.
-pub(crate) fn open_store(directory: &Path) -> Result<Arc<dyn Store>> {
-    let store = DirectoryStore::open(directory)
-        .map_err(|error| Error::new(Kind::Input, "--durable cannot be used").because(error))?;
-    Ok(Arc::new(store))
-}
-
-/// The id of a run: `fresh`, unless there is a durable tier with a run to go on with.
-pub(crate) fn run_id(config: &Config, fresh: String) -> Result<String> {
-    let Some(directory) = &config.durable else { return Ok(fresh) };
-    Ok(Resumption::find(config, open_store(directory)?.as_ref(), &fresh)?.run)
-}
-
 impl Resumption {
-    /// Reads what there is to go on from; `fresh` is the run's id if there is nothing.
-    pub(crate) fn find(config: &Config, store: &dyn Store, fresh: &str) -> Result<Self> {
-        let Newest { manifest, passed_over, .. } = Manifest::newest(store).map_err(store_error)?;
+    /// Reads what there is to go on from, if the configuration has a durable tier; `fresh` is the run's id if that
+    /// is empty.
+    pub(crate) fn find(config: &Config, fresh: &str) -> Result<Option<Self>> {
+        let Some(directory) = &config.durable else { return Ok(None) };
+        let store = DirectoryStore::open(directory)
+            .map_err(|error| Error::new(Kind::Input, "--durable cannot be used").because(error))?;
+        Self::read(config, Arc::new(store), fresh).map(Some)
+    }
+
+    fn read(config: &Config, store: Arc<dyn Store>, fresh: &str) -> Result<Self> {
+        let Newest { manifest, passed_over, .. } =
+            Manifest::newest(store.as_ref()).map_err(store_error)?;
         let Some(manifest) = manifest else {
             let shares = (config.node_count() * config.workers) as u32;
             let start = DurableStart { start: 1, manifest: 0, epoch: None, shares, is_exact: true };
-            return Ok(Resumption { run: fresh.to_owned(), start, passed_over });
+            return Ok(Resumption { store, run: fresh.to_owned(), start, passed_over });
         };
         let (run, place) = (&manifest.run, store.place());
         if manifest.stage == Stage::Done {
@@ -79,6 +76,7 @@ impl Resumption {
                 is_exact: manifest.is_exact && passed_over.is_empty(),
             },
             passed_over,
+            store,
         })
     }
 }

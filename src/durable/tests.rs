@@ -44,6 +44,24 @@ struct Node {
     durable: u64,
 }
 
+/// The writer of a start of a cluster, and what it does.
+fn writer(
+    store: &Arc<dyn Store>,
+    vault: &Arc<MemoryVault>,
+    start: DurableStart,
+    run: &str,
+) -> (Writer, mpsc::Receiver<Outcome>) {
+    let (sender, outcomes) = mpsc::channel();
+    let setup = WriterSetup {
+        store: Arc::clone(store),
+        vault: Arc::clone(vault),
+        node: NodeId(0),
+        incarnation: Incarnation(7),
+        claim: Claim { start, run: run.to_owned(), commit_waits: false },
+    };
+    (Writer::start(setup, move |outcome| drop(sender.send(outcome))), outcomes)
+}
+
 fn some(epoch: u64) -> Option<Epoch> {
     (epoch > 0).then_some(Epoch(epoch))
 }
@@ -54,15 +72,7 @@ impl Node {
         vault.install(VIEW, None, &|_| BOTH).unwrap();
         let kind = StateKind::Table(PARTITIONS);
         let operator = vault.register(VIEW, &OperatorName::new("counts"), print(), kind).unwrap();
-        let (sender, outcomes) = mpsc::channel();
-        let setup = WriterSetup {
-            store: Arc::clone(&store),
-            vault: Arc::clone(&vault),
-            node: NodeId(0),
-            incarnation: Incarnation(7),
-            claim: Claim { start, run: "run".to_owned(), commit_waits: false },
-        };
-        let writer = Writer::start(setup, move |outcome| drop(sender.send(outcome)));
+        let (writer, outcomes) = writer(&store, &vault, start, "run");
         let writes = vec![true; PARTITIONS as usize];
         let members = vec![(NodeId(0), "here:1".to_owned())];
         Node {
@@ -321,18 +331,8 @@ fn of_two_clusters_on_one_store_one_is_told_to_end() {
     // A third that started at the same time as the second comes too late.
     let newest = Manifest::newest(store.as_ref()).unwrap().manifest.unwrap();
     let start = DurableStart { start: newest.start, manifest: newest.number - 1, ..fresh() };
-    let mut third = Node::start(Arc::clone(&store), start);
-    third.scene = Arc::new(Scene { view: VIEW, ..(*third.scene).clone() });
-    let claim = Claim { start, run: "other".to_owned(), commit_waits: false };
-    let setup = WriterSetup {
-        store: Arc::clone(&store),
-        vault: Arc::clone(&third.vault),
-        node: NodeId(0),
-        incarnation: Incarnation(8),
-        claim,
-    };
-    let (sender, outcomes) = mpsc::channel();
-    let writer = Writer::start(setup, move |outcome| drop(sender.send(outcome)));
+    let third = Node::start(Arc::clone(&store), start);
+    let (writer, outcomes) = writer(&store, &third.vault, start, "other");
     writer.claim(Arc::clone(&third.scene));
     let Outcome::Unclaimed(error) = outcomes.recv().unwrap() else { panic!("it is claimed") };
     assert!(matches!(error, ClaimError::Taken { .. }), "{error}");

@@ -7,17 +7,26 @@ use ringfence_operators::fence::generation::Notice;
 pub struct CatchUp {
     building: usize,
     sources_behind: usize,
-    is_over: bool,
+    is_told: bool,
 }
 
 impl CatchUp {
     /// That of a view in which nothing has happened yet on so many workers.
     pub fn new(workers: usize) -> Self {
-        CatchUp { building: workers, sources_behind: 0, is_over: false }
+        CatchUp { building: workers, sources_behind: 0, is_told: false }
     }
 
-    /// Takes in what a worker told. Returns true once: when all have built the job, and all their sources have
-    /// caught up.
+    /// Whether all workers have built the job.
+    pub fn is_built(&self) -> bool {
+        self.building == 0
+    }
+
+    /// Whether all workers have built the job, and all their sources have caught up.
+    pub fn is_over(&self) -> bool {
+        self.is_built() && self.sources_behind == 0
+    }
+
+    /// Takes in what a worker told. Returns true once: when it [is over](CatchUp::is_over).
     pub fn note(&mut self, notice: &Notice) -> bool {
         match notice {
             Notice::Built { .. } => self.building = self.building.saturating_sub(1),
@@ -25,8 +34,7 @@ impl CatchUp {
             Notice::CaughtUp { .. } => self.sources_behind = self.sources_behind.saturating_sub(1),
             _ => return false,
         }
-        let is_over = self.building == 0 && self.sources_behind == 0;
-        is_over && !std::mem::replace(&mut self.is_over, true)
+        self.is_over() && !std::mem::replace(&mut self.is_told, true)
     }
 }
 

@@ -24,7 +24,7 @@ use super::strangers::Strangers;
 use super::turns::{Turn, next_round};
 use super::wording::register_failed;
 use crate::config::{Config, Mode};
-use crate::durable::resumption::run_id;
+use crate::durable::resumption::Resumption;
 use crate::error::{Error, Kind, Result};
 use crate::network::{Resolved, resolve};
 use crate::protocol::view::ClusterShape;
@@ -236,6 +236,7 @@ fn setup(
         strangers: Strangers::default(),
         run,
         config: config.clone(),
+        durable: None,
         job,
         tell,
     })
@@ -250,7 +251,7 @@ fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)
     let node = NodeId(0);
     let (sender, inbox) = events();
     let host = Arc::new(Host::new(config, node, 1, sender.clone())?);
-    let id = run_id(config, new_run_id(node))?;
+    let (id, durable) = find_run(config, node)?;
     let run = match &config.register {
         Some(path) => open_directory(config, path, &id)?,
         None => open_run(config, Arc::new(MemoryRegister::new()), &id, None)?,
@@ -258,7 +259,8 @@ fn run_single(config: &Config, job: Job) -> Result<(Summary, Vec<FailureReport>)
     let telling = Arc::clone(&host);
     let nodes = BTreeMap::from([(node, "in process".to_owned())]);
     let tell = Box::new(move |what| telling.tell(what));
-    let setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
+    let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
+    setup.durable = durable;
     let _interrupts = interrupt(sender.clone(), Duration::ZERO)?;
     let result = Node::new(setup, sender, inbox).run();
     let told = host.finish(&result);
@@ -285,19 +287,16 @@ fn run_member(
             host.tell(What::Message { text });
         }
     }
+    let (id, durable) = find_run(config, node)?;
     // Kept until the end: the temporary register of a run without `--register`.
     let mut fresh = None;
     let run = match &config.register {
-        Some(path) => {
-            let id = run_id(config, new_run_id(node))?;
-            RunSource::Known(open_directory(config, path, &id)?)
-        }
+        Some(path) => RunSource::Known(open_directory(config, path, &id)?),
         None if process == 0 => {
             let directory = tempfile::Builder::new().prefix("ringfence-register-").tempdir();
             let directory = directory.map_err(|error| {
                 Error::new(Kind::Register, "cannot make a register directory").because(error)
             })?;
-            let id = run_id(config, new_run_id(node))?;
             let run = open_directory(config, directory.path(), &id)?;
             fresh = Some(directory);
             RunSource::Fresh(run, open_told(config))
@@ -313,6 +312,7 @@ fn run_member(
     let tell = Box::new(move |what| telling.tell(what));
     let mut setup = setup(config, job, node, nodes, run, tell, round)?;
     setup.listener = Some(listener);
+    setup.durable = durable;
     let _interrupts = interrupt(sender.clone(), Duration::ZERO)?;
     let result = Node::new(setup, sender, inbox).run();
     let (_part, failures) = host.finish(&result);
@@ -375,6 +375,7 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
         // What this process was started again for is complete.
         return Ok(());
     }
+    let durable = Resumption::find(config, &start.run)?;
     let run = open_directory(config, &start.register, &start.run)?;
     let telling = supervision.clone();
     // If the launcher is gone the process ends by itself.
@@ -382,6 +383,7 @@ fn run_child(config: &Config, job: Job) -> Result<()> {
     let nodes = start.peers.into_iter().collect();
     let mut setup = setup(config, job, node, nodes, RunSource::Known(run), tell, 0)?;
     setup.listener = Some(listener);
+    setup.durable = durable;
     setup.is_restart = start.is_restart;
     let _interrupts = interrupt(sender.clone(), TERMINAL_GRACE)?;
     Node::new(setup, sender, inbox).run()
@@ -467,6 +469,13 @@ fn open_run(
     };
     let run = register.open_run(&record).map_err(register_failed)?;
     Ok(Run { id: run.run, register, location })
+}
+
+/// The id of the run that this node would begin, and what it goes on from.
+fn find_run(config: &Config, node: NodeId) -> Result<(String, Option<Resumption>)> {
+    let fresh = new_run_id(node);
+    let durable = Resumption::find(config, &fresh)?;
+    Ok((durable.as_ref().map_or(fresh, |found| found.run.clone()), durable))
 }
 
 /// A unique name for a new run.

@@ -38,6 +38,7 @@ use super::watches::Watches;
 use super::witness::FailureAccount;
 use crate::chaos::FaultKind;
 use crate::config::Config;
+use crate::durable::resumption::Resumption;
 use crate::durable::writer::Outcome;
 use crate::error::{Error, Kind, Result};
 use crate::network::{
@@ -103,6 +104,8 @@ pub(crate) struct NodeSetup {
     pub(crate) strangers: Strangers,
     pub(crate) run: RunSource,
     pub(crate) config: Config,
+    /// What there is to go on from, if there is a durable tier.
+    pub(crate) durable: Option<Resumption>,
     pub(crate) job: Job,
     /// Called with everything that happens.
     pub(crate) tell: Box<dyn Fn(What) + Send>,
@@ -243,7 +246,7 @@ impl Node {
                 },
             ),
             generations: BTreeMap::new(),
-            vault: Arc::new(match setup.config.durable {
+            vault: Arc::new(match setup.durable {
                 Some(_) => MemoryVault::durable(setup.config.partitions),
                 None => MemoryVault::new(setup.config.partitions),
             }),
@@ -305,7 +308,12 @@ impl Node {
     }
 
     fn open(&mut self) -> Result<()> {
-        self.tier = Tier::open(self)?;
+        if let Some(found) = self.setup.durable.take() {
+            for error in &found.passed_over {
+                self.tell(What::Message { text: format!("{error}; the one before it is used") });
+            }
+            self.tier = Some(Tier::new(found));
+        }
         self.start_listening()?;
         match std::mem::replace(&mut self.setup.run, RunSource::Told(Box::new(no_register))) {
             RunSource::Known(run) => self.join_run(run)?,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ringfence_operators::fence::generation::Notice;
 use ringfence_operators::ids::ViewNumber;
 
+use super::catch_up::CatchUp;
 use super::stopwatch::Stopwatch;
 use crate::report::What;
 
@@ -14,10 +15,7 @@ use crate::report::What;
 pub(crate) struct RecoveryLog {
     watch: Option<Stopwatch>,
     view: ViewNumber,
-    workers: usize,
-    built: usize,
     restoring: BTreeMap<usize, Duration>,
-    sources_behind: usize,
     records_replayed: u64,
     records_at_resume: u64,
     keys_rewound: u64,
@@ -59,13 +57,20 @@ impl RecoveryLog {
     }
 
     /// The workers of `view` begin to build; what an earlier attempt restored counts no longer.
-    pub(crate) fn building(&mut self, view: ViewNumber, workers: usize) {
+    pub(crate) fn building(&mut self, view: ViewNumber) {
         let (watch, epochs_rewound) = (self.watch.take(), self.epochs_rewound);
-        *self = RecoveryLog { watch, view, workers, epochs_rewound, ..RecoveryLog::default() };
+        *self = RecoveryLog { watch, view, epochs_rewound, ..RecoveryLog::default() };
     }
 
-    /// Notes what a worker of `view` told; returns what to report once the recovery is over.
-    pub(crate) fn note(&mut self, view: ViewNumber, notice: &Notice, now: Instant) -> Option<What> {
+    /// Notes what a worker of `view` told, which has been counted as `catch_up` says; returns what to report once
+    /// the recovery is over.
+    pub(crate) fn note(
+        &mut self,
+        view: ViewNumber,
+        notice: &Notice,
+        catch_up: &CatchUp,
+        now: Instant,
+    ) -> Option<What> {
         if view != self.view {
             return None;
         }
@@ -81,21 +86,14 @@ impl RecoveryLog {
                 watch.restored(*total);
             }
             Notice::Resumed { records, replaying } => {
-                self.sources_behind += usize::from(*replaying > 0);
                 self.records_replayed += replaying;
                 self.records_at_resume += records;
             }
-            Notice::Built { .. } => {
-                self.built += 1;
-                if self.built == self.workers {
-                    watch.built(now);
-                }
-            }
-            Notice::CaughtUp { .. } => self.sources_behind = self.sources_behind.saturating_sub(1),
+            Notice::Built { .. } if catch_up.is_built() => watch.built(now),
             Notice::Committed { .. } => watch.committed(now),
             _ => {}
         }
-        if watch.is_built() && self.sources_behind == 0 {
+        if catch_up.is_over() {
             watch.replayed(now);
         }
         if !watch.is_over() {

@@ -56,10 +56,6 @@ impl Stopwatch {
         self.built = Some(now);
     }
 
-    pub(crate) fn is_built(&self) -> bool {
-        self.built.is_some()
-    }
-
     /// The node's sources have read again what they had read before the failure.
     pub(crate) fn replayed(&mut self, now: Instant) {
         self.replayed.get_or_insert(now);

@@ -99,11 +99,11 @@ impl Launcher<'_> {
     }
 
     /// What a node must know to begin.
-    pub(super) fn start_of(&self, id: NodeId, run: &str, is_restart: bool) -> ToNode {
+    pub(super) fn start_of(&self, id: NodeId, is_restart: bool) -> ToNode {
         let address = |node: &Node| (node.id, node.address.clone().unwrap_or_default());
         let addresses: Vec<(NodeId, String)> = self.nodes.iter().map(address).collect();
         ToNode::Start(Start {
-            run: run.to_owned(),
+            run: self.run.clone(),
             register: self.register.path(),
             peers: self.injector.addresses_for(id, &addresses),
             launcher_process_id: std::process::id(),
@@ -113,8 +113,10 @@ impl Launcher<'_> {
 
     /// Lets a node begin that listens again.
     pub(super) fn welcome_back(&mut self, id: NodeId) {
-        let Some(run) = self.run_id.clone() else { return };
-        let start = self.start_of(id, &run, true);
+        if !self.has_begun {
+            return;
+        }
+        let start = self.start_of(id, true);
         // A node that is gone already is noticed by the next look at it.
         let _ = channel::send(&self.node(id).channel, &start);
     }

@@ -26,7 +26,7 @@ use super::memory_kills::MemoryKills;
 use super::outlets::ProcessDesk;
 use crate::chaos::{Fault, FaultKind};
 use crate::config::{Config, Mode};
-use crate::durable::resumption::run_id;
+use crate::durable::resumption::Resumption;
 use crate::error::{Error, Kind, Result};
 use crate::network::Held;
 use crate::report::{
@@ -65,7 +65,7 @@ pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<F
     let desk = ProcessDesk::start(config, Origin::LAUNCHER, 1)?;
     let register = RegisterDirectory::of(config)?;
     let fresh = format!("{:x}-{:x}", now_ms() as u64, std::process::id());
-    let run = run_id(config, fresh)?;
+    let run = Resumption::find(config, &fresh)?.map_or(fresh, |found| found.run);
     let (sender, inbox) = bounded(INBOX_MAX);
     let interrupted = sender.clone();
     let interrupts = Interrupts::watch(move |signal| {
@@ -77,7 +77,7 @@ pub(crate) fn run(config: &Config, turn: Option<&str>) -> Result<(Summary, Vec<F
         register: &register,
         sender,
         run,
-        run_id: None,
+        has_begun: false,
         comebacks: Comebacks::new(config.node_restarts),
         nodes: Vec::with_capacity(nodes),
         inbox,
@@ -115,9 +115,10 @@ struct Launcher<'a> {
     /// For those who read what nodes say.
     sender: Sender<Inbox>,
     /// The run, once all nodes were let to begin.
-    /// The id that the run is to have.
+    /// The id of the run.
     run: String,
-    run_id: Option<String>,
+    /// Whether the nodes were told to begin.
+    has_begun: bool,
     comebacks: Comebacks,
     nodes: Vec<Node>,
     inbox: Receiver<Inbox>,
@@ -137,7 +138,7 @@ impl Launcher<'_> {
         let deadline = Instant::now() + self.config.connect_limit;
         while self.nodes.iter().any(|node| node.status.is_none()) {
             self.step()?;
-            if self.run_id.is_none() {
+            if !self.has_begun {
                 self.try_start(deadline)?;
             } else if !self.has_formed() {
                 self.check_all_there()?;
@@ -254,13 +255,12 @@ impl Launcher<'_> {
             let address = |node: &Node| (node.id, node.address.clone().unwrap_or_default());
             let addresses: Vec<(NodeId, String)> = self.nodes.iter().map(address).collect();
             self.injector.stand_between(&addresses)?;
-            let run = self.run.clone();
             for node in &self.nodes {
-                let start = self.start_of(node.id, &run, false);
+                let start = self.start_of(node.id, false);
                 // A node that is gone already is noticed by the next look at it.
                 let _ = channel::send(&node.channel, &start);
             }
-            self.run_id = Some(run);
+            self.has_begun = true;
         } else if Instant::now() > deadline {
             let missing: Vec<NodeId> = missing.iter().map(|node| node.id).collect();
             let limit_ms = self.config.connect_limit.as_millis();

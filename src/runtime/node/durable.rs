@@ -13,7 +13,7 @@ use ringfence_operators::vault::OperatorRecord;
 use super::views::LINK_LIMIT;
 use super::{Node, NodeEvent};
 use crate::durable::manifest::{Manifest, Newest, Stage};
-use crate::durable::resumption::{Resumption, open_store, run_of};
+use crate::durable::resumption::{Resumption, run_of};
 use crate::durable::store::{Created, Store};
 use crate::durable::writer::{Claim, Outcome, Scene, Writer, WriterSetup};
 use crate::durable::{DurableError, restore, store_error};
@@ -58,24 +58,17 @@ fn after(epoch: Option<Epoch>) -> u64 {
 }
 
 impl Tier {
-    /// What a node that is started with a durable tier begins with.
-    pub(super) fn open(node: &Node) -> Result<Option<Tier>> {
-        let config = &node.setup.config;
-        let Some(directory) = &config.durable else { return Ok(None) };
-        let store = open_store(directory)?;
-        let found = Resumption::find(config, store.as_ref(), "")?;
-        for error in &found.passed_over {
-            node.tell(What::Message { text: format!("{error}; the one before it is used") });
-        }
-        Ok(Some(Tier {
-            store,
+    /// What a node begins with that goes on from `found`.
+    pub(super) fn new(found: Resumption) -> Tier {
+        Tier {
+            store: found.store,
             found: found.start,
             begun: None,
             loading: None,
             stops_once_loaded: false,
             through: Arc::default(),
             behind_told: None,
-        }))
+        }
     }
 
     /// What the first view is to resume from.

@@ -77,7 +77,9 @@ impl Node {
             }
             _ => {}
         }
-        if let Some(recovered) = self.recovery.note(view, &notice, now) {
+        if let Some(current) = &self.current
+            && let Some(recovered) = self.recovery.note(view, &notice, &current.catch_up, now)
+        {
             self.tell(recovered);
         }
         if has_caught_up {

@@ -205,7 +205,7 @@ impl Node {
         match running {
             Ok(running) => {
                 self.generations.insert(number, running);
-                self.recovery.building(number, workers);
+                self.recovery.building(number);
                 self.step(Input::GenerationRunning { view: number })
             }
             Err(error) => Err(Error::internal(format!("cannot start view {number}: {error}"))),
