@@ -27,6 +27,7 @@
 //! | [`operators`] | everything that runs inside a timely worker |
 //! | `protocol` | the pure core: ring, assignment, views, the state machine of a member |
 //! | `register` | where nodes agree on views: each number can be written once |
+//! | `durable` | what outlives every process: segments and manifests on a disk |
 //! | `network` | how nodes communicate: handshake, control connections, data links |
 //! | `runtime` | threads and processes: node, generation, launcher |
 //! | [`report`] | reports of what happened, for programs and for people |

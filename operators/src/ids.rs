@@ -43,6 +43,13 @@ number! {
     ViewNumber(u64), ""
 }
 
+/// Nodes with their noun: `node 1`, `nodes 0, 2`.
+#[doc(hidden)]
+pub fn named_nodes<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
+    let names: Vec<String> = nodes.into_iter().map(ToString::to_string).collect();
+    format!("node{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
 /// One worker thread of one node, the same across generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId {

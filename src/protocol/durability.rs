@@ -7,10 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, ViewNumber, named_nodes};
 use serde::{Deserialize, Serialize};
-
-use super::ranges::list;
 
 /// After how long it is said that something is not written yet.
 const LATE_MS: u64 = 10_000;
@@ -158,9 +156,10 @@ impl Durability {
         let (Some(view), Some(epoch)) = (self.view, self.committed) else { return Vec::new() };
         if let Some(cut) = self.cut.as_ref().filter(|cut| now_ms >= cut.since_ms + LATE_MS) {
             let seconds = (now_ms - cut.since_ms) / 1_000;
-            let who = match list(&cut.missing) {
-                who if who.is_empty() => "its manifest".to_owned(),
-                who => format!("nodes {who}"),
+            let who = if cut.missing.is_empty() {
+                "its manifest".to_owned()
+            } else {
+                named_nodes(&cut.missing)
             };
             let why = format!("epoch {} waits for {who}, for {seconds} s", cut.order.epoch);
             return vec![Deed::Behind(why)];

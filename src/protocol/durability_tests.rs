@@ -68,7 +68,7 @@ fn who_is_waited_for_is_told() {
     low.on_written(LOW, order(9), Written::Segment(None));
     assert_eq!(low.tick(9_999), []);
     let told = low.tick(12_000);
-    assert_eq!(told, [Deed::Behind("epoch 9 waits for nodes 2, for 12 s".to_owned())]);
+    assert_eq!(told, [Deed::Behind("epoch 9 waits for node 2, for 12 s".to_owned())]);
     low.on_written(HIGH, order(9), Written::Segment(None));
     let told = low.tick(12_000);
     assert_eq!(told, [Deed::Behind("epoch 9 waits for its manifest, for 12 s".to_owned())]);

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::{NodeId, ViewNumber, named_nodes};
 
 use super::screen::{Progress, Shown};
-use super::summary::{counted, named_nodes, thousands};
+use super::summary::{counted, thousands};
 use super::{Event, Summary, What};
 use crate::chaos::FaultKind;
 

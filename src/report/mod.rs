@@ -26,7 +26,7 @@ pub(crate) use file::ReportFile;
 #[doc(hidden)]
 pub use ledger::FailureLedger;
 pub(crate) use screen::{Screen, Shown};
+pub(crate) use summary::counted;
 pub use summary::{FailureRecord, FaultRecord, Recovery, Summary};
-pub(crate) use summary::{counted, named_nodes};
 pub(crate) use tally::Tally;
 pub(crate) use timeline::Timeline;

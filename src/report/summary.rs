@@ -380,12 +380,6 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{ending}", thousands(number))
 }
 
-/// Nodes with their noun: `node 1`, `nodes 0, 2`.
-pub(crate) fn named_nodes(nodes: &[NodeId]) -> String {
-    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-    format!("node{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
-}
-
 /// `1234567` as `1,234,567`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();

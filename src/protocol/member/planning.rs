@@ -10,11 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
+use ringfence_operators::ids::{Epoch, NodeId, ViewNumber, named_nodes};
 
 use super::super::balance::lean_nodes;
 use super::super::message::{Message, Output, Suspicion};
-use super::super::ranges::list;
 use super::super::view::View;
 use super::{Machine, Phase};
 
@@ -122,12 +121,12 @@ impl Machine {
     fn wish(&self) -> Option<String> {
         let askers: Vec<NodeId> = self.askers().map(|member| member.node).collect();
         if !askers.is_empty() {
-            return Some(format!("to take in nodes {}", list(&askers)));
+            return Some(format!("to take in {}", named_nodes(&askers)));
         }
         let Planning { lean, refilled, .. } = &self.planning;
         let is_filled = |node: &NodeId| self.is_in_view(refilled, *node) || !self.is_fed(*node);
         let is_due = !lean.is_empty() && lean.iter().all(is_filled);
-        is_due.then(|| format!("to give nodes {} their share", list(lean)))
+        is_due.then(|| format!("to give {} a full share", named_nodes(lean)))
     }
 
     /// Whether copies of `node` are being filled in the present view.

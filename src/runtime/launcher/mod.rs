@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
-use ringfence_operators::ids::NodeId;
+use ringfence_operators::ids::{NodeId, named_nodes};
 
 use super::channel::{self, Start, ToLauncher, ToNode};
 use super::injector::{Deed, Injector, RunState};
@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::network::Held;
 use crate::report::{
     Cause, Clue, Component, Event, FailurePlace, FailureReport, Observation, Origin, Summary, What,
-    named_nodes, now_ms,
+    now_ms,
 };
 use comebacks::Comebacks;
 use process::Node;

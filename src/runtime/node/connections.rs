@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use ringfence_operators::ids::{Incarnation, NodeId};
+use ringfence_operators::ids::{Incarnation, NodeId, named_nodes};
 
 use super::{Node, NodeEvent};
 use crate::config::PROCESSES_MAX;
@@ -17,7 +17,7 @@ use crate::network::{
     Welcome, dial,
 };
 use crate::protocol::message::Input;
-use crate::report::{What, named_nodes};
+use crate::report::What;
 
 /// Connections that a node makes at once: to all others, for a view and the one before it. One more fails.
 const DIALS_MAX: usize = 2 * PROCESSES_MAX;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence_operators::ids::{NodeId, ViewNumber};
+use ringfence_operators::ids::{NodeId, ViewNumber, named_nodes};
 
 use super::{Node, NodeEvent, Run, Tier};
 use crate::error::{Error, Kind, Result};
@@ -11,7 +11,7 @@ use crate::network::ControlSendError;
 use crate::protocol::member::{Machine, MemberConfig, MemberLimits};
 use crate::protocol::message::{Event as Decision, Input, Output, ProtocolError, Suspicion};
 use crate::protocol::ranges::Ranges;
-use crate::report::{Observation, What, named_nodes};
+use crate::report::{Observation, What};
 use crate::runtime::generation::Running;
 use crate::runtime::registrar::Registrar;
 use crate::runtime::witness;

@@ -284,10 +284,9 @@ impl<D: Line + 'static> Sink<D> for LineFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(about(&path, error)),
         };
-        let cut = file.metadata().and_then(|found| match found.len() > length {
-            true => file.set_len(length),
-            false => Ok(()),
-        });
+        let cut = file
+            .metadata()
+            .and_then(|found| if found.len() > length { file.set_len(length) } else { Ok(()) });
         cut.map_err(|error| about(&path, error))
     }
 
