@@ -6,7 +6,7 @@
 //! writes counts: its next number is taken, and when it looks why, it learns that it was superseded.
 
 use ringfence_operators::ids::{Epoch, NodeId, ViewNumber};
-use ringfence_operators::vault::OperatorRecord;
+use ringfence_operators::vault::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::DurableError;
@@ -58,8 +58,8 @@ pub(crate) struct Manifest {
     pub(crate) shares: u32,
     /// The members of the view, with the addresses at which they listen.
     pub(crate) members: Vec<(NodeId, String)>,
-    /// The operators with state.
-    pub(crate) operators: Vec<OperatorRecord>,
+    /// The operators of the job.
+    pub(crate) registry: Registry,
     /// The segments, in the order in which they were written.
     pub(crate) segments: Vec<SegmentRecord>,
 }
@@ -104,7 +104,7 @@ impl Manifest {
             partitions,
             shares,
             members: Vec::new(),
-            operators: Vec::new(),
+            registry: Registry::default(),
             segments: Vec::new(),
         }
     }

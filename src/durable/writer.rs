@@ -306,7 +306,7 @@ impl Work {
                 epoch: Some(order.epoch),
                 is_exact: self.setup.claim.commit_waits,
                 members: scene.members.clone(),
-                operators: self.setup.vault.operator_records(),
+                registry: self.setup.vault.registry(),
                 segments: self.needed(named)?,
                 ..newest.clone()
             };

@@ -6,6 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::trials::sorted_lines;
 use crate::support::{Place, Ran, Running, events, of_kind, wait_until};
 
@@ -106,6 +109,59 @@ fn nodes_may_have_more_workers_than_before() {
 #[test]
 fn nodes_may_die_and_come_back_in_between() {
     word_count_survives("--fault kill:0@100ms", &[3, 3, 3], 6);
+}
+
+/// Starts a cluster that goes on, and kills its node 1 as soon as it is in its first view, before anything is
+/// committed.
+fn kill_in_the_first_view(name: &str, args: &[String], report: &Path) -> Ran {
+    let begun = events(report).len();
+    let running = Running::start(name, args);
+    let since = || events(report).split_off(begun);
+    wait_until("for the first view", || {
+        of_kind(&since(), "view").any(|event| event["number"] == 1)
+    });
+    let told = since();
+    let started = of_kind(&told, "started").find(|event| event["node"] == 1);
+    let process = started.and_then(|event| event["process_id"].as_i64()).expect("node 1 is up");
+    kill(Pid::from_raw(process as i32), Signal::SIGKILL).expect("a node can be killed");
+    let ran = running.wait();
+    ran.assert_success();
+    assert!(of_kind(&since(), "view").any(|event| event["number"] == 2), "nothing failed\n{ran}");
+    ran
+}
+
+#[test]
+fn a_node_may_die_while_the_cluster_begins_again() {
+    for (seed, own) in [(17, ""), (18, "--durable-commit")] {
+        let place = Place::new(400_000, seed);
+        let store = place.path("store");
+        let flags =
+            format!("--local 3 --no-fault --durable {} --durable-every 50 {own}", store.display());
+        let args = |_nodes: usize| place.args(&flags, PASSES);
+        Cut { name: "word_count", store: store.clone(), args: &args }.kill_each(&[3, 3], seed);
+        kill_in_the_first_view("word_count", &args(3), &place.report());
+        place.assert_exact(PASSES);
+    }
+}
+
+#[test]
+fn a_node_may_die_while_a_job_that_is_fed_by_hand_begins_again() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (store, report) = (place.path().join("store"), place.path().join("report.json"));
+    let args_of = |runner: &str, out: &str| {
+        let out = place.path().join(out);
+        let text = format!("{runner} -- --rounds 120 --pace-ms 10 --out={}", out.display());
+        text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    Running::start("distinct_bare", &args_of("-w 2", "bare")).wait().assert_success();
+    let args = |nodes: usize| {
+        let flags = format!("--local {nodes} --durable {} --durable-every 50", store.display());
+        args_of(&format!("{flags} --report {}", report.display()), "out")
+    };
+    Cut { name: "distinct", store: store.clone(), args: &args }.kill_each(&[2], 5);
+    kill_in_the_first_view("distinct", &args(3), &report);
+    let [expected, found] = ["bare", "out"].map(|out| sorted_lines(&place.path().join(out)));
+    assert!(found == expected, "{} lines in place of {}", found.len(), expected.len());
 }
 
 /// More nodes die than there are backups for: the run ends, and says what to do.
@@ -213,7 +269,7 @@ fn the_store_of_another_job_is_refused() {
     let args: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     let ran = Running::start("distinct", &args).wait();
     assert!(!ran.status.success(), "{ran}");
-    assert!(ran.stderr.contains("there is state for \""), "it names what it does not know\n{ran}");
+    assert!(ran.stderr.contains("operator lines is new"), "it names what it does not know\n{ran}");
 }
 
 #[test]

@@ -88,9 +88,9 @@ pub struct Settings {
 /// What operators must know of a durable tier.
 #[derive(Clone, Debug)]
 pub struct DurableSettings {
-    /// Whether this generation is the first of a cluster that goes on where another one ended.
+    /// Whether this cluster goes on where another one ended, and has not committed anything yet.
     pub is_resumed: bool,
-    /// Whether something may have been released after the resume epoch, which such a generation takes back.
+    /// Whether the other one may have released something after the resume epoch, which is to be taken back.
     pub cuts_back: bool,
     /// Whether results are released only once they are durable.
     pub commit_waits: bool,

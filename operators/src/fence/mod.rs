@@ -318,7 +318,7 @@ impl Fence {
         self.inner.generation.view.0 == 1 && !self.is_resumed()
     }
 
-    /// Whether this is the first view of a cluster that goes on where another one ended.
+    /// Whether this cluster goes on where another one ended, and has not committed anything yet.
     pub(crate) fn is_resumed(&self) -> bool {
         let durable = &self.inner.generation.settings.durable;
         durable.as_ref().is_some_and(|durable| durable.is_resumed)

@@ -23,7 +23,7 @@ mod journals;
 mod memory;
 
 pub use journals::{JOURNAL_BYTES_MAX, Journal, JournalEntry};
-pub use memory::{MemoryVault, OperatorRecord, PENDING_BYTES_MAX, UnsavedState};
+pub use memory::{MemoryVault, PENDING_BYTES_MAX, Registry, UnsavedState};
 
 /// The role of a node for a partition in one view. It is both if a node has to be its own backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,6 +181,15 @@ pub enum VaultError {
         expected: (u32, u32),
         /// Fingerprint and partitions of the operator as it is now.
         actual: (u32, u32),
+    },
+    /// The cluster goes on from a durable tier, which does not know an operator of the job.
+    #[error(
+        "operator {operator} is new: what this cluster goes on from has no state of it; restore the job as it was, or \
+         start afresh, with another directory for --durable"
+    )]
+    New {
+        /// The operator.
+        operator: OperatorName,
     },
     /// An operator kept a table and now keeps a trace, or vice versa.
     #[error("operator {operator} has changed: it kept {}", kept(.chunks))]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringfence_operators::fence::generation::DurableSettings;
 use ringfence_operators::ids::{Epoch, NodeId};
 use ringfence_operators::state::Replica;
-use ringfence_operators::vault::OperatorRecord;
+use ringfence_operators::vault::Registry;
 
 use super::views::LINK_LIMIT;
 use super::{Node, NodeEvent};
@@ -51,7 +51,7 @@ struct Begun {
 }
 
 /// What was read of the state to resume from.
-pub(crate) type Loaded = Result<(Vec<OperatorRecord>, Vec<Replica>), DurableError>;
+pub(crate) type Loaded = Result<(Registry, Vec<Replica>), DurableError>;
 
 fn after(epoch: Option<Epoch>) -> u64 {
     epoch.map_or(0, |epoch| epoch.0.saturating_add(1))
@@ -82,8 +82,10 @@ impl Node {
     pub(super) fn durable_settings(&self) -> Option<DurableSettings> {
         let tier = self.tier.as_ref()?;
         let begun = tier.begun.as_ref()?;
+        let resume = self.present.view().and_then(|view| view.resume);
         Some(DurableSettings {
-            is_resumed: begun.start.manifest > 0 && self.view().0 == 1,
+            // A view that fails before it commits leaves what it was to take back to the next.
+            is_resumed: begun.start.manifest > 0 && resume == begun.start.epoch,
             cuts_back: !begun.start.is_exact,
             commit_waits: self.setup.config.durable_commit,
             through: Arc::clone(&tier.through),
@@ -140,11 +142,11 @@ impl Node {
         let Some(view) = self.tier.as_mut().and_then(|tier| tier.loading.take()) else {
             return Ok(());
         };
-        let (operators, replicas) = loaded.map_err(store_error)?;
+        let (registry, replicas) = loaded.map_err(store_error)?;
         let node = self.setup.node;
         let role = |partition| role_of(&view, node, partition);
         if let Some(resume) = view.resume {
-            self.vault.preload(resume, operators, replicas, &role).map_err(|error| {
+            self.vault.preload(resume, registry, replicas, &role).map_err(|error| {
                 Error::new(Kind::Input, "what is durable cannot be used").because(error)
             })?;
             let text = format!("resuming after epoch {resume}, which is durable");
@@ -327,7 +329,7 @@ fn load(store: &dyn Store, start: DurableStart, view: &View, node: NodeId) -> Lo
         role.owner || role.backup
     };
     let replicas = restore::replicas(store, &manifest, &wanted)?;
-    Ok((manifest.operators, replicas))
+    Ok((manifest.registry, replicas))
 }
 
 /// Writes a last manifest, which says that the job is done.

@@ -3,11 +3,12 @@
 //! INVARIANT: only a mark changes a journal. What arrived without a mark is gone when a view is installed: an
 //! epoch that was only partly fed is fed again from its start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::VaultError;
 use super::identity::Identity;
+use super::memory::{Keeps, OperatorRecord};
 use crate::hash::partition_of_shard;
 use crate::ids::{Epoch, OperatorName, PartitionId};
 use crate::planted::{self, Planted};
@@ -147,6 +148,10 @@ impl Journals {
         })
     }
 
+    pub(super) fn knows(&self, identity: &Identity) -> bool {
+        self.inputs.contains_key(&identity.number())
+    }
+
     pub(super) fn register(&mut self, identity: Identity) -> Result<u64, VaultError> {
         let number = identity.number();
         let fresh = || Input { identity: identity.clone(), registered: false };
@@ -154,6 +159,28 @@ impl Journals {
         input.identity.check(&identity)?;
         input.registered = true;
         Ok(number)
+    }
+
+    /// Registers an input whose journals begin empty after `resume`, through which all of it is committed.
+    pub(super) fn begin_after(
+        &mut self,
+        resume: Epoch,
+        identity: Identity,
+    ) -> Result<u64, VaultError> {
+        let shares = identity.partitions;
+        let number = self.register(identity)?;
+        for share in 0..shares {
+            let journal = Journal { next: Some(resume.next()), ..Journal::default() };
+            let kept = ShareJournal { journal, ..ShareJournal::default() };
+            self.kept.insert((number, share), kept);
+        }
+        Ok(number)
+    }
+
+    /// The inputs, without dropped ones, as a durable tier records them.
+    pub(super) fn records(&self, dropped: &BTreeSet<u64>) -> Vec<OperatorRecord> {
+        let kept = self.inputs.iter().filter(|(number, _)| !dropped.contains(number));
+        kept.map(|(_, input)| OperatorRecord::of(&input.identity, Keeps::Journals)).collect()
     }
 
     /// The inputs that have journals here but were not registered in this view.

@@ -37,7 +37,8 @@ mod storing;
 mod unsaved;
 
 use unsaved::Unsaved;
-pub use unsaved::{OperatorRecord, UnsavedState};
+pub(super) use unsaved::{Keeps, OperatorRecord};
+pub use unsaved::{Registry, UnsavedState};
 
 /// The default for the bytes of pending deltas above which storing folds some itself.
 pub const PENDING_BYTES_MAX: usize = 256 << 20;
@@ -187,7 +188,11 @@ impl Vault for MemoryVault {
             StateKind::Chunks(partitions, merger) => {
                 state.register(identity(partitions), Some(merger))
             }
-            StateKind::Journals(shares) => lock(&self.journals).register(identity(shares)),
+            StateKind::Journals(shares) => {
+                let (identity, mut journals) = (identity(shares), lock(&self.journals));
+                state.check_known(&identity, journals.knows(&identity))?;
+                journals.register(identity)
+            }
         }
     }
 

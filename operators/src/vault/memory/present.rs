@@ -21,6 +21,8 @@ pub(super) struct Present {
     pub(super) operators: BTreeMap<u64, Operator>,
     /// The operators that the job has dropped, for the rest of the run.
     pub(super) dropped: BTreeSet<u64>,
+    /// Whether the operators were known before the job was built: those of a durable tier.
+    pub(super) is_preloaded: bool,
 }
 
 impl Present {
@@ -34,6 +36,7 @@ impl Present {
             holdings: vec![Holding::default(); partitions],
             operators: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            is_preloaded: false,
         }
     }
 
@@ -67,6 +70,18 @@ impl Present {
         }
     }
 
+    /// Refuses an operator that a durable tier does not know.
+    pub(super) fn check_known(
+        &self,
+        identity: &Identity,
+        is_known: bool,
+    ) -> Result<(), VaultError> {
+        if self.is_preloaded && !is_known && !self.dropped.contains(&identity.number()) {
+            return Err(VaultError::New { operator: identity.name.clone() });
+        }
+        Ok(())
+    }
+
     /// Registers an operator of tables, or of chunks with what merges them; returns its number.
     pub(super) fn register(
         &mut self,
@@ -74,6 +89,7 @@ impl Present {
         merger: Option<Arc<dyn ChunkMerger>>,
     ) -> Result<u64, VaultError> {
         let number = identity.number();
+        self.check_known(&identity, self.operators.contains_key(&number))?;
         let known = self.operators.entry(number).or_insert_with(|| Operator {
             identity: identity.clone(),
             registered: false,

@@ -6,7 +6,7 @@
 //! which the copy happens to be folded. If that is beyond the epoch to be written, folding waits until the
 //! next time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::holdings::{Completeness, Holding};
@@ -65,7 +65,17 @@ impl Unsaved {
     }
 }
 
-/// An operator with state, as a durable tier records it.
+/// What is registered with a vault, as a durable tier records it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// The operators with state and the hand-fed inputs, without those that the job has dropped.
+    pub operators: Vec<OperatorRecord>,
+    /// The numbers of those that the job has dropped.
+    pub dropped: BTreeSet<u64>,
+}
+
+/// An operator with state or a hand-fed input, as a durable tier records it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorRecord {
@@ -73,10 +83,29 @@ pub struct OperatorRecord {
     pub name: OperatorName,
     /// The fingerprint of its codec and types.
     pub fingerprint: u32,
-    /// How many partitions it has.
+    /// How many partitions it has, or shares.
     pub partitions: u32,
-    /// Whether its state is a log of chunks.
-    pub chunks: bool,
+    /// What it keeps.
+    pub keeps: Keeps,
+}
+
+/// What an operator keeps in a vault, by its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeps {
+    /// Tables.
+    Tables,
+    /// Logs of chunks.
+    Chunks,
+    /// Journals.
+    Journals,
+}
+
+impl OperatorRecord {
+    pub(in crate::vault) fn of(identity: &Identity, keeps: Keeps) -> Self {
+        let Identity { name, fingerprint, partitions } = identity.clone();
+        OperatorRecord { name, fingerprint, partitions, keeps }
+    }
 }
 
 /// What is to be written of one partition of one operator.
@@ -110,9 +139,7 @@ impl Cell {
         let unsaved =
             self.unsaved.get_or_insert_with(|| Unsaved { wants_base: true, ..Unsaved::default() });
         let subject = replica.subject();
-        let is_continued =
-            unsaved.start <= durable && replica.through().min(unsaved.start) <= durable;
-        if is_continued && !unsaved.wants_base {
+        if unsaved.start <= durable && !unsaved.wants_base {
             let after = unsaved.deltas.iter().filter(|(at, _)| Some(*at) > durable);
             let deltas: Vec<_> = after
                 .take_while(|(at, _)| *at <= epoch)
@@ -214,36 +241,42 @@ impl MemoryVault {
         }
     }
 
-    /// Returns the operators with state.
-    pub fn operator_records(&self) -> Vec<OperatorRecord> {
+    /// Returns what is registered.
+    pub fn registry(&self) -> Registry {
         let state = read(&self.view);
         let kept = state.operators.iter().filter(|(number, _)| !state.dropped.contains(number));
-        let record = |(_, operator): (&u64, &Operator)| OperatorRecord {
-            name: operator.identity.name.clone(),
-            fingerprint: operator.identity.fingerprint,
-            partitions: operator.identity.partitions,
-            chunks: operator.merger.is_some(),
+        let record = |(_, operator): (&u64, &Operator)| {
+            let keeps = if operator.merger.is_some() { Keeps::Chunks } else { Keeps::Tables };
+            OperatorRecord::of(&operator.identity, keeps)
         };
-        kept.map(record).collect()
+        let mut operators: Vec<_> = kept.map(record).collect();
+        operators.extend(lock(&self.journals).records(&state.dropped));
+        Registry { operators, dropped: state.dropped.clone() }
     }
 
     /// Begins with what a durable tier has at `resume`, before any view is installed.
     ///
     /// `role` is this node's in the first view; `replicas` are those of the partitions in which it has one, in
-    /// which a partition without entries may be missing.
+    /// which a partition without entries may be missing. Journals are not durable: what follows `resume` is to be
+    /// fed.
     pub fn preload(
         &self,
         resume: Epoch,
-        operators: Vec<OperatorRecord>,
+        registry: Registry,
         replicas: Vec<Replica>,
         role: &dyn Fn(PartitionId) -> Role,
     ) -> Result<(), VaultError> {
         let mut state = write(&self.view);
-        for record in operators {
-            let OperatorRecord { name, fingerprint, partitions, chunks } = record;
-            let merger = chunks.then(|| Arc::new(Unmerged) as Arc<dyn ChunkMerger>);
-            state.register(Identity { name, fingerprint, partitions }, merger)?;
+        for OperatorRecord { name, fingerprint, partitions, keeps } in registry.operators {
+            let identity = Identity { name, fingerprint, partitions };
+            match keeps {
+                Keeps::Tables => state.register(identity, None)?,
+                Keeps::Chunks => state.register(identity, Some(Arc::new(Unmerged)))?,
+                Keeps::Journals => lock(&self.journals).begin_after(resume, identity)?,
+            };
         }
+        state.dropped = registry.dropped;
+        state.is_preloaded = true;
         state.hold_all(resume, role);
         let mut cells = write(&self.cells);
         for replica in replicas {

@@ -200,16 +200,20 @@ fn what_is_preloaded_is_a_complete_copy_that_goes_on() {
     first.take(Step::Write { is_known: true });
     let durable = Epoch(first.durable);
     let expected = first.states[&first.durable].clone();
-    let operators = first.vault.operator_records();
+    let registry = first.vault.registry();
 
     let second = MemoryVault::durable(1);
-    second.preload(durable, operators, vec![first.saved], &|_| BOTH).unwrap();
+    second.preload(durable, registry, vec![first.saved], &|_| BOTH).unwrap();
     second.install(ViewNumber(1), Some(durable), &|_| BOTH).unwrap();
     let name = OperatorName::new("counts");
     let print = fingerprint::<u64, u64, Postcard>();
     let table = || crate::vault::StateKind::Table(1);
     let changed = second.register(ViewNumber(1), &name, print ^ 1, table()).unwrap_err();
     assert!(changed.to_string().contains("operator counts has changed"), "{changed}");
+    for kind in [table(), crate::vault::StateKind::Journals(1)] {
+        let added = second.register(ViewNumber(1), &OperatorName::new("added"), print, kind);
+        assert_eq!(added, Err(VaultError::New { operator: OperatorName::new("added") }));
+    }
     let operator = second.register(ViewNumber(1), &name, print, table()).unwrap();
     let opened = second.open_replica(ViewNumber(1), operator, PartitionId(0)).unwrap().unwrap();
     let mut counts = Counts::new(KeyHasher::Rapid);

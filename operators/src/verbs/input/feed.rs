@@ -104,9 +104,7 @@ impl<T: EpochTime, D: Data> Feed<T, D> {
                 journal.entries.clear();
                 journal.closed = true;
             }
-            // Journals are in memory only: a cluster that starts again is fed what was not durable.
             if let Some(resume) = generation.resume
-                && !fence.is_resumed()
                 && !journal.closed
                 && journal.next <= Some(resume)
             {
